@@ -1,0 +1,1 @@
+"""Exclave: an open-source virtual data embassy."""

@@ -1,0 +1,74 @@
+"""The strict line grammar that every signed text of Exclave uses.
+
+A text is UTF-8 without control characters other than the newline that ends every line. A line is a keyword, one
+space, and its fields, separated by one space; the last field may hold spaces where the format says so.
+Each format re-encodes what it parsed and compares, so there is exactly one spelling of every value.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+from exclave.errors import MalformedError
+
+MAX_LINE = 8192
+
+
+class LineReader:
+    """Walks the lines of a text from the top; every method raises ``MalformedError`` naming the line."""
+
+    def __init__(self, text: str, *, what: str, limit: int) -> None:
+        """``what`` names the format in messages; ``limit`` is the largest accepted text, in characters."""
+        if len(text) > limit:
+            raise MalformedError(f"{what}: longer than {limit} characters")
+        if not text.endswith("\n"):
+            raise MalformedError(f"{what}: does not end with a newline")
+        self.what = what
+        self._lines = text[:-1].split("\n")
+        self._at = 0
+        for number, line in enumerate(self._lines, 1):
+            if len(line) > MAX_LINE or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in line):
+                raise MalformedError(f"{what}: line {number} is too long or holds control characters")
+
+    def fail(self, problem: str) -> MalformedError:
+        """The error to raise for the line read last."""
+        return MalformedError(f"{self.what}: line {self._at}: {problem}")
+
+    def exactly(self, line: str) -> None:
+        """The next line is ``line``."""
+        if self._at >= len(self._lines) or self._lines[self._at] != line:
+            self._at += 1
+            raise self.fail(f"expected {line!r}")
+        self._at += 1
+
+    def peek(self) -> str:
+        """Keyword of the next line, or an empty string at the end."""
+        return self._lines[self._at].split(" ", 1)[0] if self._at < len(self._lines) else ""
+
+    def fields(self, keyword: str, count: int, *, rest: bool = False) -> list[str]:
+        """The ``count`` fields of the next line, which starts with ``keyword``; with ``rest``, the last may hold spaces."""
+        line = self._lines[self._at] if self._at < len(self._lines) else ""
+        self._at += 1
+        parts = line.split(" ", count) if rest else line.split(" ")
+        if parts[0] != keyword or len(parts) != count + 1 or any(p == "" or p != p.strip() for p in parts):
+            raise self.fail(f"expected {keyword!r} with {count} field(s)")
+        return parts[1:]
+
+    def field(self, keyword: str) -> str:
+        """The single field of the next line."""
+        return self.fields(keyword, 1)[0]
+
+    def end(self) -> None:
+        """Nothing follows."""
+        if self._at != len(self._lines):
+            self._at += 1
+            raise self.fail("unexpected further line")
+
+
+def plain_text(value: str, *, limit: int = 500) -> str:
+    """``value`` if it can stand as the last field of a line (names, reasons), else ``MalformedError``."""
+    if not value or len(value) > limit or value != value.strip() or "\n" in value:
+        raise MalformedError(f"expected 1 to {limit} characters on one line, not {value[:60]!r}")
+    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in value):
+        raise MalformedError("a text holds control characters")
+    return value
