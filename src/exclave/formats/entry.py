@@ -7,17 +7,20 @@ dataset come in walk order: a folder before what is in it, siblings in byte orde
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from exclave.errors import MalformedError
 
 MAX_PATH = 64 << 10
 MAX_NAME = 255
 MAX_XATTR_BYTES = 1 << 20
+_MOST = 2**63 - 1
+_NO_OWNER = 2**32 - 1
+"""To the kernel this number means "leave the owner as it is"."""
 
 
 class Kind(IntEnum):
@@ -34,29 +37,28 @@ class Kind(IntEnum):
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Everything about one entry but its content."""
+    """Everything about one entry but its content. The bounds are checked when it is decoded."""
 
     path: bytes
-    kind: int
-    mode: int
+    kind: Annotated[int, Meta(ge=0, le=7)]
+    mode: Annotated[int, Meta(ge=0, le=0o7777)]
     """Permission bits, set-id and sticky bits: 0 … 0o7777."""
-    uid: int
-    gid: int
-    mtime_ns: int
-    size: int = 0
+    uid: Annotated[int, Meta(ge=0, lt=_NO_OWNER)]
+    gid: Annotated[int, Meta(ge=0, lt=_NO_OWNER)]
+    mtime_ns: Annotated[int, Meta(le=_MOST)]
+    size: Annotated[int, Meta(ge=0, le=_MOST)] = 0
     """Length of a file in bytes, holes included; 0 for everything else."""
     target: bytes = b""
     """Of a symbolic link: what it points at. Of a hard link: the path of the earlier entry that has the content."""
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     """Extended attributes (POSIX access lists among them), sorted by name."""
-    device: int = 0
+    device: Annotated[int, Meta(ge=0, le=_MOST)] = 0
     """``st_rdev`` of a device."""
     user: str = ""
     group: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What tells, without reading a file, that it is the one seen before."""
 
     size: int
@@ -69,16 +71,64 @@ class Content(Protocol):
     """A file's bytes, read once."""
 
     def blocks(self) -> Iterator[bytes | memoryview | int]:
-        """The content in order: pieces of at most 4 MiB; an ``int`` is a hole of so many zero bytes."""
+        """The content in order: pieces of at most 4 MiB, each its own object; an ``int`` is a hole of zero bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Captured:
-    """One entry on its way into a version. ``stamp`` is None where the source cannot vouch for unchanged content."""
+class LiveContent(Content, Protocol):
+    """Content of a file that others may be changing: ``begin``, ``blocks``, ``unchanged``; as often as needed."""
+
+    def begin(self) -> tuple[Entry, Stamp | None] | None:
+        """Opens the file and says what it is now, without a stamp if that could not show a change; None: it is gone."""
+
+    def unchanged(self) -> bool:
+        """Closes it; whether it stayed the same since ``begin``."""
+
+    def give_up(self) -> None:
+        """It kept changing: the capture reports it."""
+
+
+class Captured(msgspec.Struct, frozen=True):
+    """One entry on its way into a version. ``stamp`` is None where the source cannot vouch for unchanged content.
+
+    ``content`` of a source that stands still, or ``live`` of one that may not; neither for anything but files.
+    """
 
     entry: Entry
     stamp: Stamp | None = None
     content: Content | None = None
+    live: LiveContent | None = None
+
+
+class FileSink(Protocol):
+    """One file that is being restored. Safe to call from several threads."""
+
+    def write(self, offset: int, data: memoryview) -> None:
+        """Some of its bytes."""
+
+    def finish(self) -> None:
+        """All bytes were written: sets what else belongs to it, and closes."""
+
+
+class Sink(Protocol):
+    """Where a restore puts entries. One thread calls everything but ``write_whole`` and ``FileSink``."""
+
+    def place(self, entry: Entry) -> None:
+        """Anything but a file. Folders are made at once, the rest at the next barrier."""
+
+    def begin(self, entry: Entry) -> FileSink:
+        """A file that comes in pieces."""
+
+    def write_whole(self, entry: Entry, data: bytes | memoryview) -> None:
+        """A file that comes in one piece; any thread."""
+
+    def mark(self) -> None:
+        """What was placed so far is what the next ``barrier`` speaks of."""
+
+    def barrier(self) -> None:
+        """All files begun before the last ``mark`` are complete: links are made, folders left get their times."""
+
+    def close(self) -> None:
+        """Everything is there."""
 
 
 def check_path(path: bytes) -> bytes:
@@ -90,6 +140,42 @@ def check_path(path: bytes) -> bytes:
     return path
 
 
+def check_entry(entry: Entry) -> None:
+    """What the bounds of the fields do not say: ``MalformedError`` for values that no file system ever gave."""
+    if entry.kind != Kind.FILE and entry.size:
+        raise MalformedError(f"only a file has a size: {entry.path[:80]!r}")
+    if entry.target:
+        if entry.kind not in (Kind.SYMLINK, Kind.HARDLINK) or b"\0" in entry.target or len(entry.target) > MAX_PATH:
+            raise MalformedError(f"not a link's target: {entry.target[:80]!r}")
+    elif entry.kind in (Kind.SYMLINK, Kind.HARDLINK):
+        raise MalformedError(f"a link leads nowhere: {entry.path[:80]!r}")
+    for name, value in entry.xattrs:
+        if not 0 < len(name) <= MAX_NAME or b"\0" in name or len(value) > MAX_XATTR_BYTES:
+            raise MalformedError(f"not an extended attribute: {name[:80]!r}")
+
+
 def walk_order(path: bytes) -> tuple[bytes, ...]:
     """Sort key of the walk order."""
     return tuple(path.split(b"/")) if path else ()
+
+
+def digest_line(entry: Entry, content: bytes) -> bytes:
+    """What one entry contributes to the digest of a dataset of kind ``files``. ``content``: BLAKE3 of a file, else empty.
+
+    Owners are left out, since only root can bring them back; so are hard links' own metadata, which are their target's.
+    """
+    link = entry.kind == Kind.HARDLINK
+    symlink = entry.kind == Kind.SYMLINK
+    return msgspec.msgpack.encode(
+        (
+            entry.path,
+            entry.kind,
+            0 if link or symlink else entry.mode,
+            0 if link else entry.mtime_ns,
+            entry.size,
+            entry.target,
+            () if link else entry.xattrs,
+            entry.device,
+            content,
+        )
+    )

@@ -2,24 +2,29 @@
 
 Everything of one state stands under its fingerprint, so many states can share a site::
 
-    FP/charter/00000001                     charter notes, one chain
-    FP/card/SHA256                          public key cards
-    FP/warrant/SHA256                       fully signed warrants that were used
-    FP/REGISTER/epoch/00000001              epoch notes
-    FP/REGISTER/box/SHA256                  sealed annexes, sealed shares, ancestor boxes
-    FP/REGISTER/ledger/00000001/checkpoint  head of one epoch's log (the only object that is ever replaced)
-    FP/REGISTER/ledger/00000001/tile/…      C2SP tlog-tiles
-    FP/REGISTER/pack/ab/SHA256              packs
-    FP/REGISTER/list/SHA256                 nodes of object lists
+    FP/charter/NOTE                            charters
+    FP/card/SHA256                             public key cards, by the digest of their text
+    FP/warrant/NOTE                            fully signed warrants that were used
+    FP/REGISTER/epoch/NOTE                     epoch notes
+    FP/REGISTER/box/SHA256                     sealed annexes, sealed shares, ancestor boxes
+    FP/REGISTER/ledger/EPOCH-HASH/checkpoint   head of one epoch's log (the only object that is ever replaced)
+    FP/REGISTER/ledger/EPOCH-HASH/tile/…       C2SP tlog-tiles
+    FP/REGISTER/pack/ab/SHA256                 packs
+    FP/REGISTER/list/SHA256                    nodes of object lists
+
+NOTE is the SHA-256 of a whole signed note, HASH the first 16 hex digits of the SHA-256 of the epoch note's text: every
+name but the head's depends on bytes that nobody knows beforehand, so a thief who can write to a site cannot occupy
+the name of what the next epoch is going to write.
 """
 
 from __future__ import annotations
 
-from exclave.ids import Digest, Epoch, Fingerprint, Key, RegisterId
+from exclave.ids import Digest, Epoch, Fingerprint, Key, RegisterId, sha256
 
 
-def charter_key(state: Fingerprint, number: int) -> Key:
-    return Key(f"{state}/charter/{number:08d}")
+def charter_key(state: Fingerprint, note: bytes) -> Key:
+    """``note``: the encoded signed note."""
+    return Key(f"{state}/charter/{sha256(note).hex()}")
 
 
 def charter_prefix(state: Fingerprint) -> str:
@@ -30,16 +35,20 @@ def card_key(state: Fingerprint, digest: Digest) -> Key:
     return Key(f"{state}/card/{digest.hex()}")
 
 
-def warrant_key(state: Fingerprint, digest: Digest) -> Key:
-    return Key(f"{state}/warrant/{digest.hex()}")
+def card_prefix(state: Fingerprint) -> str:
+    return f"{state}/card/"
 
 
-def register_prefix(state: Fingerprint, register: RegisterId) -> str:
-    return f"{state}/{register}/"
+def warrant_key(state: Fingerprint, note: bytes) -> Key:
+    return Key(f"{state}/warrant/{sha256(note).hex()}")
 
 
-def epoch_key(state: Fingerprint, register: RegisterId, epoch: Epoch) -> Key:
-    return Key(f"{state}/{register}/epoch/{epoch:08d}")
+def warrant_prefix(state: Fingerprint) -> str:
+    return f"{state}/warrant/"
+
+
+def epoch_key(state: Fingerprint, register: RegisterId, note: bytes) -> Key:
+    return Key(f"{state}/{register}/epoch/{sha256(note).hex()}")
 
 
 def epoch_prefix(state: Fingerprint, register: RegisterId) -> str:
@@ -50,9 +59,13 @@ def box_key(state: Fingerprint, register: RegisterId, digest: Digest) -> Key:
     return Key(f"{state}/{register}/box/{digest.hex()}")
 
 
-def ledger_prefix(state: Fingerprint, register: RegisterId, epoch: Epoch) -> str:
-    """Prefix of one epoch's C2SP log, ending in ``/``."""
-    return f"{state}/{register}/ledger/{epoch:08d}/"
+def ledger_prefix(state: Fingerprint, register: RegisterId, epoch: Epoch, note_text: Digest) -> str:
+    """Prefix of one epoch's C2SP log, ending in ``/``; ``note_text`` is the SHA-256 of the epoch note's text."""
+    return f"{state}/{register}/ledger/{epoch:08d}-{note_text.hex()[:16]}/"
+
+
+def pack_prefix(state: Fingerprint, register: RegisterId) -> str:
+    return f"{state}/{register}/pack/"
 
 
 def pack_key(state: Fingerprint, register: RegisterId, name: Digest) -> Key:

@@ -1,8 +1,10 @@
 """What every site must do: keep opaque bytes under names, and never say that something is durable before it is.
 
-A site knows no keys, no formats and no rules. Names are ``Key`` values. All methods are safe to call from several
-threads. Failures raise ``SiteUnavailable`` (or ``SiteFull``, ``SiteReadOnly``); a write whose fate is not known
-raises ``OutcomeUnknown``; all but ``put_new`` and ``replace_if`` may be repeated.
+A site knows no keys, no formats and no rules. Names are ``Key`` values; no name is also a folder of another name.
+All methods are safe to call from several threads. Failures raise ``SiteUnavailable`` (or ``SiteFull``,
+``SiteReadOnly``), with the fact ``permanent`` where the same call cannot succeed later. ``put_new`` and ``replace_if``
+whose fate is not known raise ``OutcomeUnknown``: look before repeating them. All others may simply be repeated.
+Page: ``docs/spec/layout.md``.
 """
 
 from __future__ import annotations
@@ -11,10 +13,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from exclave.errors import Bug
 from exclave.ids import Key
 
 MAX_OBJECT_BYTES = 64 << 20
 """Largest object that is ever put; larger ones met at a site are refused unread."""
+
+MAX_HEAD_BYTES = 64 << 10
+"""Largest object that ``replace_if`` writes and ``read_head`` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +47,18 @@ class Readable(Protocol):
         """All bytes. ``MissingObject`` if there is none, ``CorruptObject`` if longer than ``limit`` bytes."""
 
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
-        """Exactly ``length`` bytes from ``offset``. ``MissingObject`` if there is none, ``CorruptObject`` if too short."""
+        """Exactly ``length`` bytes from ``offset``. ``MissingObject`` if there is no object, ``CorruptObject`` if it
+        is too short."""
 
     def stat(self, key: Key) -> ObjectStat | None:
         """Size of one object, or None if there is none."""
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """All objects whose name starts with ``prefix`` (empty, or ending in ``/``), in order of name."""
+        """All objects whose name starts with ``prefix`` (empty, or ending in ``/``), ordered as strings.
+
+        Whatever else lies there (files with illegal names, links, devices) is left out. What is put or removed during
+        the listing may or may not be in it.
+        """
 
 
 @runtime_checkable
@@ -59,16 +70,37 @@ class Site(Readable, Protocol):
         """The URL it was opened with, without secrets: for messages."""
 
     def put_new(self, key: Key, data: bytes) -> None:
-        """Durably stores ``data`` under a name that is free; ``AlreadyExists`` if it is taken. Exactly one racer wins."""
+        """Durably stores ``data`` under a name that is free; ``AlreadyExists`` if it is taken.
+
+        Exactly one of several racers wins.
+        """
 
     def put_same(self, key: Key, data: bytes) -> None:
         """Durably stores ``data``; fine if the same bytes are there already, ``CorruptObject`` if others are."""
 
     def read_head(self, key: Key) -> Tagged | None:
-        """A replaceable object with its tag, or None if there is none. At most 64 KiB."""
+        """A replaceable object with its tag, or None if there is none. ``CorruptObject`` if over 64 KiB."""
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         """Replaces the object if its tag is still ``expected`` (None: if there is none); returns the new tag.
 
         ``HeadMoved`` if it is not. Exactly one of several racers wins.
         """
+
+
+def check_write(data: bytes, *, limit: int = MAX_OBJECT_BYTES) -> None:
+    """The caller's duty on every write: at most ``limit`` bytes. ``Bug`` if it is broken."""
+    if len(data) > limit:
+        raise Bug(f"an object of {len(data)} bytes was to be stored; the limit is {limit}")
+
+
+def check_range(offset: int, length: int) -> None:
+    """The caller's duty on ``get_range``: no negative numbers and no more than one object. ``Bug`` if it is broken."""
+    if offset < 0 or not 0 <= length <= MAX_OBJECT_BYTES:
+        raise Bug(f"bytes {offset}+{length} of an object were asked for")
+
+
+def check_prefix(prefix: str) -> None:
+    """The caller's duty on ``list``. ``Bug`` if it is broken."""
+    if prefix and not prefix.endswith("/"):
+        raise Bug(f"a listing was asked for {prefix!r}, which does not end in '/'")

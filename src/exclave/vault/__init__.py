@@ -1,0 +1,1 @@
+"""Streams to chunks to packs to sites, and back."""

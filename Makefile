@@ -1,0 +1,41 @@
+# Everything starts here: `make demo` and `make test` need only Debian 12 with Python 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: demo test check bench clean lock
+
+demo: $(STAMP)
+	$(BIN)/exclave demo
+
+test: $(STAMP) .system
+	$(MAKE) check
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_docs.py
+
+bench: $(STAMP)
+	$(BIN)/python bench/run.py
+
+$(STAMP): requirements.lock pyproject.toml tools/setup.sh
+	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/setup.sh
+	touch $@
+
+# What the tests need of the system, installed when it is missing (as root).
+.system: tools/system.sh
+	sh tools/system.sh
+
+# Renew the pinned versions: exact, with hashes, without addresses.
+lock:
+	$(BIN)/pip install -q pip-tools
+	$(BIN)/pip-compile -q --strip-extras --extra dev --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-emit-trusted-host --no-header --allow-unsafe -o requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

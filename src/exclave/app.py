@@ -1,0 +1,129 @@
+"""Composition root: from configuration and addresses to wired objects. The only place that knows every kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from exclave.errors import ConfigError, Fenced, MissingObject, UsageError
+from exclave.formats.annex import Dataset
+from exclave.formats.card import Card
+from exclave.formats.config import Config
+from exclave.formats.paths import ledger_origin
+from exclave.ids import Fingerprint, Label, parse_label
+from exclave.keys.file import KeyFile
+from exclave.ledger.witness import Authority, Witness
+from exclave.ledger.witness_store import WitnessStore
+from exclave.operations.custody import OpenedRegister
+from exclave.operations.home import Home, key_card
+from exclave.registers.contract import Capture, Clock
+from exclave.registers.files import FolderCapture
+from exclave.registers.postgres import PostgresCapture
+from exclave.registers.postgres_source import postgres_source
+from exclave.registers.sqlite import SqliteCapture
+from exclave.sites.contract import Readable, Site
+from exclave.sites.opening import open_site
+from exclave.verify.state import read_state
+
+
+def open_home(folder: Path) -> Home:
+    """The home in ``folder``, which is made absolute."""
+    return Home.open(folder.absolute())
+
+
+def site_url(home: Path, url: str) -> str:
+    """``url`` with a relative folder (``dir:sites/north``) made absolute below ``home``."""
+    if url.startswith("dir:") and not url.startswith("dir:/"):
+        return f"dir:{(home / url.removeprefix('dir:')).absolute()}"
+    return url
+
+
+def open_sites(home: Home) -> dict[Label, Site]:
+    """All sites of a home's configuration; nothing is contacted yet."""
+    return {Label(site.name): open_site(site_url(home.folder, site.url)) for site in home.config.site}
+
+
+def witness_addresses(config: Config) -> dict[Label, str]:
+    """Addresses of the witnesses of a configuration."""
+    return {Label(witness.name): witness.url for witness in config.witness}
+
+
+def open_named_sites(addresses: Iterable[str]) -> dict[Label, Site]:
+    """Sites given on a command line as ``NAME=URL`` or ``URL`` (then called site-1, site-2, …)."""
+    found: dict[Label, Site] = {}
+    for number, address in enumerate(addresses, 1):
+        name, equals, url = address.partition("=")
+        if not equals or not name or "/" in name or ":" in name:
+            name, url = f"site-{number}", address
+        label = parse_label(name)
+        if label in found:
+            raise UsageError(f"two sites are called {label}")
+        found[label] = open_site(site_url(Path.cwd(), url))
+    if not found:
+        raise UsageError("no site was named", hint="Name at least one with --site NAME=URL.")
+    return found
+
+
+def open_annex_sites(opened: Iterable[OpenedRegister], known: Mapping[Label, Site]) -> dict[Label, Site]:
+    """The charter's sites by the addresses that the annexes tell; addresses that the user named win.
+
+    A site that cannot be opened (a missing credential) is left out: recovery goes on from the others.
+    """
+    by_address = {site.address: site for site in known.values()}
+    found: dict[Label, Site] = {}
+    for register in opened:
+        for site in register.annex.sites:
+            label = Label(site.label)
+            if label in known:
+                found[label] = known[label]
+            elif label not in found:
+                try:
+                    made = open_site(site.url)
+                except ConfigError:
+                    continue
+                found[label] = by_address.get(made.address, made)
+    return found
+
+
+def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
+    """The capture of a configured dataset. ``ConfigError`` for wrong options."""
+    options = dict(dataset.options)
+    if dataset.kind == "postgres":
+        numbers: dict[str, str | int] = dict(options)
+        if "port" in options:
+            try:
+                numbers["port"] = int(options["port"])
+            except ValueError as error:
+                raise ConfigError(f"dataset {dataset.name}: port must be a number") from error
+        return PostgresCapture(postgres_source(numbers), clock)
+    path = options.pop("path", "")
+    skip = options.pop("skip", "") if dataset.kind == "files" else ""
+    if not path.startswith("/") or options:
+        raise ConfigError(f"dataset {dataset.name}: a dataset of kind {dataset.kind} needs an absolute `path`, no more")
+    if dataset.kind == "sqlite":
+        return SqliteCapture(Path(path), staging, clock)
+    return FolderCapture(Path(path), clock, skip=frozenset(part.encode() for part in skip.split(":") if part))
+
+
+def witness_authority(sources: Mapping[Label, Readable], state: Fingerprint) -> Authority:
+    """What a witness goes by: the charter and epochs of ``state`` as its sites show them at this moment."""
+
+    def authority(origin: str) -> Card:
+        view = read_state(sources, state)
+        for register, chain in view.epochs.items():
+            for epoch in chain.epochs:
+                if ledger_origin(state, register, epoch.number) == origin:
+                    newest = chain.newest
+                    if newest.number != epoch.number:
+                        raise Fenced(f"epoch {newest.number} has the pen, epoch {epoch.number} may write no more")
+                    return epoch.writer
+        raise MissingObject(f"no register of this state has the log {origin}")
+
+    return authority
+
+
+def make_witness(folder: Path, key: KeyFile, sources: Mapping[Label, Readable], state: Fingerprint) -> Witness:
+    """A witness with its memory in ``folder``."""
+    return Witness(WitnessStore(folder), key_card(key), key.signing(), witness_authority(sources, state))
+
+

@@ -1,0 +1,64 @@
+"""``exclave backup``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exclave.app import open_capture, open_home, open_sites, witness_addresses
+from exclave.cli.output import HomeFolder, Json, duration, progress_bar, print_json, say, size_text, table, when
+from exclave.ids import now, parse_label
+from exclave.operations.backup import Receipt, backup as verb
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="backup", epilog="Example: exclave backup gazette    or, for all registers: exclave backup")(backup)
+
+
+def backup(
+    registers: Annotated[list[str] | None, typer.Argument(help="Registers; default: all of exclave.toml.")] = None,
+    to: Annotated[list[str] | None, typer.Option("--to", help="Only this site; may be given more than once.")] = None,
+    home: HomeFolder = Path(),
+    json: Json = False,
+) -> None:
+    """Take a version of each register: captured, sealed, at the sites of its rule, and in its ledger."""
+    opened = open_home(home)
+    names = registers or [r.name for r in opened.config.register]
+    receipts: list[Receipt] = []
+    for name in names:
+        with progress_bar(name, quiet=json) as update:
+            receipt = verb(
+                opened,
+                name,
+                sites=open_sites(opened),
+                witnesses=witness_addresses(opened.config),
+                open_capture=open_capture,
+                clock=now,
+                progress=update,
+                to=[parse_label(label) for label in to or ()],
+            )
+        receipts.append(receipt)
+        if not json:
+            _show(receipt)
+    if json:
+        print_json({"receipts": receipts})
+
+
+def _show(r: Receipt) -> None:
+    say(f"{r.register}: version {r.sequence} (epoch {r.epoch}) holds the state of {when(r.time)}")
+    table(
+        ("dataset", "kind", "entries", "size", "digest"),
+        ((d.name, d.kind, d.entries, size_text(d.bytes), d.digest[:16] + "…" if d.digest else "-") for d in r.datasets),
+    )
+    say(
+        f"  read {size_text(r.read_bytes)}, shipped {size_text(r.shipped_bytes)} to each of {', '.join(r.sites)};"
+        f" the version is {size_text(r.total_bytes)} in {r.objects} objects"
+    )
+    met = "met" if r.rpo_met_s <= r.rpo_s else "NOT met"
+    say(f"  protected {duration(r.rpo_met_s)} after its state; RPO {duration(r.rpo_s)}: {met}")
+    if r.witnesses_needed:
+        say(f"  witnesses: {', '.join(r.witnesses) or 'none'} ({r.witnesses_needed} needed)")
+    for label, why in (*r.failed.items(), *r.witnesses_failed.items()):
+        say(f"  {label}: {why}")

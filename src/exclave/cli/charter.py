@@ -1,0 +1,124 @@
+"""``exclave charter``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exclave.app import open_home, open_named_sites, open_sites
+from exclave.cli.keys import load_key
+from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, when
+from exclave.errors import UsageError
+from exclave.formats.charter import ParsedCharter
+from exclave.ids import now, parse_fingerprint
+from exclave.operations import charter as verb
+from exclave.operations.home import Home
+from exclave.verify.state import StateView, read_state
+
+app = typer.Typer(help="The charter: custodians, sites, registers and rules, signed by the custodians.",
+                  no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
+DraftFolder = Annotated[Path, typer.Argument(help="The draft's folder.")]
+
+
+def _view(home: Home) -> StateView | None:
+    """The state as its sites show it; None before the first charter."""
+    if not (home.folder / "state" / "fingerprint").exists():
+        return None
+    return read_state(open_sites(home), home.fingerprint())
+
+
+@app.command(epilog="Example: exclave charter propose draft-1")
+def propose(draft: DraftFolder, home: HomeFolder = Path(), json: Json = False) -> None:
+    """Draft the next charter from exclave.toml; new registers get keys whose shares only custodians can open."""
+    opened = open_home(home)
+    made = verb.propose(opened, draft.absolute(), _view(opened), now=now())
+    if json:
+        print_json({"draft": draft, "number": made.charter.number, "digest": made.fingerprint,
+                    "registers": {str(n): r for n, r in opened.register_ids().items()}})  # fmt: skip
+        return
+    say(made.charter.encode())
+    say(f"Drafted as charter {made.charter.number} in {draft}; SHA-256 of its text:\n  {made.fingerprint}")
+    say(f"Have {made.charter.threshold} custodians read charter.txt and the annexes, and run `exclave charter sign`.")
+
+
+@app.command(epilog="Example: exclave charter sign draft-1 --key kaja.key")
+def sign(
+    draft: DraftFolder,
+    key: Annotated[Path, typer.Option(help="The custodian's key file.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the text was read before.")] = False,
+    json: Json = False,
+) -> None:
+    """Sign a draft as a custodian, after one's own shares were opened and compared with their commitments."""
+    read = verb.read_draft(draft)
+    if not yes and not json:
+        say(read.charter.encode())
+        for name, annex in read.annexes.items():
+            note(f"Annex of {name}:")
+            print_json(verb.annex_summary(annex))
+        if not typer.confirm("Sign this charter?"):
+            raise UsageError("not signed")
+    signed = verb.sign(draft, load_key(key))
+    if json:
+        print_json(signed)
+        return
+    say(f"{signed.custodian} signed charter {signed.charter[:16]}…; {len(signed.shares)} shares opened and compared.")
+    say(f"{signed.signatures} of at least {signed.threshold} signatures are there.")
+
+
+@app.command(epilog="Example: exclave charter publish draft-1")
+def publish(draft: DraftFolder, home: HomeFolder = Path(), json: Json = False) -> None:
+    """Put a draft that enough custodians signed to all sites; from then on it is in force."""
+    opened = open_home(home)
+    done = verb.publish(opened, draft, open_sites(opened), _view(opened))
+    if json:
+        print_json(done)
+        return
+    say(f"Charter {done.number} is in force, signed by {', '.join(done.signers)}; at: {', '.join(done.sites)}.")
+    for label, why in done.failed.items():
+        say(f"  {label} did not take it: {why}")
+    say(f"The state's fingerprint; print it and keep it in many places:\n  {done.fingerprint}")
+
+
+@app.command(epilog="Example: exclave charter show --site lux=dir:/mnt/luxembourg --fingerprint 3f9a…")
+def show(
+    home: HomeFolder = Path(),
+    site: Sites = None,
+    fingerprint: Annotated[str, typer.Option(help="The state's fingerprint; default: the home's.")] = "",
+    json: Json = False,
+) -> None:
+    """Show the charter in force, verified from the fingerprint on."""
+    if site:
+        view = read_state(open_named_sites(site), parse_fingerprint(fingerprint))
+    else:
+        opened = open_home(home)
+        view = read_state(open_sites(opened), opened.fingerprint())
+    newest = view.chain.newest
+    if json:
+        print_json({"fingerprint": view.state, "charters": len(view.chain.charters), "signers": sorted(newest.signers),
+                    "charter": newest.charter, "findings": view.findings})  # fmt: skip
+        return
+    _show(newest.charter, len(view.chain.charters), sorted(newest.signers))
+    for found in view.findings:
+        note(f"{found.site}: {found.what}: {found.detail}")
+
+
+def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
+    say(f"{charter.state_name}: charter {charter.number} of {when(charter.issued)}, the newest of {count}")
+    say(f"Signed by {', '.join(signers)}; {charter.threshold} of {len(charter.custodians)} custodians must agree.\n")
+    table(("custodian", "country", "key card"), ((c.label, c.country, c.card.hex()[:16] + "…") for c in charter.custodians))
+    say("")
+    table(("site", "country", "operator"), ((s.label, s.country, s.operator) for s in charter.sites))
+    say("")
+    table(
+        ("register", "name", "at", "copies/countries/abroad", "RPO", "RTO", "kept"),
+        (
+            (
+                r.id[:12] + "…", r.public_name or "(sealed)", " ".join(r.at),
+                f"{r.placement.copies}/{r.placement.countries}/{r.placement.outside_home}",
+                f"{r.rpo_s} s", f"{r.rto_s} s", f"{r.retention_days} d",
+            )
+            for r in charter.registers
+        ),
+    )  # fmt: skip

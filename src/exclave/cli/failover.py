@@ -1,0 +1,112 @@
+"""``exclave failover``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exclave.app import open_annex_sites
+from exclave.cli.keys import load_key
+from exclave.cli.output import Json, Pinned, Sites, duration, note, print_json, say, table, when
+from exclave.cli.where import view_of
+from exclave.errors import TargetNotEmpty, UsageError
+from exclave.formats.warrant import Act
+from exclave.ids import now, parse_instant
+from exclave.operations.custody import describe_warrant, grant, open_register
+from exclave.operations.failover import FailoverReport, failover as verb, read_progress, served, stop_all
+
+_EXAMPLE = (
+    "Example: exclave failover run --site lux=dir:/mnt/lux --fingerprint 3f9a… --warrant f.warrant"
+    " --answer f-kaja.answer --answer f-luc.answer --key machine.key --dir /srv/embassy"
+)
+Folder = Annotated[Path, typer.Option("--dir", help="The embassy's folder.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(help="Failover: start registers on this machine by warrant, and take the pen.",
+                        no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
+    group.command(name="run", epilog=_EXAMPLE)(run)
+    group.command(name="status", epilog="Example: exclave failover status --dir /srv/embassy")(status)
+    group.command(name="stop", epilog="Example: exclave failover stop --dir /srv/embassy")(stop)
+    app.add_typer(group, name="failover")
+
+
+def run(
+    fingerprint: Pinned,
+    warrant: Annotated[Path, typer.Option(help="The warrant.")],
+    key: Annotated[Path, typer.Option(help="The key file of the machine that the warrant names: this one.")],
+    folder: Folder,
+    site: Sites = None,
+    answer: Annotated[list[Path] | None, typer.Option(help="A custodian's answer; as many as the quorum asks.")] = None,
+    lost_at: Annotated[str, typer.Option(help="When home was lost (2026-11-23T14:22:01.000000Z), for the RPO.")] = "",
+    json: Json = False,
+) -> None:
+    """Restore, start and probe every register of the warrant; the same command goes on after a crash."""
+    if not site:
+        raise UsageError("name at least one site with --site NAME=URL")
+    target = folder.absolute()
+    if target.exists() and any(target.iterdir()) and not read_progress(target):
+        raise TargetNotEmpty(f"the folder {target} is not empty, and no failover was begun in it")
+    lost = parse_instant(lost_at) if lost_at else None
+    where = view_of(Path(), site, fingerprint)
+    machine = load_key(key)
+    parsed, _ = describe_warrant(warrant)
+    granted = grant(where.view, warrant, answer or [], act=Act.FAILOVER, place=None, machine=machine, now=now())
+    for path, why in granted.rejected.items():
+        note(f"{path}: {why}")
+    opened = {number: open_register(where.view, where.sites, number, granted, machine) for number in parsed.registers}
+    for one in opened.values():
+        for custodian in one.bad:
+            note(f"{one.annex.name}: the share of {custodian} is wrong and was left out")
+    sites = open_annex_sites(opened.values(), where.sites)
+    report = verb(
+        target, machine=machine, granted=granted, view=where.view, sites=sites, opened=opened, clock=now, lost=lost,
+        say=lambda text: note(text),
+    )  # fmt: skip
+    if json:
+        print_json(report)
+        return
+    _show(report)
+
+
+def _show(report: FailoverReport) -> None:
+    say(f"Every register of the warrant answers at {report.place}.")
+    table(
+        ("register", "epoch", "version", "state of (UTC)", "RTO", "RPO", "same as captured"),
+        (
+            (
+                p.name, report.epoch[p.name], p.sequence, when(p.version_time), duration(p.rto_s), duration(p.rpo_s),
+                "yes" if all(d["digest_home"] == d["digest_embassy"] for d in p.datasets) else "see --json",
+            )
+            for p in report.registers
+        ),
+    )  # fmt: skip
+    say("")
+    table(("service", "address", "process"), ((s.name, s.address, s.pid) for s in report.services))
+
+
+def status(folder: Folder, json: Json = False) -> None:
+    """How far a failover has come, and what runs."""
+    progress, services = read_progress(folder.absolute()), served(folder.absolute())
+    if not progress:
+        raise UsageError(f"no failover was begun in {folder}")
+    if json:
+        print_json({"registers": progress, "services": services})
+        return
+    table(
+        ("register", "steps done", "version", "RTO", "RPO"),
+        ((p.name, " ".join(p.done) or "-", p.sequence or "-", duration(p.rto_s), duration(p.rpo_s)) for p in progress),
+    )
+    say("")
+    table(("service", "address", "process"), ((s.name, s.address, s.pid) for s in services))
+
+
+def stop(folder: Folder, json: Json = False) -> None:
+    """Stop every service that a failover started. What was restored stays."""
+    stopped = stop_all(folder.absolute())
+    if json:
+        print_json({"stopped": stopped})
+        return
+    say(f"Stopped: {', '.join(stopped) or 'nothing was running'}.")

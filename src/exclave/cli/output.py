@@ -1,0 +1,134 @@
+"""How results, progress and failures look, for people and with ``--json`` for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from exclave.errors import ExclaveError
+from exclave.ids import Instant, instant_text
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
+HomeFolder = Annotated[
+    Path, typer.Option("--home", envvar="EXCLAVE_HOME", help="The home folder, with exclave.toml in it.")
+]
+Sites = Annotated[
+    list[str] | None,
+    typer.Option("--site", help="A site's address, NAME=URL, as often as there are sites (dir:/path, s3://bucket/…)."),
+]
+Pinned = Annotated[
+    str, typer.Option("--fingerprint", envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, 64 hex digits.")
+]
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+
+def plain(value: object, kind: object = None) -> Any:
+    """``value`` in JSON's types; instants as text, bytes as hex."""
+    if kind == "Instant" and isinstance(value, int):
+        return instant_text(Instant(value)) if value else None
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name), f.type) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in value]
+    return value
+
+
+def print_json(value: object) -> None:
+    """One JSON object on standard output."""
+    sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, indent=2) + "\n")
+    sys.stdout.flush()
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """A table on standard output."""
+    made = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    out.print(made)
+
+
+def say(text: str) -> None:
+    """A line for a person, without markup."""
+    out.print(text, markup=False)
+
+
+def note(text: str) -> None:
+    """A line about what is going on, on standard error."""
+    err.print(text, markup=False, style="dim")
+
+
+def size_text(size_bytes: float) -> str:
+    """``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size_bytes < 1024 or unit == "TiB":
+            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
+        size_bytes /= 1024
+    return ""
+
+
+def when(instant: Instant | int) -> str:
+    """``2026-11-23 14:22:01`` (UTC)."""
+    return instant_text(Instant(instant))[:19].replace("T", " ") if instant else "-"
+
+
+def duration(seconds: float) -> str:
+    """``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+@contextmanager
+def progress_bar(what: str, *, quiet: bool) -> Iterator[Any]:
+    """Shows entries and bytes while something long runs; yields ``update(text, entries, bytes)``."""
+    if quiet or not err.is_terminal:
+        yield lambda text, entries, size: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def update(text: str, entries: int, size: int) -> None:
+            bar.update(task, description=f"{what}: {text}, {entries} entries", completed=size)
+
+        yield update
+
+
+def fail(error: ExclaveError, as_json: bool) -> int:
+    """Shows an error; its exit code."""
+    if as_json:
+        told = {"error": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        print_json({**told, "facts": error.facts, "retryable": error.retryable})
+    else:
+        err.print(f"exclave: {error.message}", style="bold red", markup=False)
+        if error.hint:
+            err.print(f"  {error.hint}", markup=False)
+    return error.exit_code

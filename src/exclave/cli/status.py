@@ -1,0 +1,54 @@
+"""``exclave status``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exclave.cli.output import HomeFolder, Json, Sites, duration, note, plain, print_json, say, table, when
+from exclave.cli.where import view_of
+from exclave.ids import now
+from exclave.operations.status import status as verb
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="status", epilog="Example: exclave status --home /srv/exclave")(status)
+
+
+def status(
+    home: HomeFolder = Path(),
+    site: Sites = None,
+    fingerprint: Annotated[str, typer.Option(help="The state's fingerprint, with --site.")] = "",
+    json: Json = False,
+) -> None:
+    """How old the last version of each register is at each site. Exit code 1 if a register is not protected."""
+    where = view_of(home, site, fingerprint)
+    me = where.home.writer_card() if where.home is not None else None
+    found = verb(where.view, where.sites, where.names(), me, now=now())
+    if json:
+        print_json({"ok": found.ok, **plain(found)})
+    else:
+        say(f"{found.state}: charter {found.charter}, {found.threshold} of {found.custodians} custodians, fingerprint")
+        say(f"  {found.fingerprint}\n")
+        table(
+            ("register", "epoch", "writer", "version", "state of (UTC)", "age", "RPO", "protected"),
+            (
+                (r.name, r.epoch, r.writer + (" (this home)" if r.mine else ""), r.sequence or "-", when(r.time),
+                 duration(r.age_s) if r.sequence else "-", duration(r.rpo_s), "yes" if r.protected else f"NO: {r.problem}")
+                for r in found.registers
+            ),
+        )  # fmt: skip
+        say("")
+        table(
+            ("register", "site", "last version there", "age"),
+            (
+                (r.name, s.site, s.sequence or "none", duration(s.age_s) if s.sequence else "-")
+                for r in found.registers for s in r.sites
+            ),
+        )  # fmt: skip
+        for one in found.findings:
+            note(f"{one.site}: {one.what}: {one.detail}")
+    if not found.ok:
+        raise typer.Exit(1)

@@ -1,0 +1,68 @@
+"""``exclave verify``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table
+from exclave.app import open_home, open_named_sites, open_sites
+from exclave.errors import UsageError
+from exclave.ids import now, parse_fingerprint
+from exclave.verify.embassy import EmbassyReport, verify_embassy
+
+_EXAMPLE = "Example: exclave verify --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
+
+
+def register(app: typer.Typer) -> None:
+    app.command(name="verify", epilog=_EXAMPLE)(verify)
+
+
+def verify(
+    home: HomeFolder = Path(),
+    site: Sites = None,
+    fingerprint: Annotated[str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint.")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="Do not read packs: signatures, ledgers and lists only.")] = False,
+    json: Json = False,
+) -> None:
+    """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 if one is at fault."""
+    if site:
+        if not fingerprint:
+            raise UsageError("--site needs --fingerprint: without it nobody can tell whose copies these are")
+        sites, pinned = open_named_sites(site), parse_fingerprint(fingerprint)
+    else:
+        opened = open_home(home)
+        sites, pinned = open_sites(opened), opened.fingerprint()
+
+    def progress(done: int, total: int) -> None:
+        if not json and err.is_terminal:
+            err.print(f"\r{done} of {total} packs read", end="", highlight=False)
+
+    report = verify_embassy(sites, pinned, now=now(), read_packs=not quick, progress=progress)
+    if json:
+        print_json({"ok": report.ok, **plain(report)})
+    else:
+        _show(report)
+    if not report.ok:
+        raise typer.Exit(20)
+
+
+def _show(report: EmbassyReport) -> None:
+    table(
+        ("register", "epoch", "versions", "last", "age", "rule", "complete at"),
+        (
+            (
+                r.name or r.register[:12] + "…", r.epoch, r.versions, r.sequence or "-",
+                duration(r.age_s) if r.sequence else "-",
+                "met" if r.placement_met else "NOT met", " ".join(s.source for s in r.sources if s.complete) or "-",
+            )
+            for r in report.registers
+        ),
+    )  # fmt: skip
+    for found in report.findings:
+        mark = "[bold red]FAULT[/bold red]" if found.grave else "[yellow]note [/yellow]"
+        out.print(mark, end=" ")
+        say(f"{found.site}: {found.fault}: {found.what}: {found.detail}")
+    say("Every signature, history and byte that was read is right." if report.ok else "There are faults: see above.")

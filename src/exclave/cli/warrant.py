@@ -1,0 +1,106 @@
+"""``exclave warrant``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exclave.cli.keys import load_key
+from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, when
+from exclave.cli.where import view_of
+from exclave.errors import UsageError
+from exclave.formats.warrant import Act, ParsedWarrant
+from exclave.ids import now, parse_label, parse_register_id
+from exclave.keys.file import KeyKind
+from exclave.operations.custody import describe_warrant, request_warrant, sign_warrant
+from exclave.operations.home import make_key
+
+app = typer.Typer(help="Warrants: what the custodians allow one machine to do.", no_args_is_help=True,
+                  rich_markup_mode=None)  # fmt: skip
+_SIGN = "Example: exclave warrant sign failover.warrant --key kaja.key --site lux=dir:/mnt/lux --fingerprint 3f9a…"
+_REQUEST = "Example: exclave warrant request failover.warrant --act failover --place lux --key machine.key --site …"
+
+
+@app.command(epilog=_REQUEST)
+def request(
+    warrant: Annotated[Path, typer.Argument(help="The file to write; the machine's card is put beside it (.card).")],
+    fingerprint: Pinned,
+    key: Annotated[Path, typer.Option(help="This machine's key file; made if there is none.")],
+    act: Annotated[Act, typer.Option(help="What shall be allowed.")],
+    place: Annotated[str, typer.Option(help="The charter's site where this machine stands.")],
+    reason: Annotated[str, typer.Option(help="Why; the custodians read it.")],
+    site: Sites = None,
+    register: Annotated[list[str] | None, typer.Option(help="A register's id; default: all.")] = None,
+    hours: Annotated[int, typer.Option(min=1, max=24 * 90, help="How long the warrant holds.")] = 24,
+    machine: Annotated[str, typer.Option(help="Name of this machine, for a new key.")] = "embassy",
+    json: Json = False,
+) -> None:
+    """Ask the custodians to let this machine act."""
+    where = view_of(Path(), _named(site), fingerprint)
+    wanted = [parse_register_id(text) for text in register or ()]
+    secret = make_key(key.absolute(), KeyKind.MACHINE, parse_label(machine)) if not key.exists() else load_key(key)
+    made = request_warrant(
+        where.view, secret, warrant.absolute(), act=act, registers=wanted, place=parse_label(place), reason=reason,
+        now=now(), valid_s=hours * 3600,
+    )  # fmt: skip
+    if json:
+        print_json({"warrant": made.warrant, "card": made.card, "digest": made.parsed.digest, "text": made.parsed})
+        return
+    say(made.parsed.encode())
+    say(f"Send {made.warrant} and {made.card} to the custodians; each answers with `exclave warrant sign`.")
+
+
+def _named(site: list[str] | None) -> list[str]:
+    if not site:
+        raise UsageError("name at least one site with --site NAME=URL")
+    return site
+
+
+@app.command(epilog=_SIGN)
+def sign(
+    warrant: Annotated[Path, typer.Argument(help="The request; the machine's card lies beside it (.card).")],
+    key: Annotated[Path, typer.Option(help="The custodian's key file.")],
+    fingerprint: Pinned,
+    site: Sites = None,
+    out: Annotated[Path | None, typer.Option(help="The answer's file; default: WARRANT-NAME.answer.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the request was read before.")] = False,
+    json: Json = False,
+) -> None:
+    """Consent as a custodian: approve the request, and seal one's shares to the requesting machine alone."""
+    secret = load_key(key)
+    where = view_of(Path(), _named(site), fingerprint)
+    if not yes and not json:
+        parsed, _ = describe_warrant(warrant)
+        _show(parsed)
+        if not typer.confirm("Allow this?"):
+            raise UsageError("not signed")
+    target = out or warrant.with_name(f"{warrant.stem}-{secret.name}.answer")
+    done = sign_warrant(warrant, where.view, where.sites, secret, target.absolute(), now=now())
+    if json:
+        print_json(done)
+        return
+    say(f"{done.custodian} consents; {len(done.shares)} shares were sealed to the machine. Send it {done.path}.")
+
+
+@app.command(epilog="Example: exclave warrant show failover.warrant")
+def show(warrant: Annotated[Path, typer.Argument(help="A warrant or request.")], json: Json = False) -> None:
+    """Show what a warrant says. Whether it holds is decided where it is used."""
+    parsed, names = describe_warrant(warrant)
+    if json:
+        print_json({"warrant": parsed, "digest": parsed.digest, "signatures": names})
+        return
+    _show(parsed)
+    note(f"Signatures under the names (not verified): {', '.join(names)}")
+
+
+def _show(parsed: ParsedWarrant) -> None:
+    say(f"Act:        {parsed.act}")
+    say(f"Place:      {parsed.place}")
+    say(f"Reason:     {parsed.reason}")
+    say(f"Holds:      {when(parsed.not_before)} to {when(parsed.not_after)} (UTC)")
+    say(f"State:      {parsed.state}")
+    say(f"Machine:    {parsed.machine.hex()}")
+    for register in parsed.registers:
+        say(f"Register:   {register}")

@@ -1,0 +1,85 @@
+"""What enemies do in the demo: a host that lies, a custodian who cheats, a thief who revived a copy of home."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from exclave.crypto.hpke import SealingKey
+from exclave.formats.answer import ResealedShare, parse_answer, reseal_info
+from exclave.formats.card import parse_card
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.keys.file import load
+from exclave.rules.signatures import sign_text
+
+
+def packs(site: Path, fingerprint: str, register: str) -> list[Path]:
+    """All packs of one register at a site, the largest first."""
+    found = [p for p in (site / fingerprint / register / "pack").rglob("*") if p.is_file()]
+    return sorted(found, key=lambda p: (-p.stat().st_size, p.name))
+
+
+def flip(path: Path) -> None:
+    """One bit in the middle of a file."""
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+
+
+def checkpoint_of(site: Path, fingerprint: str, register: str) -> Path:
+    """The head of the register's (only) ledger at a site."""
+    (found,) = (site / fingerprint / register / "ledger").glob("*/checkpoint")
+    return found
+
+
+def forge_share(answer: Path, card: Path, key: Path) -> None:
+    """A custodian with software of his own: his approval is real, but what he seals is not his share."""
+    note = parse_note(answer.read_bytes())
+    honest = parse_answer(note.text)
+    machine = SealingKey(parse_card(card.read_bytes()).sealing)
+    shares = tuple(
+        ResealedShare(
+            s.register, s.epoch, s.index,
+            machine.seal(bytes(32), reseal_info(honest.warrant, s.register, s.epoch, s.index)),
+        )
+        for s in honest.shares
+    )  # fmt: skip
+    forged = type(honest)(
+        honest.warrant, honest.custodian, honest.time, honest.approval_ed25519, honest.approval_mldsa44, shares
+    )
+    text = parse_answer(forged.encode()).encode()
+    own = load(str(key))
+    answer.write_bytes(ParsedNote(text, sign_text(text, own.name, own.signing())).encode())
+
+
+def hide_new_epochs(site: Path, fingerprint: str, aside: Path, known: set[str]) -> Iterator[None]:
+    """The host shows no epoch note but the ``known`` ones until the generator is asked for the next time."""
+    hidden: list[tuple[Path, Path]] = []
+    for note in (site / fingerprint).glob("*/epoch/*"):
+        if note.name not in known:
+            target = aside / f"{len(hidden)}"
+            aside.mkdir(parents=True, exist_ok=True)
+            shutil.move(note, target)
+            hidden.append((target, note))
+    yield
+    for target, note in hidden:
+        shutil.move(target, note)
+
+
+def epoch_notes(site: Path, fingerprint: str) -> set[str]:
+    """Names of the epoch notes that a site shows."""
+    return {note.name for note in (site / fingerprint).glob("*/epoch/*")}
+
+
+def plain_text_at(site: Path, words: tuple[bytes, ...]) -> list[str]:
+    """Files at a site that hold one of ``words`` in the clear."""
+    found = []
+    for path in site.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            found += [f"{path}: {word.decode()}" for word in words if word in data]
+    return found

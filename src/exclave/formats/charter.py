@@ -1,0 +1,313 @@
+"""Charters: who the custodians are, where copies may lie, and by which rules. Page: ``docs/spec/charter.md``.
+
+::
+
+    exclave/charter/v1
+    number <n>
+    previous none | <sha256 of charter n-1's text>
+    issued <instant>
+    state <name>
+    home <country>
+    threshold <m>
+    custodian <label> <country> <card sha256>                  1 or more, sorted by label
+    site <label> <country> <operator label>                    1 or more, sorted
+    witness <label> <card sha256>                              0 or more, sorted
+    witnesses-needed <k>
+    register <id> sealed | register <id> public <name>         0 or more blocks, sorted by id, each followed by:
+    at <site label> …                                          sites with a legal basis, sorted
+    placement <copies> <countries> <outside-home>              at least so many, always
+    rpo <seconds>
+    rto <seconds>
+    retention <days>
+    epoch <n> <sha256 of the epoch note's text>                the register's epoch when the charter was issued
+    annex <sha256 of the sealed annex> <sha256 of its plaintext>
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from exclave.errors import MalformedError
+from exclave.formats.lines import LineReader, plain_text
+from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES
+from exclave.ids import (
+    Country,
+    Digest,
+    Epoch,
+    Instant,
+    Label,
+    RegisterId,
+    instant_text,
+    parse_count,
+    parse_country,
+    parse_digest,
+    parse_instant,
+    parse_label,
+    parse_positive,
+    parse_register_id,
+    sha256,
+)
+
+HEADER = "exclave/charter/v1"
+MAX_CUSTODIANS = 64
+MAX_SITES = 64
+MAX_WITNESSES = 64
+MAX_REGISTERS = 10_000
+MAX_THRESHOLD = MAX_SIGNATURES // 4
+"""A change of all custodians needs the old and the new quorum, two signature lines each."""
+MAX_CHARTER_BYTES = MAX_NOTE_BYTES - MAX_SIGNATURES * 3400
+"""UTF-8 length of the text: the longest that still fits into a note with all its signatures."""
+MAX_SECONDS = 10 * 366 * 86400
+MAX_RETENTION_DAYS = 366_000
+
+
+@dataclass(frozen=True, slots=True)
+class Custodian:
+    """Holder of a share and of a vote; ``card`` is the digest of the key card that bears the same name."""
+
+    label: Label
+    country: Country
+    card: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class CharterSite:
+    """A place where copies may lie. Its address stands in the sealed annexes."""
+
+    label: Label
+    country: Country
+    operator: Label
+
+
+@dataclass(frozen=True, slots=True)
+class CharterWitness:
+    label: Label
+    card: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """At least ``copies`` complete copies, in at least ``countries`` countries, ``outside_home`` of them abroad."""
+
+    copies: int
+    countries: int
+    outside_home: int
+
+
+@dataclass(frozen=True, slots=True)
+class CharterRegister:
+    """What the charter says of one register."""
+
+    id: RegisterId
+    public_name: str | None
+    """None: hosts see only the id."""
+    at: tuple[Label, ...]
+    """Sites that may hold it, because there is a legal basis."""
+    placement: Placement
+    rpo_s: int
+    rto_s: int
+    retention_days: int
+    epoch: Epoch
+    """The register's newest epoch when the charter was issued; all later ones need a warrant under this charter."""
+    epoch_note: Digest
+    annex_box: Digest
+    annex_plain: Digest
+
+    def encode(self) -> str:
+        name = "sealed" if self.public_name is None else f"public {self.public_name}"
+        rule = self.placement
+        return (
+            f"register {self.id} {name}\n"
+            f"at {' '.join(self.at)}\n"
+            f"placement {rule.copies} {rule.countries} {rule.outside_home}\n"
+            f"rpo {self.rpo_s}\nrto {self.rto_s}\nretention {self.retention_days}\n"
+            f"epoch {self.epoch} {self.epoch_note.hex()}\n"
+            f"annex {self.annex_box.hex()} {self.annex_plain.hex()}\n"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCharter:
+    """A charter whose form is right and whose signatures nobody has checked yet.
+
+    Code that drafts one passes ``encode()`` through ``parse_charter`` before anybody signs it.
+    """
+
+    number: int
+    previous: Digest | None
+    """Digest of the predecessor's text; None exactly for number 1."""
+    issued: Instant
+    state_name: str
+    home: Country
+    threshold: int
+    custodians: tuple[Custodian, ...]
+    sites: tuple[CharterSite, ...]
+    witnesses: tuple[CharterWitness, ...]
+    witnesses_needed: int
+    registers: tuple[CharterRegister, ...]
+
+    def encode(self) -> str:
+        lines = [
+            HEADER,
+            f"number {self.number}",
+            f"previous {self.previous.hex() if self.previous else 'none'}",
+            f"issued {instant_text(self.issued)}",
+            f"state {self.state_name}",
+            f"home {self.home}",
+            f"threshold {self.threshold}",
+            *(f"custodian {c.label} {c.country} {c.card.hex()}" for c in self.custodians),
+            *(f"site {s.label} {s.country} {s.operator}" for s in self.sites),
+            *(f"witness {w.label} {w.card.hex()}" for w in self.witnesses),
+            f"witnesses-needed {self.witnesses_needed}",
+        ]
+        return "\n".join(lines) + "\n" + "".join(r.encode() for r in self.registers)
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the text; of number 1, its hex form is the state's fingerprint."""
+        return sha256(self.encode().encode())
+
+    def register(self, register: RegisterId) -> CharterRegister | None:
+        """The block of ``register``, or None if the charter does not list it."""
+        return next((r for r in self.registers if r.id == register), None)
+
+    def site(self, label: Label) -> CharterSite | None:
+        return next((s for s in self.sites if s.label == label), None)
+
+
+def parse_charter(text: str) -> ParsedCharter:
+    """Strict inverse of ``ParsedCharter.encode``; checks every rule that needs no other text.
+
+    Raises ``MalformedError``.
+    """
+    if len(text.encode("utf-8", "replace")) > MAX_CHARTER_BYTES:
+        raise MalformedError(f"charter: longer than {MAX_CHARTER_BYTES} bytes")
+    lines = LineReader(text, what="charter", limit=MAX_CHARTER_BYTES)
+    lines.exactly(HEADER)
+    number = parse_positive(lines.field("number"), limit=99_999_999)
+    previous = lines.field("previous")
+    charter = ParsedCharter(
+        number=number,
+        previous=None if previous == "none" else parse_digest(previous),
+        issued=parse_instant(lines.field("issued")),
+        state_name=plain_text(lines.fields("state", 1, rest=True)[0], limit=200),
+        home=parse_country(lines.field("home")),
+        threshold=parse_positive(lines.field("threshold"), limit=MAX_THRESHOLD),
+        custodians=_custodians(lines),
+        sites=_sites(lines),
+        witnesses=_witnesses(lines),
+        witnesses_needed=parse_count(lines.field("witnesses-needed"), limit=MAX_WITNESSES),
+        registers=_registers(lines),
+    )
+    lines.end()
+    _check(charter)
+    if charter.encode() != text:
+        raise MalformedError("a charter is not in its one canonical form")
+    return charter
+
+
+def _custodians(lines: LineReader) -> tuple[Custodian, ...]:
+    found: list[Custodian] = []
+    while lines.peek() == "custodian" and len(found) <= MAX_CUSTODIANS:
+        label, country, card = lines.fields("custodian", 3)
+        found.append(Custodian(parse_label(label), parse_country(country), parse_digest(card)))
+    return tuple(found)
+
+
+def _sites(lines: LineReader) -> tuple[CharterSite, ...]:
+    found: list[CharterSite] = []
+    while lines.peek() == "site" and len(found) <= MAX_SITES:
+        label, country, operator = lines.fields("site", 3)
+        found.append(CharterSite(parse_label(label), parse_country(country), parse_label(operator)))
+    return tuple(found)
+
+
+def _witnesses(lines: LineReader) -> tuple[CharterWitness, ...]:
+    found: list[CharterWitness] = []
+    while lines.peek() == "witness" and len(found) <= MAX_WITNESSES:
+        label, card = lines.fields("witness", 2)
+        found.append(CharterWitness(parse_label(label), parse_digest(card)))
+    return tuple(found)
+
+
+def _registers(lines: LineReader) -> tuple[CharterRegister, ...]:
+    found: list[CharterRegister] = []
+    while lines.peek() == "register" and len(found) <= MAX_REGISTERS:
+        found.append(_register(lines))
+    return tuple(found)
+
+
+def _register(lines: LineReader) -> CharterRegister:
+    register, naming = lines.fields("register", 2, rest=True)
+    mode, _, name = naming.partition(" ")
+    if naming != "sealed" and not (mode == "public" and name):
+        raise lines.fail("expected 'sealed', or 'public' with a name")
+    at = lines.fields("at", 1, rest=True)[0].split(" ")
+    copies, countries, outside = lines.fields("placement", 3)
+    placement = Placement(
+        copies=parse_positive(copies, limit=MAX_SITES),
+        countries=parse_positive(countries, limit=MAX_SITES),
+        outside_home=parse_count(outside, limit=MAX_SITES),
+    )
+    rpo, rto, retention = lines.field("rpo"), lines.field("rto"), lines.field("retention")
+    epoch, epoch_note = lines.fields("epoch", 2)
+    annex_box, annex_plain = lines.fields("annex", 2)
+    return CharterRegister(
+        id=parse_register_id(register),
+        public_name=plain_text(name, limit=200) if mode == "public" else None,
+        at=tuple(parse_label(label) for label in at),
+        placement=placement,
+        rpo_s=parse_positive(rpo, limit=MAX_SECONDS),
+        rto_s=parse_positive(rto, limit=MAX_SECONDS),
+        retention_days=parse_positive(retention, limit=MAX_RETENTION_DAYS),
+        epoch=Epoch(parse_positive(epoch, limit=2**32 - 1)),
+        epoch_note=parse_digest(epoch_note),
+        annex_box=parse_digest(annex_box),
+        annex_plain=parse_digest(annex_plain),
+    )
+
+
+def _rising(values: Sequence[str], what: str, limit: int, *, least: int = 0) -> None:
+    if not least <= len(values) <= limit:
+        raise MalformedError(f"charter: needs {least} to {limit} {what}")
+    if any(a >= b for a, b in pairwise(values)):
+        raise MalformedError(f"charter: {what} must be sorted and different")
+
+
+def _check(charter: ParsedCharter) -> None:
+    """Every rule that one charter must keep by itself."""
+    if (charter.number == 1) != (charter.previous is None):
+        raise MalformedError("charter: exactly the first one has no previous one")
+    _rising([c.label for c in charter.custodians], "custodians", MAX_CUSTODIANS, least=1)
+    _rising([s.label for s in charter.sites], "sites", MAX_SITES, least=1)
+    _rising([w.label for w in charter.witnesses], "witnesses", MAX_WITNESSES)
+    _rising([r.id for r in charter.registers], "registers", MAX_REGISTERS)
+    if charter.threshold > len(charter.custodians):
+        raise MalformedError("charter: the threshold is higher than the number of custodians")
+    if charter.witnesses_needed > len(charter.witnesses):
+        raise MalformedError("charter: more witnesses are needed than there are")
+    # One card under two names would let one person count twice.
+    for people in (charter.custodians, charter.witnesses):
+        if len({person.card for person in people}) != len(people):
+            raise MalformedError("charter: two names share a key card")
+    countries = {site.label: site.country for site in charter.sites}
+    for register in charter.registers:
+        _check_register(charter, register, countries)
+
+
+def _check_register(charter: ParsedCharter, register: CharterRegister, countries: dict[Label, Country]) -> None:
+    """The allowed sites exist, and all of them together satisfy the placement rule."""
+    _rising(list(register.at), f"sites of register {register.id}", MAX_SITES, least=1)
+    unknown = [label for label in register.at if label not in countries]
+    if unknown:
+        raise MalformedError(f"charter: register {register.id} names the unknown site {unknown[0]}")
+    rule, there = register.placement, [countries[label] for label in register.at]
+    abroad = sum(country != charter.home for country in there)
+    if rule.copies > len(there) or rule.countries > len(set(there)) or rule.outside_home > abroad:
+        raise MalformedError(f"charter: the sites of register {register.id} cannot satisfy its placement")
+    if max(rule.countries, rule.outside_home) > rule.copies:
+        raise MalformedError(f"charter: register {register.id} asks for fewer copies than places")
+    if charter.number == 1 and register.epoch != 1:
+        raise MalformedError("charter: in the first charter every register is in epoch 1")

@@ -1,0 +1,213 @@
+"""``exclave.toml``: what a home says of itself, its custodians, sites and registers. Page: ``docs/spec/config.md``.
+
+Unknown keys are errors, so that a misspelt rule is never silently without effect. A charter is drafted from this
+file; what is in force is the signed charter, never this file.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Literal
+
+import msgspec
+
+from exclave.errors import ConfigError, MalformedError
+from exclave.ids import parse_country, parse_label
+
+MAX_CONFIG_BYTES = 4 << 20
+
+
+class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[state]``"""
+
+    name: str
+    home: str
+    """Country of the home."""
+    threshold: int
+    """Custodians who must agree: M of N."""
+    witnesses_needed: int = 0
+
+
+class CustodianConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[custodian]]``"""
+
+    name: str
+    country: str
+    card: str
+    """File with his key card, relative to the home folder."""
+
+
+class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[site]]``"""
+
+    name: str
+    url: str
+    country: str
+    operator: str
+    can_run: bool = False
+
+
+class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[witness]]``"""
+
+    name: str
+    url: str
+    card: str
+
+
+class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[register.dataset]]``"""
+
+    name: str
+    kind: Literal["files", "postgres", "sqlite"]
+    options: dict[str, str | int] = {}
+
+
+class QueryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[register.service.query]``"""
+
+    path: str
+    expect: str
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[register.service]]``"""
+
+    name: str
+    kind: Literal["process", "postgres"] = "process"
+    dataset: str = ""
+    argv: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    port: int = 0
+    probe: str = ""
+    query: QueryConfig | None = None
+
+
+class PlacementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[register.placement]``"""
+
+    copies: int = 2
+    countries: int = 2
+    outside_home: int = 1
+
+
+class RegisterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[register]]``"""
+
+    name: str
+    owner: str
+    register_class: str = msgspec.field(name="class")
+    legal_basis: dict[str, str]
+    """Site → the law or treaty that lets the register lie there; a site that is not named here never gets it."""
+    rpo_s: int
+    rto_s: int
+    retention_days: int
+    public: bool = False
+    title: str = ""
+    """Shown to the public if ``public``."""
+    depends: tuple[str, ...] = ()
+    placement: PlacementConfig = PlacementConfig()
+    dataset: tuple[DatasetConfig, ...] = ()
+    service: tuple[ServiceConfig, ...] = ()
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    state: StateConfig
+    custodian: tuple[CustodianConfig, ...] = ()
+    site: tuple[SiteConfig, ...] = ()
+    witness: tuple[WitnessConfig, ...] = ()
+    register: tuple[RegisterConfig, ...] = ()
+
+    def find_register(self, name: str) -> RegisterConfig:
+        """The register called ``name``; ``ConfigError`` listing the known ones."""
+        for register in self.register:
+            if register.name == name:
+                return register
+        known = ", ".join(r.name for r in self.register) or "none"
+        raise ConfigError(f"there is no register {name!r} in exclave.toml; it has: {known}")
+
+
+def parse_config(data: bytes) -> Config:
+    """Strict; every reference between the parts is checked. Raises ``ConfigError`` saying where."""
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"exclave.toml is longer than {MAX_CONFIG_BYTES} bytes")
+    try:
+        config = msgspec.convert(tomllib.loads(data.decode("utf-8")), Config, strict=True)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"exclave.toml is not TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"exclave.toml: {error}") from error
+    try:
+        _check(config)
+    except MalformedError as error:
+        raise ConfigError(f"exclave.toml: {error.message}") from error
+    return config
+
+
+def _unique(names: list[str], what: str) -> None:
+    for name in names:
+        parse_label(name)
+        if names.count(name) > 1:
+            raise ConfigError(f"exclave.toml: two {what}s are called {name!r}")
+
+
+def _check(config: Config) -> None:
+    parse_country(config.state.home)
+    _unique([c.name for c in config.custodian], "custodian")
+    _unique([s.name for s in config.site], "site")
+    _unique([w.name for w in config.witness], "witness")
+    _unique([r.name for r in config.register], "register")
+    for country in (*(c.country for c in config.custodian), *(s.country for s in config.site)):
+        parse_country(country)
+    if not 1 <= config.state.threshold <= max(len(config.custodian), 1):
+        raise ConfigError(
+            f"exclave.toml: a threshold of {config.state.threshold} cannot be reached by"
+            f" {len(config.custodian)} custodian(s)",
+            hint="Lower state.threshold or name more custodians.",
+        )
+    if not 0 <= config.state.witnesses_needed <= len(config.witness):
+        raise ConfigError(f"exclave.toml: {config.state.witnesses_needed} witnesses are needed, {len(config.witness)} named")
+    for register in config.register:
+        _check_register(config, register)
+    _check_cycles(config)
+
+
+def _check_register(config: Config, register: RegisterConfig) -> None:
+    where = f"exclave.toml: register {register.name}"
+    parse_label(register.register_class)
+    sites = {site.name: site for site in config.site}
+    _unique([d.name for d in register.dataset], "dataset")
+    _unique([s.name for s in register.service], "service")
+    for site in register.legal_basis:
+        if site not in sites:
+            raise ConfigError(f"{where}: legal_basis names the unknown site {site!r}")
+    for other in register.depends:
+        if other == register.name or other not in {r.name for r in config.register}:
+            raise ConfigError(f"{where}: depends on {other!r}, which is not another register")
+    for service in register.service:
+        if service.dataset and service.dataset not in {d.name for d in register.dataset}:
+            raise ConfigError(f"{where}: service {service.name} works on the unknown dataset {service.dataset!r}")
+    rule, at = register.placement, [sites[name] for name in register.legal_basis]
+    countries = {site.country for site in at}
+    abroad = [site for site in at if site.country != config.state.home]
+    if rule.copies > len(at) or rule.countries > len(countries) or rule.outside_home > len(abroad):
+        raise ConfigError(
+            f"{where}: the placement asks for {rule.copies} copies in {rule.countries} countries, {rule.outside_home}"
+            f" of them abroad; the sites with a legal basis give {len(at)}, {len(countries)} and {len(abroad)}"
+        )
+    if min(register.rpo_s, register.rto_s, register.retention_days, rule.copies) < 1:
+        raise ConfigError(f"{where}: rpo_s, rto_s, retention_days and placement.copies must be at least 1")
+
+
+def _check_cycles(config: Config) -> None:
+    depends = {r.name: set(r.depends) for r in config.register}
+    while depends:
+        free = [name for name, needs in depends.items() if not needs]
+        if not free:
+            raise ConfigError(f"exclave.toml: these registers depend on each other in a circle: {', '.join(sorted(depends))}")
+        for name in free:
+            del depends[name]
+        for needs in depends.values():
+            needs.difference_update(free)

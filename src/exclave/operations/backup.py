@@ -1,0 +1,297 @@
+"""Backup: one version of one register, sealed, at the sites that the rule names, and in its ledger.
+
+(1) who has the pen · (2) what the sites hold · (3) capture, seal, ship · (4) every site gets what it lacks ·
+(5) ledger: append, publish, witnesses · (6) receipt. Until (5) nothing refers to what was stored, so an interrupted
+run leaves every earlier version whole, and the next run finds what was shipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from exclave.crypto.hpke import SealingKey
+from exclave.errors import (
+    ConfigError,
+    ExclaveError,
+    Fenced,
+    LegalBasisMissing,
+    UnavailableError,
+    UsageError,
+)
+from exclave.formats.annex import Dataset
+from exclave.formats.charter import CharterRegister
+from exclave.formats.leaf import VersionLeaf
+from exclave.ids import Epoch, Instant, Label, RegisterId
+from exclave.ids import Sequence as VersionNumber
+from exclave.operations.home import Home
+from exclave.operations.ledger_entry import Entered, enter, settle_outbox
+from exclave.registers.contract import Capture, Clock
+from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.placement import PlacementRule, placement_of
+from exclave.sites.contract import Site
+from exclave.vault.catchup import catch_up
+from exclave.vault.index import ChunkIndex
+from exclave.vault.reindex import finish_intents, reconcile
+from exclave.vault.sealer import PackKeys
+from exclave.vault.writer import SealedVersion, VersionWriter, WriterIdentity
+from exclave.verify.history import read_history
+from exclave.verify.state import StateView, read_state
+
+OpenCapture = Callable[[Dataset, Path, Clock], Capture]
+"""From a dataset of the configuration and a staging folder to its capture."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetReceipt:
+    """What one dataset of a version holds."""
+
+    name: str
+    kind: str
+    entries: int
+    bytes: int
+    captured: Instant
+    digest: str
+    digest_exact: bool
+    rows: dict[str, int]
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a backup did, and what it is worth."""
+
+    register: str
+    register_id: RegisterId
+    epoch: int
+    sequence: int
+    time: Instant
+    """The moment whose state the version is: the earliest of its datasets'."""
+    datasets: tuple[DatasetReceipt, ...]
+    read_bytes: int
+    shipped_bytes: int
+    new_chunks: int
+    reused_files: int
+    objects: int
+    total_bytes: int
+    """Size of all objects that the version needs."""
+    sites: tuple[Label, ...]
+    failed: dict[Label, str]
+    """Sites that do not hold it, and why."""
+    witnesses: tuple[Label, ...]
+    witnesses_failed: dict[Label, str]
+    witnesses_needed: int
+    protected_at: Instant
+    rpo_s: int
+    rpo_met_s: float
+    """Age of the captured state when the version was protected, in seconds."""
+
+    @property
+    def witnessed(self) -> bool:
+        return len(self.witnesses) >= self.witnesses_needed
+
+
+@dataclass(slots=True)
+class _Run:
+    """What the steps of one backup share."""
+
+    home: Home
+    register: RegisterId
+    view: StateView
+    sites: dict[Label, Site]
+    rule: CharterRegister
+    placement: PlacementRule
+    epoch: VerifiedEpoch
+    failed: dict[Label, str] = field(default_factory=dict)
+
+
+def backup(
+    home: Home,
+    name: str,
+    *,
+    sites: Mapping[Label, Site],
+    witnesses: Mapping[Label, str],
+    open_capture: OpenCapture,
+    clock: Clock,
+    progress: Callable[[str, int, int], None] = lambda what, done, size: None,
+    to: Sequence[Label] = (),
+) -> Receipt:
+    """Takes one version of the register ``name``.
+
+    ``witnesses``: their addresses. ``to``: only these sites. Raises ``Fenced`` if a later epoch has the pen,
+    ``LegalBasisMissing``, ``SourceUnavailable``, ``PlacementUnmet``, ``Busy``; what was shipped until then is kept.
+    """
+    config = home.config.find_register(name)
+    register = home.register_id(name)
+    with home.alone(register):
+        run = _begin(home, register, sites, to)  # (1)
+        outbox = home.folder / "state" / f"{register}.outbox"
+        staging = home.cache(register) / "staging"
+        shutil.rmtree(staging, ignore_errors=True)  # left by a run that died
+        index = ChunkIndex(home.cache(register) / "index.sqlite")
+        try:
+            _reconcile(run, index)  # (2)
+            settle_outbox(run.view, run.epoch, home.writer_key(), sites=run.sites, now=clock(), outbox=outbox)
+            sequence, least_time = _next_version(run)
+            writer = _writer(run, config.name, index, progress)
+            try:
+                for dataset in config.dataset:
+                    named = Dataset(dataset.name, dataset.kind, {k: str(v) for k, v in dataset.options.items()})
+                    _capture(writer, open_capture(named, staging, clock), named)
+                time = Instant(max(min((d.captured for d in writer.datasets), default=clock()), least_time))
+                sealed = writer.seal(sequence, time)  # (3)
+                holders = _hand_round(run, writer, index, sealed)  # (4)
+                leaf = VersionLeaf(
+                    register, run.epoch.number, sequence, time, sealed.manifest, sealed.objects.root,
+                    sealed.objects.count, sealed.objects.size_bytes,
+                )  # fmt: skip
+                entered = enter(  # (5)
+                    run.view, run.epoch, home.writer_key(), [leaf.encode()],
+                    sites=holders, witnesses=witnesses, now=clock(), outbox=outbox,
+                )  # fmt: skip
+                run.failed.update(entered.failed)
+                run.placement.check(entered.sites, _why(run))
+                writer.commit_caches()
+            finally:
+                writer.close()
+        finally:
+            index.close()
+            shutil.rmtree(staging, ignore_errors=True)
+        done = clock()
+        return _receipt(run, name, leaf, sealed, entered, done)  # (6)
+
+
+def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label]) -> _Run:
+    view = read_state(sites, home.fingerprint())
+    rule = view.chain.newest.charter.register(register)
+    if rule is None:
+        raise UsageError(f"the charter in force does not list register {register}")
+    for label in to:
+        if label not in rule.at:
+            raise LegalBasisMissing(f"the charter gives no legal basis for this register at {label}", site=label)
+    epoch = view.epoch_chain(register).newest
+    me = home.writer_card()
+    if epoch.note.writer != me.digest:
+        raise Fenced(
+            f"epoch {epoch.number} of this register belongs to another writer, {epoch.writer.name}; this one may no"
+            " longer write",
+            epoch=epoch.number,
+        )
+    wanted = [label for label in (to or rule.at) if label in sites]
+    run = _Run(
+        home, register, view, {label: sites[label] for label in wanted}, rule,
+        placement_of(view.chain.newest.charter, rule), epoch,
+    )  # fmt: skip
+    if not run.sites:
+        raise ConfigError("none of the sites that the charter names for this register is in exclave.toml")
+    return run
+
+
+def _reconcile(run: _Run, index: ChunkIndex) -> None:
+    index_keys = {Epoch(e): key for e, key in run.home.register_secrets(run.register).index_keys.items()}
+    for label, site in list(run.sites.items()):
+        try:
+            reconcile(index, label, site, run.view.state, run.register, index_keys)
+        except UnavailableError as error:
+            _leave_out(run, label, error)
+    run.placement.check(run.sites, _why(run))
+    finish_intents(index)
+
+
+def _leave_out(run: _Run, label: Label, error: ExclaveError) -> None:
+    run.failed[label] = error.message
+    run.sites.pop(label, None)
+
+
+def _why(run: _Run) -> str:
+    return "; ".join(f"{label}: {reason}" for label, reason in run.failed.items())
+
+
+def _next_version(run: _Run) -> tuple[VersionNumber, Instant]:
+    """Number of the version to come, and the time that it may not be older than."""
+    history = read_history(run.view, run.sites, run.register, allow_unwitnessed=True)
+    if not history.versions:
+        return VersionNumber(1), Instant(0)
+    last = history.latest.leaf
+    return VersionNumber(last.sequence + 1), last.time
+
+
+def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, int, int], None]) -> VersionWriter:
+    secrets = run.home.register_secrets(run.register)
+    epoch = run.epoch.number
+    if epoch not in secrets.index_keys:
+        raise UsageError(f"this home has no index key for epoch {epoch} of register {name}")
+    keys = PackKeys(
+        run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, secrets.index_keys[epoch]
+    )
+    who = WriterIdentity(run.view.state, run.register, name, epoch, keys, secrets)
+    return VersionWriter(
+        who,
+        sites=run.sites,
+        index=index,
+        cache=run.home.cache(run.register),
+        check_placement=lambda good: run.placement.check(good, _why(run)),
+        progress=lambda entries, size: progress("read", entries, size),
+    )
+
+
+def _capture(writer: VersionWriter, capture: Capture, dataset: Dataset) -> None:
+    with capture:
+        describe = writer.add_dataset(
+            Label(dataset.name), dataset.kind, capture.items(), ordered=capture.ordered
+        )
+        describe(capture.captured_at, capture.facts, capture.digest())
+
+
+def _hand_round(run: _Run, writer: VersionWriter, index: ChunkIndex, sealed: SealedVersion) -> dict[Label, Site]:
+    """(4) Every site that works gets all packs that any version needs; the sites that hold all of this one."""
+    for label, error in writer.shipper.failed.items():
+        _leave_out(run, label, error)
+    caught = catch_up(
+        state=run.view.state, register=run.register, needs=index.sizes(), lists=sealed.objects.nodes,
+        sites=run.sites, index=index,
+    )  # fmt: skip
+    for label, problem in caught.failed.items():
+        run.failed[label] = problem
+    holders = {label: site for label, site in run.sites.items() if label not in caught.failed}
+    run.placement.check(holders, _why(run))
+    return holders
+
+
+def _receipt(
+    run: _Run,
+    name: str,
+    leaf: VersionLeaf,
+    sealed: SealedVersion,
+    entered: Entered,
+    done: Instant,
+) -> Receipt:
+    return Receipt(
+        register=name,
+        register_id=run.register,
+        epoch=run.epoch.number,
+        sequence=leaf.sequence,
+        time=leaf.time,
+        datasets=tuple(
+            DatasetReceipt(
+                d.label, d.kind, d.entries, d.bytes, Instant(d.captured), d.digest, d.digest_exact, d.rows, d.facts
+            )
+            for d in sealed.datasets
+        ),
+        read_bytes=sealed.read_bytes,
+        shipped_bytes=sealed.shipped_bytes,
+        new_chunks=sealed.new_chunks,
+        reused_files=sealed.reused_files,
+        objects=sealed.objects.count,
+        total_bytes=sealed.objects.size_bytes,
+        sites=entered.sites,
+        failed={label: why for label, why in run.failed.items() if label not in entered.sites},
+        witnesses=entered.witnesses,
+        witnesses_failed=entered.refused,
+        witnesses_needed=run.view.chain.newest.charter.witnesses_needed,
+        protected_at=done,
+        rpo_s=run.rule.rpo_s,
+        rpo_met_s=(done - leaf.time) / 1e6,
+    )

@@ -1,0 +1,437 @@
+"""Charters: draft one from the configuration, sign it, publish it, show it.
+
+A draft is a folder that can be carried to the custodians::
+
+    charter.txt               what they sign
+    cards/SHA256              key cards that it names
+    boxes/REGISTER/SHA256     sealed shares and annexes
+    epochs/REGISTER           notes of the epochs that it grants
+    annexes/NAME              what the sealed annexes say, for those who sign; never published
+    signatures/NAME           each custodian's copy of the charter with his signature
+
+Nothing secret is in it in the clear but the annexes; the opening keys that were made for new registers exist only as
+sealed shares when ``propose`` returns.
+"""
+
+from __future__ import annotations
+
+import secrets as _random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from exclave.crypto.hpke import OpeningKey, SealingKey
+from exclave.crypto.shares import commitment
+from exclave.errors import (
+    BadShare,
+    ConfigError,
+    ExclaveError,
+    IntegrityError,
+    MalformedError,
+    NotAuthorised,
+    UnavailableError,
+    UsageError,
+)
+from exclave.formats.annex import (
+    Annex,
+    AnnexService,
+    AnnexSite,
+    AnnexWitness,
+    Dataset,
+    ReferenceQuery,
+    annex_info,
+    parse_annex,
+)
+from exclave.formats.card import Card, parse_card
+from exclave.formats.charter import (
+    CharterRegister,
+    CharterSite,
+    CharterWitness,
+    Custodian,
+    ParsedCharter,
+    Placement,
+    parse_charter,
+)
+from exclave.formats.config import Config, RegisterConfig
+from exclave.formats.epochnote import ParsedEpoch, parse_epoch, share_info
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.paths import box_key, card_key, charter_key, epoch_key
+from exclave.ids import (
+    Country,
+    Digest,
+    Epoch,
+    Fingerprint,
+    Instant,
+    Label,
+    RegisterId,
+    parse_digest,
+    parse_register_id,
+    sha256,
+)
+from exclave.keys.file import KeyFile
+from exclave.operations.home import Home, key_card, write_private
+from exclave.rules.charters import CharterChain, find_charter_chain
+from exclave.rules.quorum import make_epoch_shares
+from exclave.rules.signatures import sign_text
+from exclave.sites.contract import Site
+from exclave.vault.writer import new_secrets
+from exclave.verify.state import StateView
+
+_LIMIT = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A draft folder that was read."""
+
+    folder: Path
+    charter: ParsedCharter
+    cards: Mapping[Digest, Card]
+    epochs: Mapping[RegisterId, ParsedNote]
+    annexes: Mapping[Label, Annex]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the charter's text; of a first charter, the state's fingerprint."""
+        return self.charter.digest.hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What ``sign`` did."""
+
+    custodian: Label
+    charter: str
+    shares: tuple[str, ...]
+    """Registers whose share was opened and compared with its commitment."""
+    signatures: int
+    """Custodians who have signed this draft so far."""
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What ``publish`` did."""
+
+    fingerprint: Fingerprint
+    number: int
+    signers: tuple[Label, ...]
+    sites: tuple[Label, ...]
+    failed: dict[Label, str]
+
+
+def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant) -> Draft:
+    """Drafts the next charter from ``exclave.toml`` into ``folder``, which must be new or empty.
+
+    ``view`` is the state as its sites show it, None for a first charter. New registers get an id, deduplication keys,
+    an opening key and epoch 1; the others keep theirs. Raises ``ConfigError`` for what cannot be a charter.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"the draft folder {folder} is not empty", hint="Name a new folder.")
+    config = home.config
+    people = _cards(home, [(c.name, c.card) for c in config.custodian])
+    watchers = _cards(home, [(w.name, w.card) for w in config.witness])
+    writer = home.writer_key()
+    ids = home.assign_ids()
+    registers = []
+    for register in config.register:
+        number = ids[Label(register.name)]
+        epoch = None if view is None or view.chain.newest.charter.register(number) is None else view.epoch_chain(number)
+        if epoch is None:
+            note, opening = _first_epoch(home, folder, number, people, config.state.threshold, writer)
+            parsed = parse_epoch(note.text)
+        else:
+            parsed, opening = epoch.newest.note, SealingKey(epoch.newest.note.opening)
+        box, plain = _annex(folder, config, register, ids, parsed.epoch, opening)
+        registers.append(_charter_register(register, number, parsed, box, plain))
+    newest = view.chain.newest if view else None
+    draft = ParsedCharter(
+        number=newest.charter.number + 1 if newest else 1,
+        previous=newest.digest if newest else None,
+        issued=now,
+        state_name=config.state.name,
+        home=Country(config.state.home),
+        threshold=config.state.threshold,
+        custodians=tuple(
+            sorted(
+                (Custodian(Label(c.name), Country(c.country), people[Label(c.name)].digest) for c in config.custodian),
+                key=lambda c: c.label,
+            )
+        ),
+        sites=tuple(
+            sorted(
+                (CharterSite(Label(s.name), Country(s.country), Label(s.operator)) for s in config.site),
+                key=lambda s: s.label,
+            )
+        ),
+        witnesses=tuple(sorted((CharterWitness(n, c.digest) for n, c in watchers.items()), key=lambda w: w.label)),
+        witnesses_needed=config.state.witnesses_needed,
+        registers=tuple(sorted(registers, key=lambda r: r.id)),
+    )
+    try:
+        parse_charter(draft.encode())
+    except MalformedError as error:
+        raise ConfigError(f"exclave.toml does not make a charter: {error.message}") from error
+    for card in (*people.values(), *watchers.values(), key_card(writer)):
+        write_private(folder / "cards" / card.digest.hex(), card.encode().encode())
+    write_private(folder / "charter.txt", draft.encode().encode())
+    return read_draft(folder)
+
+
+def _cards(home: Home, named: list[tuple[str, str]]) -> dict[Label, Card]:
+    found: dict[Label, Card] = {}
+    for name, file in named:
+        path = home.folder / file
+        try:
+            card = parse_card(path.read_bytes())
+        except OSError as error:
+            raise ConfigError(f"cannot read the key card {path} of {name}: {error.strerror}") from error
+        if card.name != name:
+            raise ConfigError(f"the key card {path} is {card.name}'s, not {name}'s")
+        found[Label(name)] = card
+    return found
+
+
+def _first_epoch(
+    home: Home, folder: Path, register: RegisterId, people: Mapping[Label, Card], threshold: int, writer: KeyFile
+) -> tuple[ParsedNote, SealingKey]:
+    """Makes a register's first opening key; only its sealed shares outlive this function."""
+    home.save_secrets(register, new_secrets(Epoch(1)))
+    seed = _random.token_bytes(32)
+    opening = OpeningKey(seed).public
+    shares, boxes = make_epoch_shares(
+        seed, list(people.values()), threshold, register=register, epoch=Epoch(1), random=_random.token_bytes
+    )
+    for box in boxes:
+        write_private(folder / "boxes" / register / sha256(box).hex(), box)
+    note = ParsedEpoch(
+        register=register,
+        epoch=Epoch(1),
+        authority=None,
+        previous=None,
+        writer=key_card(writer).digest,
+        opening=opening.raw,
+        threshold=threshold,
+        shares=shares,
+        ancestor=None,
+    )
+    text = parse_epoch(note.encode()).encode()
+    signed = ParsedNote(text, sign_text(text, writer.name, writer.signing()))
+    write_private(folder / "epochs" / register, signed.encode())
+    return signed, opening
+
+
+def _annex(
+    folder: Path,
+    config: Config,
+    register: RegisterConfig,
+    ids: Mapping[Label, RegisterId],
+    epoch: Epoch,
+    opening: SealingKey,
+) -> tuple[Digest, Digest]:
+    """Writes the annex, in the clear for those who sign and sealed for the sites; digests of the box and the text."""
+    annex = annex_of(config, register, ids)
+    plain = annex.encode()
+    box = opening.seal(plain, annex_info(ids[Label(register.name)], epoch))
+    write_private(folder / "annexes" / register.name, plain)
+    write_private(folder / "boxes" / ids[Label(register.name)] / sha256(box).hex(), box)
+    return sha256(box), annex.digest
+
+
+def annex_of(config: Config, register: RegisterConfig, ids: Mapping[Label, RegisterId]) -> Annex:
+    """The sealed part of a register's description, with fresh salt."""
+    annex = Annex(
+        format="exclave/annex/v1",
+        salt=_random.token_bytes(32),
+        name=register.name,
+        register_class=register.register_class,
+        owner=register.owner,
+        depends={name: ids[Label(name)] for name in sorted(register.depends)},
+        datasets=tuple(
+            Dataset(d.name, d.kind, {key: str(value) for key, value in sorted(d.options.items())})
+            for d in register.dataset
+        ),
+        services=tuple(
+            AnnexService(
+                s.name, s.kind, s.dataset, s.argv, dict(s.env), s.port, s.probe,
+                ReferenceQuery(s.query.path, s.query.expect) if s.query else None,
+            )
+            for s in register.service
+        ),
+        sites=tuple(
+            AnnexSite(s.name, s.url, s.country, s.operator, register.legal_basis[s.name], s.can_run)
+            for s in config.site
+            if s.name in register.legal_basis
+        ),
+        witnesses=tuple(AnnexWitness(w.name, w.url) for w in config.witness),
+    )  # fmt: skip
+    try:
+        return parse_annex(annex.encode())
+    except MalformedError as error:
+        raise ConfigError(f"exclave.toml: register {register.name}: {error.message}") from error
+
+
+def _charter_register(
+    register: RegisterConfig, number: RegisterId, epoch: ParsedEpoch, box: Digest, plain: Digest
+) -> CharterRegister:
+    rule = register.placement
+    return CharterRegister(
+        id=number,
+        public_name=(register.title or register.name) if register.public else None,
+        at=tuple(sorted(Label(name) for name in register.legal_basis)),
+        placement=Placement(rule.copies, rule.countries, rule.outside_home),
+        rpo_s=register.rpo_s,
+        rto_s=register.rto_s,
+        retention_days=register.retention_days,
+        epoch=epoch.epoch,
+        epoch_note=epoch.digest,
+        annex_box=box,
+        annex_plain=plain,
+    )
+
+
+def read_draft(folder: Path) -> Draft:
+    """Reads a draft and checks that its parts belong together. Raises ``UsageError``, ``MalformedError``."""
+    charter = parse_charter(_read(folder / "charter.txt").decode("utf-8", "strict"))
+    cards = {}
+    for path in _listed(folder / "cards"):
+        card = parse_card(_read(path))
+        cards[card.digest] = card
+    epochs = {parse_register_id(p.name): parse_note(_read(p)) for p in _listed(folder / "epochs")}
+    annexes = {Label(p.name): parse_annex(_read(p)) for p in _listed(folder / "annexes")}
+    plains = {annex.digest for annex in annexes.values()}
+    for register in charter.registers:
+        if register.annex_plain not in plains:
+            raise MalformedError(f"the draft has no annex for register {register.id} with the digest that it names")
+        note = epochs.get(register.id)
+        if note is not None and note.digest != register.epoch_note:
+            raise MalformedError(f"the draft's epoch note for register {register.id} is not the one that it names")
+    return Draft(folder, charter, cards, epochs, annexes)
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > _LIMIT:
+        raise MalformedError(f"{path} is too long")
+    return data
+
+
+def sign(folder: Path, key: KeyFile) -> Signed:
+    """A custodian signs a draft, after his own share of every new register was opened and compared.
+
+    Raises ``NotAuthorised`` if the charter does not name him, ``BadShare`` if a share is not what was committed to.
+    """
+    draft = read_draft(folder)
+    card = key_card(key)
+    if not any(c.label == key.name and c.card == card.digest for c in draft.charter.custodians):
+        raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
+    checked = []
+    for register, note in sorted(draft.epochs.items()):
+        _check_share(folder, register, parse_epoch(note.text), key)
+        checked.append(register)
+    text = draft.charter.encode()
+    note = ParsedNote(text, sign_text(text, key.name, key.signing()))
+    write_private(folder / "signatures" / key.name, note.encode())
+    count = len(_listed(folder / "signatures"))
+    return Signed(key.name, draft.fingerprint, tuple(checked), count, draft.charter.threshold)
+
+
+def _check_share(folder: Path, register: RegisterId, epoch: ParsedEpoch, key: KeyFile) -> None:
+    line = epoch.share_of(key.name)
+    if line is None:
+        raise BadShare(f"{key.name} has no share of register {register}", custodian=key.name)
+    box = _read(folder / "boxes" / register / line.box.hex())
+    try:
+        share = key.opening().open(box, share_info(register, epoch.epoch, line.index, key.name))
+    except IntegrityError as error:
+        raise BadShare(f"the share of {key.name} for register {register} does not open", custodian=key.name) from error
+    if sha256(box) != line.box or commitment(register, epoch.epoch, line.index, share) != line.commitment:
+        raise BadShare(f"the share of {key.name} for register {register} is not the committed one", custodian=key.name)
+
+
+def publish(home: Home, folder: Path, sites: Mapping[Label, Site], view: StateView | None) -> Published:
+    """Puts a draft that enough custodians signed to all ``sites``, and pins the fingerprint of a first one.
+
+    (1) boxes and cards, (2) epoch notes, (3) the charter: a crash in between leaves objects that no charter names.
+    Sites that fail are named; ``UnavailableError`` if all do.
+    """
+    draft = read_draft(folder)
+    note = _assemble(draft)
+    chain = _verify(draft, note, view)
+    failed: dict[Label, str] = {}
+    done: list[Label] = []
+    last: UnavailableError | None = None
+    for label, site in sites.items():
+        try:
+            _put_draft(draft, note, chain.state, site)
+            done.append(label)
+        except UnavailableError as error:
+            failed[label], last = error.message, error
+    if not done:
+        raise last or UsageError("no site is configured")
+    home.pin(chain.state)
+    newest = chain.newest
+    return Published(chain.state, newest.charter.number, tuple(sorted(newest.signers)), tuple(done), failed)
+
+
+def _assemble(draft: Draft) -> ParsedNote:
+    text = draft.charter.encode()
+    note = ParsedNote(text, ())
+    for path in _listed(draft.folder / "signatures"):
+        signed = parse_note(_read(path))
+        if signed.text != text:
+            raise MalformedError(f"{path} signs another text than this draft's charter")
+        note = note.with_signatures(*signed.signatures)
+    if not note.signatures:
+        raise NotAuthorised("nobody has signed this draft yet", hint="Have custodians run `exclave charter sign`.")
+    return note
+
+
+def _verify(draft: Draft, note: ParsedNote, view: StateView | None) -> CharterChain:
+    """The chain with this charter as its newest; raises ``QuorumMissing`` and the like otherwise."""
+    if draft.charter.number == 1:
+        pinned = Fingerprint(draft.fingerprint)
+        return find_charter_chain([note.encode()], draft.cards, pinned)[0]
+    if view is None:
+        raise UsageError("the sites do not show the charters before this one")
+    cards = {**view.cards, **draft.cards}
+    earlier = view.charter_notes
+    chain, rejected = find_charter_chain([*earlier, note.encode()], cards, view.state)
+    if chain.newest.digest != draft.charter.digest:
+        problem: ExclaveError = next((r.error for r in rejected if r.digest == draft.charter.digest), MalformedError(
+            "the draft does not follow the newest charter"
+        ))  # fmt: skip
+        raise problem
+    return chain
+
+
+def _put_draft(draft: Draft, note: ParsedNote, state: Fingerprint, site: Site) -> None:
+    for folder in _listed(draft.folder / "boxes"):
+        for path in _listed(folder):
+            data = _read(path)
+            if sha256(data) != parse_digest(path.name):
+                raise MalformedError(f"{path} does not have the digest that it is named by")
+            site.put_same(box_key(state, parse_register_id(folder.name), sha256(data)), data)
+    for card in draft.cards.values():
+        site.put_same(card_key(state, card.digest), card.encode().encode())
+    for register, epoch in draft.epochs.items():
+        site.put_same(epoch_key(state, register, epoch.encode()), epoch.encode())
+    site.put_same(charter_key(state, note.encode()), note.encode())
+
+
+def annex_summary(annex: Annex) -> dict[str, object]:
+    """An annex as plain values, for people and ``--json``."""
+    values: dict[str, object] = msgspec.to_builtins(annex)
+    values["salt"] = "…"
+    return values
+

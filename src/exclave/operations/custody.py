@@ -1,0 +1,264 @@
+"""Warrants: a machine asks, custodians answer, and enough answers open registers on that machine and nowhere else."""
+
+from __future__ import annotations
+
+import secrets as _random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from exclave.crypto.hpke import OpeningKey
+from exclave.errors import (
+    BadShare,
+    CorruptObject,
+    ExclaveError,
+    MalformedError,
+    NotAuthorised,
+    QuorumMissing,
+    UsageError,
+    WarrantForeign,
+)
+from exclave.formats.annex import Annex, annex_info, parse_annex
+from exclave.formats.answer import parse_answer
+from exclave.formats.card import Card, parse_card
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
+from exclave.ids import Epoch, Fingerprint, Instant, Label, RegisterId, sha256
+from exclave.keys.file import KeyFile
+from exclave.operations.home import key_card, write_private
+from exclave.rules.quorum import OpenedEpoch, open_ancestors, open_epoch, reseal_share
+from exclave.rules.signatures import sign_text
+from exclave.rules.warrants import (
+    AuthorisedWarrant,
+    VerifiedAnswer,
+    answer_request,
+    assemble_warrant,
+    authorise_warrant,
+    verify_answer,
+    verify_request,
+)
+from exclave.sites.contract import Readable
+from exclave.verify.state import StateView, find_box
+
+_LIMIT = 2 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A warrant request as files: ``warrant`` to be signed, and the machine's ``card`` beside it."""
+
+    warrant: Path
+    card: Path
+    parsed: ParsedWarrant
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A custodian's answer as a file."""
+
+    path: Path
+    custodian: Label
+    shares: tuple[RegisterId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A warrant with the answers that came with it."""
+
+    warrant: AuthorisedWarrant
+    note: ParsedNote
+    answers: tuple[VerifiedAnswer, ...]
+    rejected: dict[str, str]
+    """Answer files that do not count, and why."""
+
+    @property
+    def decided(self) -> Instant:
+        """When the last signature that was needed was given."""
+        times = sorted(answer.answer.time for answer in self.answers)
+        return times[self.warrant.charter.charter.threshold - 1]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRegister:
+    """A register opened on this machine: the keys of all its epochs and what its annex says."""
+
+    register: RegisterId
+    keys: dict[Epoch, OpeningKey]
+    annex: Annex
+    used: tuple[Label, ...]
+    bad: tuple[Label, ...]
+    """Custodians whose share was wrong and was left out."""
+
+
+def request_warrant(
+    view: StateView,
+    key: KeyFile,
+    path: Path,
+    *,
+    act: Act,
+    registers: Sequence[RegisterId],
+    place: Label,
+    reason: str,
+    now: Instant,
+    valid_s: int,
+) -> Requested:
+    """Writes a request signed by this machine to ``path``, and its key card beside it (``.card``).
+
+    Without ``registers``, all of the charter. Raises ``UsageError`` for an unknown place or register.
+    """
+    charter = view.chain.newest.charter
+    if charter.site(place) is None:
+        known = ", ".join(site.label for site in charter.sites)
+        raise UsageError(f"the charter has no site {place!r}; it has: {known}")
+    wanted = sorted(registers or [r.id for r in charter.registers])
+    for register in wanted:
+        if charter.register(register) is None:
+            raise UsageError(f"the charter does not list register {register}")
+    card = key_card(key)
+    warrant = ParsedWarrant(
+        state=view.state,
+        charter=view.chain.newest.digest,
+        act=act,
+        registers=tuple(wanted),
+        place=place,
+        machine=card.digest,
+        not_before=now,
+        not_after=Instant(now + valid_s * 1_000_000),
+        reason=reason,
+        nonce=_random.token_hex(16),
+    )
+    text = parse_warrant(warrant.encode()).encode()
+    note = ParsedNote(text, sign_text(text, key.name, key.signing()))
+    beside = path.with_suffix(".card")
+    write_private(beside, card.encode().encode())
+    write_private(path, note.encode())
+    return Requested(path, beside, warrant)
+
+
+def read_note(path: Path) -> ParsedNote:
+    """A note from a file. ``UsageError`` if it cannot be read, ``MalformedError`` if it is none."""
+    return parse_note(_read(path))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > _LIMIT:
+        raise MalformedError(f"{path} is too long")
+    return data
+
+
+def read_card(path: Path) -> Card:
+    """A key card from a file."""
+    return parse_card(_read(path))
+
+
+def sign_warrant(
+    path: Path, view: StateView, sources: Mapping[str, Readable], key: KeyFile, out: Path, *, now: Instant
+) -> Answered:
+    """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
+
+    Raises ``NotAuthorised`` if he is no custodian, ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
+    """
+    request = verify_request(read_note(path), read_card(path.with_suffix(".card")), view.chain, now=now)
+    me = key_card(key)
+    if not any(c.label == key.name and c.card == me.digest for c in view.chain.newest.charter.custodians):
+        raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
+    shares = []
+    if request.warrant.act is not Act.DELETE:
+        for register in request.warrant.registers:
+            epoch = view.epoch_chain(register).newest
+            line = epoch.note.share_of(key.name)
+            if line is None:
+                raise BadShare(f"{key.name} has no share of register {register}", custodian=key.name)
+            box = find_box(sources, view.state, register, line.box)
+            shares.append(reseal_share(box, key.opening(), key.name, epoch, request))
+    answer = answer_request(request, key.name, key.signing(), shares, now)
+    write_private(out, answer.encode())
+    return Answered(out, key.name, tuple(share.register for share in shares))
+
+
+def grant(
+    view: StateView,
+    warrant: Path,
+    answers: Iterable[Path],
+    *,
+    act: Act,
+    place: Label | None,
+    machine: KeyFile,
+    now: Instant,
+) -> Granted:
+    """The warrant in ``warrant`` with ``answers``, if together they allow ``act`` here and now.
+
+    A wrong answer is left out and named. Raises ``QuorumMissing`` (who signed, what is missing), ``WarrantForeign``,
+    ``WarrantExpired``.
+    """
+    note = read_note(warrant)
+    if parse_warrant(note.text).state != view.state:
+        raise WarrantForeign("the warrant is for another state")
+    custodians = {card.name: card for card in view.chain.newest.cards}
+    good: dict[Label, VerifiedAnswer] = {}
+    rejected: dict[str, str] = {}
+    for path in answers:
+        try:
+            answer_note = read_note(path)
+            name = parse_answer(answer_note.text).custodian
+            if name not in custodians:
+                raise NotAuthorised(f"{name} is no custodian of this state")
+            good[name] = verify_answer(answer_note, note, custodians[name])
+        except ExclaveError as error:
+            rejected[str(path)] = error.message
+    full = assemble_warrant(note, good.values())
+    machine_card = key_card(machine)
+    cards = {**view.cards, machine_card.digest: machine_card}
+    try:
+        authorised = authorise_warrant(
+            full, view.chain, cards, now=now, place=place, machine=machine_card.digest, act=act
+        )
+    except QuorumMissing as error:
+        if not rejected:
+            raise
+        wrong = "; ".join(f"{Path(path).name}: {why}" for path, why in rejected.items())
+        raise QuorumMissing(f"{error.message}; left out: {wrong}", hint=error.hint, **error.facts) from error
+    return Granted(authorised, full, tuple(good.values()), rejected)
+
+
+def open_register(
+    view: StateView, sources: Mapping[str, Readable], register: RegisterId, granted: Granted, machine: KeyFile
+) -> OpenedRegister:
+    """Opens ``register`` with the shares in the answers, and reads its annex.
+
+    Raises ``QuorumMissing``, ``WarrantForeign``; ``MissingObject`` or ``CorruptObject`` if no site has a good box.
+    """
+    chain = view.epoch_chain(register)
+    newest = chain.newest
+    if newest.note.authority == granted.warrant.digest:
+        # This warrant has made its epoch already and is going on: its answers carry the shares of the one before.
+        newest = chain.epochs[-2]
+    opened: OpenedEpoch = open_epoch(granted.answers, newest, granted.warrant, machine.opening())
+    keys: dict[Epoch, OpeningKey] = {newest.number: opened.key}
+    if newest.note.ancestor is not None:
+        box = find_box(sources, view.state, register, newest.note.ancestor)
+        keys.update(open_ancestors(box, opened.key, newest, chain))
+    rule = view.chain.newest.charter.register(register)
+    if rule is None:
+        raise WarrantForeign(f"the charter does not list register {register}")
+    box = find_box(sources, view.state, register, rule.annex_box)
+    plain = keys[rule.epoch].open(box, annex_info(register, rule.epoch))
+    if sha256(plain) != rule.annex_plain:
+        raise CorruptObject(f"the annex of register {register} is not the one that the custodians signed")
+    return OpenedRegister(register, keys, parse_annex(plain), opened.used, opened.bad)
+
+
+def describe_warrant(path: Path) -> tuple[ParsedWarrant, tuple[str, ...]]:
+    """A warrant file as it stands, unverified, and the names under its signatures."""
+    note = read_note(path)
+    return parse_warrant(note.text), tuple(sorted({s.name for s in note.signatures}))
+
+
+def state_of_warrant(path: Path) -> Fingerprint:
+    """The state that a warrant file speaks of."""
+    return parse_warrant(read_note(path).text).state

@@ -1,0 +1,118 @@
+"""The embassy's own folder after a failover: a home like any other, made from what the annexes and the charter say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from exclave.formats.annex import Annex, AnnexService
+from exclave.formats.card import Card
+from exclave.formats.charter import CharterRegister, ParsedCharter
+from exclave.formats.config import parse_config
+from exclave.ids import Label, RegisterId
+from exclave.operations.home import CONFIG_NAME, write_private
+
+
+def dataset_folder(folder: Path, register: str, dataset: str) -> Path:
+    """Where a dataset lies in the embassy."""
+    return folder / "registers" / register / dataset
+
+
+def write_exile(
+    folder: Path,
+    charter: ParsedCharter,
+    cards: Mapping[Label, Card],
+    annexes: Mapping[RegisterId, Annex],
+    options: Mapping[tuple[str, str], Mapping[str, str]],
+) -> None:
+    """Writes ``exclave.toml``, key cards and register ids, so that the embassy can be a writer.
+
+    ``options``: (register, dataset) → where it is now. A restart writes the same again.
+    """
+    for label, card in cards.items():
+        write_private(folder / "cards" / f"{label}.card", card.encode().encode())
+    text = config_text(charter, annexes, options)
+    parse_config(text.encode())
+    write_private(folder / CONFIG_NAME, text.encode())
+    ids = sorted((annex.name, register) for register, annex in annexes.items())
+    write_private(folder / "state" / "registers", "".join(f"{n} {r}\n" for n, r in ids).encode())
+
+
+def config_text(
+    charter: ParsedCharter,
+    annexes: Mapping[RegisterId, Annex],
+    options: Mapping[tuple[str, str], Mapping[str, str]],
+) -> str:
+    """``exclave.toml`` of the embassy."""
+    lines = [
+        "# Written by failover from the charter and the registers' annexes.",
+        "[state]",
+        f"name = {_text(charter.state_name)}",
+        f"home = {_text(charter.home)}",
+        f"threshold = {charter.threshold}",
+        f"witnesses_needed = {charter.witnesses_needed}",
+    ]
+    for custodian in charter.custodians:
+        lines += ["", "[[custodian]]", f"name = {_text(custodian.label)}", f"country = {_text(custodian.country)}"]
+        lines.append(f"card = {_text(f'cards/{custodian.label}.card')}")
+    sites = {site.label: site for annex in annexes.values() for site in annex.sites}
+    for site in charter.sites:
+        if site.label in sites:
+            known = sites[site.label]
+            lines += ["", "[[site]]", f"name = {_text(site.label)}", f"url = {_text(known.url)}"]
+            lines += [f"country = {_text(site.country)}", f"operator = {_text(site.operator)}"]
+            lines.append(f"can_run = {'true' if known.can_run else 'false'}")
+    watchers = {w.label: w for annex in annexes.values() for w in annex.witnesses}
+    for witness in charter.witnesses:
+        if witness.label in watchers:
+            lines += ["", "[[witness]]", f"name = {_text(witness.label)}", f"url = {_text(watchers[witness.label].url)}"]
+            lines.append(f"card = {_text(f'cards/{witness.label}.card')}")
+    for register in charter.registers:
+        if register.id in annexes:
+            lines += _register(register, annexes[register.id], options)
+    return "\n".join(lines) + "\n"
+
+
+def _register(
+    rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, str], Mapping[str, str]]
+) -> list[str]:
+    lines = ["", "[[register]]", f"name = {_text(annex.name)}", f"owner = {_text(annex.owner)}"]
+    lines += [f"class = {_text(annex.register_class)}", f"rpo_s = {rule.rpo_s}", f"rto_s = {rule.rto_s}"]
+    lines.append(f"retention_days = {rule.retention_days}")
+    if rule.public_name is not None:
+        lines += ["public = true", f"title = {_text(rule.public_name)}"]
+    lines.append(f"depends = [{', '.join(_text(name) for name in sorted(annex.depends))}]")
+    placement = rule.placement
+    lines.append(
+        f"placement = {{ copies = {placement.copies}, countries = {placement.countries},"
+        f" outside_home = {placement.outside_home} }}"
+    )
+    basis = ", ".join(f"{site.label} = {_text(site.legal_basis)}" for site in annex.sites if site.label in rule.at)
+    lines.append(f"legal_basis = {{ {basis} }}")
+    for dataset in annex.datasets:
+        now = options.get((annex.name, dataset.name), dataset.options)
+        lines += ["", "[[register.dataset]]", f"name = {_text(dataset.name)}", f"kind = {_text(dataset.kind)}"]
+        pairs = (f"{name} = {value if name == 'port' else _text(value)}" for name, value in sorted(now.items()))
+        lines.append(f"options = {{ {', '.join(pairs)} }}")
+    for service in annex.services:
+        lines += _service(service)
+    return lines
+
+
+def _service(service: AnnexService) -> list[str]:
+    lines = ["", "[[register.service]]", f"name = {_text(service.name)}", f"kind = {_text(service.kind)}"]
+    if service.dataset:
+        lines.append(f"dataset = {_text(service.dataset)}")
+    lines.append(f"argv = [{', '.join(_text(part) for part in service.argv)}]")
+    if service.env:
+        lines.append(f"env = {{ {', '.join(f'{k} = {_text(v)}' for k, v in sorted(service.env.items()))} }}")
+    lines += [f"port = {service.port}", f"probe = {_text(service.probe)}"]
+    if service.query is not None:
+        lines.append(f"query = {{ path = {_text(service.query.path)}, expect = {_text(service.query.expect)} }}")
+    return lines
+
+
+def _text(value: str) -> str:
+    """A TOML basic string; JSON's escapes are a subset of TOML's."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

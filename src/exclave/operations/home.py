@@ -1,0 +1,199 @@
+"""A writer's own folder: its configuration, its keys, its caches. Losing it loses nothing that is stored.
+
+::
+
+    exclave.toml            what this home says of itself
+    keys/writer.key         signs ledgers and epochs (mode 600)
+    keys/ID.secrets         a register's deduplication keys (mode 600): they cannot open anything
+    state/fingerprint       the pinned fingerprint
+    state/registers         names and ids of registers
+    cache/ID/               may be thrown away: index of shipped chunks, last catalogue
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets as _random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from exclave.errors import AlreadyExists, Busy, ConfigError, KeyFileExposed, MalformedError, UsageError
+from exclave.formats.card import Card
+from exclave.formats.config import Config, parse_config
+from exclave.formats.manifest import Secrets
+from exclave.ids import Fingerprint, Label, RegisterId, parse_fingerprint, parse_label, parse_register_id
+from exclave.keys.file import KeyFile, KeyKind, create, load
+from exclave.rules.signatures import card_of
+
+CONFIG_NAME = "exclave.toml"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """An opened home folder."""
+
+    folder: Path
+    config: Config
+
+    @classmethod
+    def open(cls, folder: Path) -> Home:
+        """Reads ``exclave.toml``. ``UsageError`` if there is none, ``ConfigError`` if it is wrong."""
+        path = folder / CONFIG_NAME
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"there is no {CONFIG_NAME} in {folder}", hint="Run `exclave init` there, or name the home with --home."
+            ) from error
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        return cls(folder, parse_config(data))
+
+    # Keys
+
+    def writer_key(self) -> KeyFile:
+        """This home's own keys."""
+        return load(str(self.folder / "keys" / "writer.key"))
+
+    def writer_card(self) -> Card:
+        return key_card(self.writer_key())
+
+    def register_secrets(self, register: RegisterId) -> Secrets:
+        """Deduplication keys of ``register``; ``UsageError`` if this home has none."""
+        path = self.folder / "keys" / f"{register}.secrets"
+        try:
+            with open(path, "rb") as file:
+                if os.fstat(file.fileno()).st_mode & 0o077:
+                    raise KeyFileExposed(f"{path} can be read by others", path=str(path))
+                return msgspec.msgpack.decode(file.read(1 << 20), type=Secrets)
+        except FileNotFoundError as error:
+            raise UsageError(
+                f"this home has no keys for register {register}",
+                hint="Run `exclave charter propose` for a new register.",
+            ) from error
+        except msgspec.DecodeError as error:
+            raise MalformedError(f"{path} is damaged") from error
+
+    def save_secrets(self, register: RegisterId, secrets: Secrets) -> None:
+        """Durable when it returns; a restart finds the former keys or these."""
+        write_private(self.folder / "keys" / f"{register}.secrets", msgspec.msgpack.encode(secrets))
+
+    # What this home knows of the state
+
+    def fingerprint(self) -> Fingerprint:
+        """The pinned fingerprint; ``UsageError`` before the first charter is published."""
+        try:
+            return parse_fingerprint((self.folder / "state" / "fingerprint").read_text().strip())
+        except FileNotFoundError as error:
+            raise UsageError(
+                "this home has no charter yet",
+                hint="Run `exclave charter propose`, have it signed, then `exclave charter publish`.",
+            ) from error
+
+    def pin(self, fingerprint: Fingerprint) -> None:
+        """Keeps ``fingerprint``; ``ConfigError`` if another one is pinned."""
+        path = self.folder / "state" / "fingerprint"
+        if path.exists() and self.fingerprint() != fingerprint:
+            raise ConfigError(f"another state is pinned here: {self.fingerprint()}")
+        write_private(path, f"{fingerprint}\n".encode())
+
+    def register_ids(self) -> dict[Label, RegisterId]:
+        """Ids of the registers that have one."""
+        try:
+            lines = (self.folder / "state" / "registers").read_text().splitlines()
+        except FileNotFoundError:
+            return {}
+        pairs = [line.split(" ") for line in lines]
+        if any(len(pair) != 2 for pair in pairs):
+            raise MalformedError(f"{self.folder / 'state' / 'registers'} is damaged")
+        return {parse_label(name): parse_register_id(number) for name, number in pairs}
+
+    def register_id(self, name: str) -> RegisterId:
+        """The id of the register called ``name``; ``UsageError`` if it has none yet."""
+        self.config.find_register(name)
+        found = self.register_ids().get(Label(name))
+        if found is None:
+            raise UsageError(f"register {name} is not in a charter yet", hint="Run `exclave charter propose`.")
+        return found
+
+    def save_register_ids(self, ids: dict[Label, RegisterId]) -> None:
+        text = "".join(f"{name} {number}\n" for name, number in sorted(ids.items()))
+        write_private(self.folder / "state" / "registers", text.encode())
+
+    def assign_ids(self) -> dict[Label, RegisterId]:
+        """Ids for all registers of the configuration, new random ones for new registers."""
+        ids = self.register_ids()
+        for register in self.config.register:
+            ids.setdefault(Label(register.name), RegisterId(_random.token_hex(16)))
+        self.save_register_ids(ids)
+        return ids
+
+    # Caches
+
+    def cache(self, register: RegisterId) -> Path:
+        """The cache folder of ``register``; made if need be."""
+        path = self.folder / "cache" / register
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path
+
+    @contextmanager
+    def alone(self, register: RegisterId) -> Iterator[None]:
+        """Holds ``register`` for this process; ``Busy`` if another one has it. Ends with the process, however it dies."""
+        with open(self.cache(register) / "lock", "wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy("another process is writing this register", register=register) from error
+            yield
+
+
+def key_card(key: KeyFile) -> Card:
+    """The public card of a key file."""
+    return card_of(key.name, key.signing(), key.opening())
+
+
+def make_key(path: Path, kind: KeyKind, name: Label, passphrase: str | None = None) -> KeyFile:
+    """A new random key file at ``path``, or the one that is there already if it is of the same kind and name."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        return create(str(path), kind, name, seed=_random.token_bytes(32), passphrase=passphrase)
+    except AlreadyExists:
+        if passphrase is not None:
+            raise
+        found = load(str(path))
+        if (found.kind, found.name) != (kind, name):
+            raise
+        return found
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Durably replaces ``path`` (mode 600): a restart finds the old content or the new, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_name(path.name + ".new")
+    try:
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with open(fd, "wb") as file:
+            os.fchmod(fd, 0o600)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.replace(fresh, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes names in ``folder`` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+

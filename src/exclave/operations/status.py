@@ -1,0 +1,112 @@
+"""Status: for each register and site, how old the last version there is, from what the sites themselves prove."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from exclave.errors import ExclaveError
+from exclave.formats.card import Card
+from exclave.ids import Instant, Label, RegisterId
+from exclave.rules.placement import placement_of
+from exclave.sites.contract import Site
+from exclave.verify.history import read_history
+from exclave.verify.state import Finding, StateView
+
+
+@dataclass(frozen=True, slots=True)
+class SiteStatus:
+    """What one site shows of one register."""
+
+    site: Label
+    sequence: int
+    """Its last version that counts; 0: none."""
+    time: Instant
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterStatus:
+    """One register now."""
+
+    name: str
+    id: RegisterId
+    epoch: int
+    writer: Label
+    mine: bool
+    """Whether the home that asks has the pen."""
+    sequence: int
+    time: Instant
+    """Moment whose state the last version that counts holds; 0: there is none."""
+    age_s: float
+    rpo_s: int
+    rto_s: int
+    protected: bool
+    """The placement rule holds and the last version is not older than the RPO."""
+    problem: str
+    sites: tuple[SiteStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StateStatus:
+    """All of it."""
+
+    state: str
+    fingerprint: str
+    charter: int
+    threshold: int
+    custodians: int
+    witnesses_needed: int
+    registers: tuple[RegisterStatus, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(r.protected for r in self.registers) and not any(f.grave for f in self.findings)
+
+
+def status(
+    view: StateView, sites: Mapping[Label, Site], names: Mapping[RegisterId, str], me: Card | None, *, now: Instant
+) -> StateStatus:
+    """How every register of the charter in force stands at ``now``."""
+    charter = view.chain.newest.charter
+    findings = list(view.findings)
+    registers = []
+    for rule in charter.registers:
+        name = names.get(rule.id, rule.id)
+        at = {label: site for label, site in sites.items() if label in rule.at}
+        try:
+            history = read_history(view, at or sites, rule.id)
+            epoch = view.epoch_chain(rule.id).newest
+        except ExclaveError as error:
+            registers.append(
+                RegisterStatus(name, rule.id, 0, Label("?"), False, 0, Instant(0), 0.0, rule.rpo_s, rule.rto_s, False,
+                               error.message, ())
+            )  # fmt: skip
+            continue
+        findings += history.findings
+        last = history.versions[-1] if history.versions else None
+        age = (now - last.leaf.time) / 1e6 if last else 0.0
+        shown = []
+        for label in at:
+            here = [v for v in history.versions if label in v.held_by]
+            time = here[-1].leaf.time if here else Instant(0)
+            shown.append(
+                SiteStatus(label, here[-1].leaf.sequence if here else 0, time, (now - time) / 1e6 if here else 0.0)
+            )
+        problem = "no version yet" if last is None else ""
+        if last is not None:
+            problem = placement_of(charter, rule).missing(Label(s) for s in last.held_by)
+            if age > rule.rpo_s:
+                problem = f"older than its RPO{'; ' if problem else ''}{problem}"
+        mine = me is not None and epoch.note.writer == me.digest
+        registers.append(
+            RegisterStatus(
+                name, rule.id, epoch.number, epoch.writer.name, mine, last.leaf.sequence if last else 0,
+                last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem, tuple(shown),
+            )
+        )  # fmt: skip
+    return StateStatus(
+        charter.state_name, view.state, charter.number, charter.threshold, len(charter.custodians),
+        charter.witnesses_needed, tuple(registers), tuple(findings),
+    )  # fmt: skip

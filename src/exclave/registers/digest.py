@@ -1,0 +1,44 @@
+"""The canonical text of a dataset's digest. Page: ``docs/spec/registers.md``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from exclave.registers.contract import DatasetDigest
+
+_HEADER = "exclave/dataset-digest/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class TableDigest:
+    """One table. ``name`` has one part (SQLite) or two (schema and table)."""
+
+    name: tuple[str, ...]
+    rows: int
+    sha256: str
+
+
+def canonical_text(kind: str, tables: Iterable[TableDigest]) -> str:
+    """One line for each table, in byte order of the names; names percent-encoded (RFC 3986, unreserved kept)."""
+    ordered = sorted(tables, key=_sort_key)
+    lines = [f"table {'.'.join(_quoted(p) for p in t.name)} {t.rows} {t.sha256}\n" for t in ordered]
+    return f"{_HEADER}\nkind {kind}\n" + "".join(lines)
+
+
+def dataset_digest(kind: str, tables: Iterable[TableDigest], *, exact: bool) -> DatasetDigest:
+    """SHA-256 of the canonical text, with the row counts in its order."""
+    ordered = sorted(tables, key=_sort_key)
+    text = canonical_text(kind, ordered)
+    rows = tuple((".".join(table.name), table.rows) for table in ordered)
+    return DatasetDigest(hashlib.sha256(text.encode("ascii")).hexdigest(), rows, exact)
+
+
+def _sort_key(table: TableDigest) -> tuple[bytes, ...]:
+    return tuple(part.encode("utf-8", "surrogateescape") for part in table.name)
+
+
+def _quoted(name: str) -> str:
+    return quote(name, safe="", encoding="utf-8", errors="surrogateescape")

@@ -1,0 +1,264 @@
+"""Makes a restored PostgreSQL data folder ready for its first start, on loopback and cut off from its former home.
+
+The folder's own ``postgresql.conf`` and ``pg_hba.conf`` are never changed, so that PostgreSQL's own check of the
+backup holds. What must differ here is appended to ``postgresql.auto.conf``, which is read last and which that check
+leaves out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from exclave.errors import CorruptObject, MissingObject, SourceUnavailable, UsageError
+from exclave.registers.postgres_binaries import PostgresBinaries, find_postgres
+
+_MARK = "exclave_verified"
+_BLOCK = "# Written by Exclave for this restored copy."
+_HBA = "exclave_hba.conf"
+_CONFIGURATION = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf")
+_STAGED = ".exclave-new"
+_CUT_OFF = {
+    # Nothing may reach home: no archive of home is written, no primary followed, no standby waited for.
+    "archive_mode": "off",
+    "archive_command": "",
+    "restore_command": "",
+    "archive_cleanup_command": "",
+    "recovery_end_command": "",
+    "recovery_target": "",
+    "recovery_target_lsn": "",
+    "recovery_target_name": "",
+    "recovery_target_time": "",
+    "recovery_target_xid": "",
+    "primary_conninfo": "",
+    "primary_slot_name": "",
+    "synchronous_standby_names": "",
+    # What lay outside the data folder is not here.
+    "external_pid_file": "",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+    "ssl": "off",
+    "huge_pages": "try",
+    "listen_addresses": "127.0.0.1",
+}
+_NEWER = {15: {"archive_library": ""}, 17: {"synchronized_standby_slots": "", "sync_replication_slots": "off"}}
+_CONTROL = {
+    # Name in pg_controldata's report, and the setting that may not be lower than at home.
+    "max_connections setting": "max_connections",
+    "max_prepared_xacts setting": "max_prepared_transactions",
+    "max_locks_per_xact setting": "max_locks_per_transaction",
+    "max_worker_processes setting": "max_worker_processes",
+    "max_wal_senders setting": "max_wal_senders",
+}
+_MINIMAL_HBA = "local all all peer\nhost all all 127.0.0.1/32 scram-sha-256\nhost all all ::1/128 scram-sha-256\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A data folder that may be started, and the programs of its own major version."""
+
+    binaries: PostgresBinaries
+    verified: bool
+    """True if every file was compared with the backup's manifest: now, or by an earlier call for this same backup."""
+
+
+def prepare_restored(
+    pgdata: Path,
+    *,
+    port: int,
+    socket_dir: Path,
+    owner: tuple[int, int] | None = None,
+    trust_socket: bool = False,
+    settings: Mapping[str, str] | None = None,
+    binaries: PostgresBinaries | None = None,
+    verify: bool = True,
+) -> Prepared:
+    """Checks a restored data folder and settles where it will run. May be repeated, also after a crash or a start.
+
+    ``owner`` (uid, gid) gets the whole folder; None leaves it to the caller's user. ``trust_socket`` lets any role log
+    in over the socket without a password: for comparing a copy in quarantine; ``socket_dir`` must then be closed to
+    all others (0700). ``settings`` are added last. A manifest that does not fit: ``CorruptObject``; no backup at all:
+    ``MissingObject``; no programs of that major version: ``SourceUnavailable``.
+
+    (1) the backup is whole: ``pg_verifybackup`` compares every file and, if ``pg_waldump`` is here, reads the log;
+    (2) traces of the running server at home are removed;
+    (3) missing configuration is written (Debian keeps it in /etc);
+    (4) the overrides are written;
+    (5) ``exclave_verified`` is written with the manifest's SHA-256, if (1) was done: it is not done again for this
+        backup, as a server that has run has changed its files.
+    """
+    major = _major(pgdata)
+    binaries = binaries or find_postgres(major)
+    if binaries.major != major:
+        raise SourceUnavailable(
+            f"the copy is of PostgreSQL {major}, and here is only {binaries.version}",
+            hint=f"Install PostgreSQL {major}, or name its bin folder in EXCLAVE_POSTGRES_BIN.",
+        )
+    mark = _manifest_digest(pgdata) + "\n"
+    verified = _has_mark(pgdata, mark)
+    if not verified:
+        if not (pgdata / "backup_label").is_file():
+            raise MissingObject(f"{pgdata} has no backup_label: without it the copy would start damaged")
+        if verify:
+            _verify(binaries, pgdata)  # (1)
+            verified = True
+    for name in ("postmaster.pid", "postmaster.opts", "standby.signal", "recovery.signal"):
+        (pgdata / name).unlink(missing_ok=True)  # (2)
+    _write_missing(binaries, pgdata)  # (3)
+    chosen = _CUT_OFF | {key: value for since, part in _NEWER.items() if major >= since for key, value in part.items()}
+    chosen |= {"port": str(port), "unix_socket_directories": str(socket_dir.absolute())}
+    chosen |= {"hba_file": str(_access(pgdata, socket_dir, owner, trust=trust_socket))}
+    chosen |= {"ident_file": str((pgdata / "pg_ident.conf").absolute()), **(settings or {})}
+    _write_overrides(pgdata, chosen)  # (4)
+    _own(pgdata, owner)
+    if verified:
+        _write(pgdata / _MARK, mark)  # (5)
+    return Prepared(binaries, verified)
+
+
+def _major(pgdata: Path) -> int:
+    try:
+        text = (pgdata / "PG_VERSION").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingObject(f"{pgdata} is not a PostgreSQL data folder: it has no PG_VERSION") from error
+    if not text.isdecimal():
+        raise CorruptObject(f"PG_VERSION of {pgdata} is not a major version: {text[:20]!r}")
+    return int(text)
+
+
+def _manifest_digest(pgdata: Path) -> str:
+    try:
+        with (pgdata / "backup_manifest").open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise MissingObject(f"{pgdata} has no backup_manifest: it cannot be checked") from error
+
+
+def _has_mark(pgdata: Path, mark: str) -> bool:
+    try:
+        return (pgdata / _MARK).read_text(encoding="utf-8", errors="replace") == mark
+    except FileNotFoundError:
+        return False
+
+
+def _verify(binaries: PostgresBinaries, pgdata: Path) -> None:
+    command = [str(binaries.program("pg_verifybackup")), "--exit-on-error", "--quiet"]
+    # A call that died after (3) left these. A configuration file counts as ours only if the backup had none.
+    for name in (_HBA, _MARK, *_unknown_to_manifest(pgdata, _CONFIGURATION)):
+        command.append(f"--ignore={name}")
+    for name in (_HBA, _MARK, "postgresql.auto.conf", *_CONFIGURATION):
+        (pgdata / (name + _STAGED)).unlink(missing_ok=True)
+    if not binaries.has("pg_waldump"):
+        command.append("--no-parse-wal")
+    done = subprocess.run(
+        [*command, str(pgdata)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+        check=False,
+    )
+    if done.returncode != 0:
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise CorruptObject(
+            f"the restored PostgreSQL copy in {pgdata} is not what was backed up: {' '.join(said[-3:])}"
+        )
+
+
+def _unknown_to_manifest(pgdata: Path, names: tuple[str, ...]) -> tuple[str, ...]:
+    with (pgdata / "backup_manifest").open("rb") as stream:
+        known = {name for line in stream for name in names if f'"Path": "{name}"'.encode("ascii") in line}
+    return tuple(name for name in names if name not in known)
+
+
+def _write_missing(binaries: PostgresBinaries, pgdata: Path) -> None:
+    if not (pgdata / "postgresql.conf").exists():
+        lines = [f"{name} = {value}\n" for name, value in sorted(_control_settings(binaries, pgdata).items())]
+        _write(pgdata / "postgresql.conf", "# Written by Exclave: the backup had none.\n" + "".join(lines))
+    if not (pgdata / "pg_hba.conf").exists():
+        _write(pgdata / "pg_hba.conf", "# Written by Exclave: the backup had none.\n" + _MINIMAL_HBA)
+    if not (pgdata / "pg_ident.conf").exists():
+        _write(pgdata / "pg_ident.conf", "# Written by Exclave: the backup had none.\n")
+
+
+def _control_settings(binaries: PostgresBinaries, pgdata: Path) -> dict[str, str]:
+    """Limits that the cluster ran with; with lower ones a prepared transaction could stop its start."""
+    done = subprocess.run(
+        [str(binaries.program("pg_controldata")), str(pgdata)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.defpath, "LC_ALL": "C"},
+        check=False,
+    )
+    if done.returncode != 0:
+        raise CorruptObject(f"the control file of {pgdata} cannot be read: {done.stderr.strip()}")
+    parts = (line.partition(":") for line in done.stdout.splitlines())
+    return {_CONTROL[name]: value.strip() for name, _, value in parts if name in _CONTROL and value.strip().isdecimal()}
+
+
+def _access(pgdata: Path, socket_dir: Path, owner: tuple[int, int] | None, *, trust: bool) -> Path:
+    """The access file to use: the copy's own, or, with trust for the socket before it, another one beside it."""
+    own = (pgdata / "pg_hba.conf").absolute()
+    if not trust:
+        return own
+    if not socket_dir.exists():
+        socket_dir.mkdir(mode=0o700, parents=True)
+        if owner is not None:
+            os.chown(socket_dir, *owner)
+    if socket_dir.stat().st_mode & 0o077:
+        raise UsageError(
+            f"trust on the socket needs a folder that only its owner can enter, and {socket_dir} is open to others",
+            hint=f"Run chmod 700 {socket_dir}, or name a new folder.",
+        )
+    file = own.with_name(_HBA)
+    text = own.read_text(encoding="utf-8", errors="surrogateescape")
+    _write(file, "# Written by Exclave: a copy in quarantine.\nlocal all all trust\nlocal replication all trust\n" + text)
+    return file
+
+
+def _own(pgdata: Path, owner: tuple[int, int] | None) -> None:
+    os.chmod(pgdata, 0o700)
+    if owner is None:
+        return
+    for parent, folders, files in os.walk(pgdata):
+        for name in (*folders, *files):
+            os.chown(os.path.join(parent, name), *owner, follow_symlinks=False)
+    os.chown(pgdata, *owner)
+
+
+def _write_overrides(pgdata: Path, chosen: Mapping[str, str]) -> None:
+    """Keeps what ``ALTER SYSTEM`` had set at home, as later lines win; a former block of ours is replaced."""
+    file = pgdata / "postgresql.auto.conf"
+    before = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
+    kept = before.partition(_BLOCK)[0].rstrip("\n")
+    lines = "".join(f"{name} = '{_quoted(value)}'\n" for name, value in sorted(chosen.items()))
+    _write(file, (kept + "\n" if kept else "") + _BLOCK + "\n" + lines)
+
+
+def _quoted(value: str) -> str:
+    if any(ord(c) < 32 for c in value):
+        raise UsageError(f"a setting of PostgreSQL may not hold control characters: {value!r}")
+    return value.replace("\\", "\\\\").replace("'", "''")
+
+
+def _write(file: Path, text: str) -> None:
+    """A restart finds the former file or this one, never half of one."""
+    staged = file.with_name(file.name + _STAGED)
+    with open(staged, "w", encoding="utf-8", errors="surrogateescape", opener=_private) as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(staged, file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

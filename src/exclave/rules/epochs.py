@@ -1,0 +1,287 @@
+"""The chain of a register's epochs: who may write, and where former writers were cut off. Page: ``docs/spec/epoch.md``.
+
+Two things make an epoch: a charter that names its note by digest, or a warrant whose machine is its writer. The
+newest charter that lists the register closes the past: it names the epoch that was newest when it was issued, and
+through the ``previous`` lines every one below. Above it, only warrants under that charter count, each for one epoch.
+So custodians who were replaced, and machines whose warrants lie unused, can make no more epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from exclave.crypto.hpke import SealingKey
+from exclave.errors import (
+    CorruptObject,
+    ExclaveError,
+    Forked,
+    IntegrityError,
+    MalformedError,
+    MissingObject,
+    NotAuthorised,
+    WarrantForeign,
+)
+from exclave.formats.card import Card
+from exclave.formats.epochnote import ParsedEpoch, parse_epoch
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.warrant import Act
+from exclave.ids import Digest, Epoch, RegisterId
+from exclave.rules.charters import CharterChain, Rejected, VerifiedCharter
+from exclave.rules.signatures import verify_signed_by
+from exclave.rules.warrants import AuthorisedWarrant, authorise_warrant
+
+EPOCH_ACTS = frozenset({Act.FAILOVER, Act.FAILBACK, Act.REKEY})
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedEpoch:
+    """An epoch that a charter or warrant granted. Built only by ``verify_epoch_chain``."""
+
+    note: ParsedEpoch
+    digest: Digest
+    writer: Card
+    charter: VerifiedCharter
+    """The charter that granted it, or under which its warrant was signed; its custodians hold the shares."""
+    warrant: AuthorisedWarrant | None
+
+    @property
+    def number(self) -> Epoch:
+        return self.note.epoch
+
+    @property
+    def register(self) -> RegisterId:
+        return self.note.register
+
+
+@dataclass(frozen=True, slots=True)
+class EpochChain:
+    """All epochs of a register from 1 up, and what was found beside them. Built only by ``verify_epoch_chain``."""
+
+    register: RegisterId
+    epochs: tuple[VerifiedEpoch, ...]
+    rejected: tuple[Rejected, ...]
+
+    @property
+    def newest(self) -> VerifiedEpoch:
+        return self.epochs[-1]
+
+    def find(self, epoch: Epoch) -> VerifiedEpoch | None:
+        return self.epochs[epoch - 1] if 1 <= epoch <= len(self.epochs) else None
+
+
+@dataclass(slots=True)
+class _Found:
+    note: ParsedEpoch
+    digest: Digest
+    copies: list[ParsedNote]
+
+    @property
+    def what(self) -> str:
+        return f"epoch {self.note.epoch} of register {self.note.register}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Books:
+    """Everything that a note is judged by."""
+
+    chain: CharterChain
+    register: RegisterId
+    warrants: Mapping[Digest, ParsedNote]
+    cards: Mapping[Digest, Card]
+
+
+def verify_epoch_chain(
+    chain: CharterChain,
+    register: RegisterId,
+    epoch_notes: Sequence[bytes],
+    warrants: Mapping[Digest, ParsedNote],
+    cards: Mapping[Digest, Card],
+) -> EpochChain:
+    """The epochs of ``register``, in whatever order and company the notes come.
+
+    (1) Charters fix all epochs up to the one that the newest names. (2) Above it, warrants under that charter go on,
+    one epoch at a time. (3) Everything else is rejected with its reason and stops nothing. ``warrants`` are what
+    ``collect_warrants`` found, ``cards`` by the digest of their text.
+
+    Raises ``WarrantForeign`` if no charter lists the register; ``MissingObject`` if an epoch, a warrant or a card is
+    missing that a charter vouches for, or below an epoch that a warrant grants; ``Forked`` if two notes for one epoch
+    are both granted (a new charter that names one of them heals that); ``CorruptObject`` or ``NotAuthorised`` if a
+    charter vouches for what is wrong.
+    """
+    books = _Books(chain, register, warrants, cards)
+    found, rejected = _parse_all(epoch_notes, register)
+    fixed = _fixed_notes(books, found)
+    epochs: list[VerifiedEpoch] = []
+    for number in sorted(fixed):
+        epochs.append(_accept(books, found.pop(fixed[number]), epochs))
+    granted: list[VerifiedEpoch] = []
+    for rest in found.values():
+        if rest.note.epoch <= len(epochs):
+            other = NotAuthorised(f"the charters name another note for epoch {rest.note.epoch}")
+            rejected.append(Rejected(rest.what, rest.digest, other))
+            continue
+        try:
+            granted.append(_by_current_warrant(books, rest))
+        except (NotAuthorised, IntegrityError, MalformedError) as error:
+            rejected.append(Rejected(rest.what, rest.digest, error))
+    rejected += _extend(epochs, granted)
+    return EpochChain(register, tuple(epochs), tuple(rejected))
+
+
+def _parse_all(notes: Iterable[bytes], register: RegisterId) -> tuple[dict[Digest, _Found], list[Rejected]]:
+    found: dict[Digest, _Found] = {}
+    rejected: list[Rejected] = []
+    for place, data in enumerate(notes, 1):
+        try:
+            note = parse_note(data)
+            digest = note.digest
+            if digest in found:
+                found[digest].copies.append(note)
+                continue
+            parsed = parse_epoch(note.text)
+        except MalformedError as error:
+            rejected.append(Rejected(f"note {place}", None, error))
+            continue
+        if parsed.register != register:
+            foreign = CorruptObject(f"an epoch note of register {parsed.register} lies among those of {register}")
+            rejected.append(Rejected(f"note {place}", digest, foreign))
+            continue
+        found[digest] = _Found(parsed, digest, [note])
+    return found, rejected
+
+
+def _fixed_notes(books: _Books, found: Mapping[Digest, _Found]) -> dict[int, Digest]:
+    """(1) The digest of every epoch's note up to the one that the newest charter names."""
+    fixed: dict[int, Digest] = {}
+    for verified in books.chain.charters:
+        rule = verified.charter.register(books.register)
+        if rule is not None and fixed.setdefault(rule.epoch, rule.epoch_note) != rule.epoch_note:
+            raise Forked(f"charters name different notes for epoch {rule.epoch} of register {books.register}")
+    if not fixed:
+        raise WarrantForeign(f"no charter lists register {books.register}")
+    for number in range(max(fixed), 0, -1):
+        digest = fixed[number]
+        if digest not in found:
+            raise _missing(f"the note of epoch {number} of register {books.register}", digest)
+        note = found[digest].note
+        if note.epoch != number:
+            raise CorruptObject(f"what is named as epoch {number} of register {books.register} is epoch {note.epoch}")
+        if note.previous is not None and fixed.setdefault(number - 1, note.previous.note) != note.previous.note:
+            raise Forked(f"epoch {number} of register {books.register} follows another note than the charters name")
+    return fixed
+
+
+def _accept(books: _Books, found: _Found, before: Sequence[VerifiedEpoch]) -> VerifiedEpoch:
+    """An epoch that a charter vouches for; still checked in every point."""
+    if found.note.authority is None:
+        charter = _granting_charter(books, found)
+        return _complete(books, found, charter, None)
+    epoch = _by_warrant(books, found)
+    if any(e.note.authority == found.note.authority for e in before):
+        raise CorruptObject(f"{found.what} rests on a warrant that an earlier epoch used up")
+    return epoch
+
+
+def _granting_charter(books: _Books, found: _Found) -> VerifiedCharter:
+    for verified in books.chain.charters:
+        rule = verified.charter.register(books.register)
+        if rule is not None and rule.epoch_note == found.digest:
+            return verified
+    raise NotAuthorised(f"no charter names the note of {found.what}")
+
+
+def _by_current_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
+    """An epoch above those of the charters: only under the newest charter that lists the register."""
+    if found.note.authority is None:
+        raise NotAuthorised(f"no charter names the note of {found.what}")
+    epoch = _by_warrant(books, found)
+    last = [c for c in books.chain.charters if c.charter.register(books.register) is not None][-1]
+    if epoch.charter.digest != last.digest:
+        old, new = epoch.charter.charter.number, last.charter.number
+        raise WarrantForeign(f"{found.what} has a warrant under charter {old}, and charter {new} does not name it")
+    return epoch
+
+
+def _by_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
+    digest = found.note.authority
+    note = books.warrants.get(digest) if digest is not None else None
+    if digest is None or note is None or note.digest != digest:
+        raise _missing(f"the warrant of {found.what}", digest or Digest(b""))
+    warrant = authorise_warrant(
+        note,
+        books.chain,
+        books.cards,
+        now=None,
+        place=None,
+        machine=found.note.writer,
+        act=None,
+        registers=[books.register],
+    )
+    if warrant.warrant.act not in EPOCH_ACTS:
+        raise WarrantForeign(f"a warrant to {warrant.warrant.act} grants no epoch")
+    return _complete(books, found, warrant.charter, warrant)
+
+
+def _complete(
+    books: _Books, found: _Found, charter: VerifiedCharter, warrant: AuthorisedWarrant | None
+) -> VerifiedEpoch:
+    """The checks that hold for every epoch: its writer signed it, and its shares are those of its charter."""
+    note = found.note
+    writer = books.cards.get(note.writer)
+    if writer is None or writer.digest != note.writer:
+        raise _missing(f"the key card of the writer of {found.what}", note.writer)
+    _signed_by_any(found, writer)
+    if note.threshold != charter.charter.threshold:
+        raise CorruptObject(f"{found.what} has another threshold than charter {charter.charter.number}")
+    if sorted(s.custodian for s in note.shares) != [c.label for c in charter.charter.custodians]:
+        raise CorruptObject(f"{found.what} has not one share for each custodian of charter {charter.charter.number}")
+    try:
+        SealingKey(note.opening)
+    except MalformedError as error:
+        raise CorruptObject(f"{found.what} has an impossible opening key") from error
+    return VerifiedEpoch(note, found.digest, writer, charter, warrant)
+
+
+def _signed_by_any(found: _Found, writer: Card) -> None:
+    """One good copy is enough: a site can always spoil the signatures of its own."""
+    problem: ExclaveError | None = None
+    for copy in found.copies:
+        try:
+            verify_signed_by(copy, writer)
+        except (NotAuthorised, CorruptObject) as error:
+            problem = error
+        else:
+            return
+    raise NotAuthorised(f"{found.what} is not signed by its writer {writer.name}") from problem
+
+
+def _extend(epochs: list[VerifiedEpoch], granted: Sequence[VerifiedEpoch]) -> list[Rejected]:
+    """(2) Appends to ``epochs`` what the warrants grant; the rejected ones are those whose warrant was used up."""
+    rejected: list[Rejected] = []
+    rest = list(granted)
+    while rest:
+        head = epochs[-1]
+        used = {e.note.authority for e in epochs}
+        for epoch in [e for e in rest if e.note.authority in used]:
+            rest.remove(epoch)
+            error = WarrantForeign("its warrant was used up by an earlier epoch")
+            rejected.append(Rejected(f"epoch {epoch.number} of register {epoch.register}", epoch.digest, error))
+        following = [e for e in rest if e.number == head.number + 1]
+        if len(following) > 1:
+            raise Forked(f"epoch {head.number + 1} of register {head.register} was granted twice")
+        if not following:
+            break
+        (successor,) = following
+        rest.remove(successor)
+        if successor.note.previous is None or successor.note.previous.note != head.digest:
+            raise Forked(f"epoch {successor.number} of register {head.register} follows another epoch {head.number}")
+        epochs.append(successor)
+    if rest:
+        # Its writer signed it and the quorum its warrant, so somebody is hiding an epoch; who hides one may be fenced.
+        raise MissingObject(f"the note of epoch {epochs[-1].number + 1} of register {epochs[-1].register} is missing")
+    return rejected
+
+
+def _missing(what: str, digest: Digest) -> MissingObject:
+    return MissingObject(f"{what} is missing ({digest.hex()})", digest=digest.hex())

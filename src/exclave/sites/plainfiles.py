@@ -1,0 +1,152 @@
+"""Plain files under an open folder that a hostile host may have filled: opened without following links, without
+blocking, and measured before they are read. What ``DirectorySite`` is made of.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+from exclave.errors import (
+    CorruptObject,
+    ExclaveError,
+    MalformedError,
+    MissingObject,
+    SiteFull,
+    SiteReadOnly,
+    SiteUnavailable,
+)
+from exclave.ids import MAX_KEY_LENGTH, Key, parse_key
+from exclave.sites.contract import ObjectStat
+
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a planted FIFO must not hang us
+_SEGMENT = re.compile(r"[a-z0-9_-][a-z0-9._-]*\Z")
+_TEMP_NAME = re.compile(r"[0-9a-f]{32}\Z")
+_TEMP_LIFE_S = 24 * 3600
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM}
+NOT_A_FILE = {errno.ELOOP, errno.ENXIO}
+NO_SUCH = {errno.ENOENT, errno.ENOTDIR}
+NOT_POSSIBLE = {errno.EXDEV, errno.EMLINK, errno.ENAMETOOLONG, errno.EOPNOTSUPP}
+
+
+def explain(error: OSError, key: Key, address: str, *, writing: bool) -> ExclaveError:
+    """What an operating system's error means to the caller."""
+    text = f"{key} at {address}: {error.strerror}"
+    code = error.errno
+    if code == errno.ENAMETOOLONG:
+        return MalformedError(f"{text} (one part of the name is over 255 characters)")
+    if writing:
+        if code in FULL:
+            return SiteFull(text, key=key)
+        if code in REFUSED:
+            return SiteReadOnly(text, key=key)
+        return SiteUnavailable(text, key=key, permanent=code in NOT_A_FILE or code == errno.ENOTDIR)
+    if code in NO_SUCH:
+        return MissingObject(f"{key} is not at {address}", key=key)
+    if code in NOT_A_FILE:
+        return CorruptObject(f"{key} at {address} is not a plain file", key=key)
+    return SiteUnavailable(text, key=key, permanent=code in REFUSED)
+
+
+def split_key(key: Key) -> tuple[list[str], str]:
+    """Folders and file name. Keys are checked where they are made; here a wrong one could leave the site."""
+    *parts, name = parse_key(key).split("/")
+    return parts, name
+
+
+def content_tag(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def descend(root: int, parts: Sequence[str]) -> int:
+    """Opens the folder under ``root``, following no link."""
+    fd = os.dup(root)
+    for part in parts:
+        try:
+            child = os.open(part, FOLDER, dir_fd=fd)
+        finally:
+            os.close(fd)
+        fd = child
+    return fd
+
+
+@contextmanager
+def plain_file(folder: int, name: str, key: Key) -> Iterator[tuple[int, int]]:
+    """An open plain file and its size in bytes."""
+    fd = os.open(name, _READ, dir_fd=folder)
+    try:
+        found = os.fstat(fd)
+        if stat.S_ISDIR(found.st_mode):
+            raise MissingObject(f"{key} is a folder, not an object", key=key)
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptObject(f"{key} is not a plain file", key=key)
+        yield fd, found.st_size
+    finally:
+        os.close(fd)
+
+
+def read_whole(folder: int, name: str, limit: int, key: Key) -> bytes:
+    with plain_file(folder, name, key) as (fd, size):
+        if size > limit:
+            raise CorruptObject(f"{key} is {size} bytes long; at most {limit} can be right", key=key)
+        data = read_up_to(fd, size + 1)
+    if len(data) > size:
+        raise CorruptObject(f"{key} grew while it was read", key=key)
+    return data
+
+
+def read_up_to(fd: int, length: int) -> bytes:
+    first = os.read(fd, length)
+    if len(first) >= length - 1:  # all of it, in the usual single call: no further copy
+        return first
+    data = bytearray(first)
+    while piece := os.read(fd, length - len(data)):
+        data += piece
+    return bytes(data)
+
+
+def walk(folder: int, prefix: str) -> Iterator[ObjectStat]:
+    """Objects below an open folder, which is closed at the end."""
+    try:
+        names: list[str] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if _SEGMENT.match(entry.name) and len(prefix) + len(entry.name) <= MAX_KEY_LENGTH:
+                    # With the slash, "a/" comes after "a-b" and before "a0", as it does in whole names.
+                    names.append(entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name)
+        names.sort()
+        for name in names:
+            # What vanished since, or is a link by now, is passed over; other errors are not: a listing is complete.
+            try:
+                if name.endswith("/"):
+                    child = os.open(name[:-1], FOLDER, dir_fd=folder)
+                else:
+                    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except OSError as error:
+                if error.errno in NO_SUCH | NOT_A_FILE:
+                    continue
+                raise
+            if name.endswith("/"):
+                yield from walk(child, prefix + name)
+            elif stat.S_ISREG(found.st_mode):
+                yield ObjectStat(Key(prefix + name), found.st_size)
+    finally:
+        os.close(folder)
+
+
+def sweep(temps: int, now_s: float) -> None:
+    """Removes temporary files that writers left a day ago or earlier, by the file system's own clock."""
+    with os.scandir(temps) as entries:
+        stray = [entry.name for entry in entries if _TEMP_NAME.match(entry.name)]
+    for name in stray:
+        with suppress(OSError):
+            if os.stat(name, dir_fd=temps, follow_symlinks=False).st_mtime < now_s - _TEMP_LIFE_S:
+                os.unlink(name, dir_fd=temps)

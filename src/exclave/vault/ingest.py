@@ -1,0 +1,381 @@
+"""A dataset's entries into chunks and records, with all cores busy and bounded memory.
+
+The content of all small files is one stream, cut by content, so a chunk may hold many small files, and compresses as
+well as they do together; each large file starts a stream of its own. The caller's thread walks and reads; two threads
+hash, look up and compress; the shipper's threads hash and store packs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import zstandard
+
+from exclave.crypto.keyed import ContentHash, chunk_id, content_hash
+from exclave.errors import Bug, SourceUnavailable
+from exclave.formats.entry import Captured, Content, Entry, Kind, LiveContent, Stamp
+from exclave.formats.manifest import MAX_INLINE_EXTENTS
+from exclave.ids import ChunkId
+from exclave.vault.catalogue import FlatRecord, Part, Prior
+from exclave.vault.chunker import Chunker
+from exclave.vault.index import ChunkIndex
+from exclave.vault.sealer import PackSealer, Slot
+from exclave.vault.tree import encode_extents
+
+BLOCK_BYTES = 4 << 20
+LARGE_BYTES = 1 << 20
+BLOCKS_IN_FLIGHT = 4
+READ_ATTEMPTS = 3
+MOST_WAITING = 16384
+"""Records that may wait for their chunks' pack before it is closed early: bounds memory."""
+COMPRESSION_LEVEL = 1
+_local = threading.local()
+
+
+def compress(data: bytes | memoryview) -> bytes:
+    """One zstd frame with its content size."""
+    compressor = getattr(_local, "compressor", None)
+    if compressor is None:
+        compressor = _local.compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+    frame: bytes = compressor.compress(data)
+    return frame
+
+
+class ChunkStore:
+    """Gives each chunk its slot: an earlier place, one found in this run, or a new one in a pack."""
+
+    def __init__(self, index: ChunkIndex, id_key: bytes) -> None:
+        self._index = index
+        self._id_key = id_key
+        self._lock = threading.Lock()
+        self._pending: dict[ChunkId, Slot] = {}
+        self.new_chunks = 0
+        self.new_raw_bytes = 0
+
+    def store(self, views: list[memoryview], slots: list[Slot], sealer: PackSealer) -> None:
+        """Fills ``slots`` for the chunks ``views``."""
+        claimed: list[tuple[Slot, memoryview]] = []
+        key = self._id_key
+        for slot, view in zip(slots, views, strict=True):
+            slot.id = chunk_id(key, view)
+        with self._lock:
+            # Pending before index: a chunk leaves `pending` only after the index knows it, so none is missed.
+            for slot, view in zip(slots, views, strict=True):
+                other = self._pending.get(slot.id)
+                if other is None:
+                    self._pending[slot.id] = slot
+                    claimed.append((slot, view))
+                else:
+                    slot.same = other
+        known = self._index.lookup([slot.id for slot, _ in claimed])
+        for slot, view in claimed:
+            ref = known.get(slot.id)
+            if ref is not None:
+                slot.place(ref)
+                with self._lock:
+                    del self._pending[slot.id]
+            else:
+                with self._lock:
+                    self.new_chunks += 1
+                    self.new_raw_bytes += len(view)
+                sealer.add(slot, compress(view))
+
+    def settled(self, slots: list[Slot]) -> None:
+        """The index knows these chunks now."""
+        with self._lock:
+            for slot in slots:
+                self._pending.pop(slot.id, None)
+
+
+class _Job:
+    """One entry whose content is on its way."""
+
+    __slots__ = ("complete", "entry", "hash", "listed_packs", "lists", "parts", "stamp")
+
+    def __init__(self, entry: Entry, stamp: Stamp | None) -> None:
+        self.entry = entry
+        self.stamp = stamp
+        self.parts: list[tuple[Slot | None, int, int]] = []
+        self.lists: list[Slot] = []
+        self.listed_packs: set[bytes] = set()
+        self.hash = b""
+        self.complete = False
+
+
+class Ingest:
+    """Feeds one dataset. ``emit`` gets the finished records, in the order of ``add``."""
+
+    def __init__(
+        self,
+        *,
+        store: ChunkStore,
+        sealer: PackSealer,
+        pool: ThreadPoolExecutor,
+        chunker: Chunker,
+        prior: Prior | None,
+        emit: Callable[[FlatRecord], None],
+        need: Callable[[set[bytes]], None],
+        still_there: Callable[[FlatRecord], bool],
+        flush: Callable[[], None],
+    ) -> None:
+        """``flush`` finishes the open pack and waits until all packs are durable."""
+        self._store, self._sealer, self._pool, self._chunker = store, sealer, pool, chunker
+        self._prior, self._emit, self._need, self._still_there = prior, emit, need, still_there
+        self._flush = flush
+        self._buffer = bytearray()
+        self._segments: deque[tuple[_Job, int, int]] = deque()
+        self._jobs: deque[_Job | FlatRecord] = deque()
+        self._flights: deque[Future[None]] = deque()
+        self.read_bytes = 0
+        self.reused_files = 0
+
+    def add(self, item: Captured) -> None:
+        """Takes one entry and reads its content, unless it is known to be unchanged."""
+        entry, stamp = item.entry, item.stamp
+        if entry.kind != Kind.FILE:
+            self._add_done(FlatRecord(entry, None))
+            return
+        if stamp is not None and self._prior is not None:
+            former = self._prior.match(entry, stamp)
+            if former is not None and self._still_there(former):
+                self.reused_files += 1
+                self._need(set(former.listed_packs))
+                self._add_done(former)
+                return
+        job = _Job(entry, stamp)
+        if item.live is not None:
+            if not self._read_live(job, item.live):
+                return
+        else:
+            self._jobs.append(job)
+            if item.content is not None and entry.size:
+                self._read(job, item.content)
+        job.complete = True
+        if len(self._jobs) > MOST_WAITING:
+            self._catch_up()
+
+    def _add_done(self, record: FlatRecord) -> None:
+        """A record that waits for nothing but those before it."""
+        if not self._jobs:
+            self._emit(record)
+            return
+        self._jobs.append(record)
+        if len(self._jobs) > MOST_WAITING:
+            self._catch_up()
+
+    def _read_live(self, job: _Job, live: LiveContent) -> bool:
+        """Reads a file that may change meanwhile, again if it did; false if it is gone."""
+        for attempt in range(1, READ_ATTEMPTS + 1):
+            now = live.begin()
+            if now is None:
+                if attempt > 1:
+                    self._jobs.pop()  # nothing was added after it
+                return False
+            job.entry, job.stamp = now
+            if attempt == 1:
+                self._jobs.append(job)
+            if job.entry.size:
+                self._read(job, live)
+            else:
+                job.hash = content_hash(b"")
+            if live.unchanged():
+                return True
+            if attempt < READ_ATTEMPTS:
+                self._cut(final=True)
+                job.parts.clear()
+                job.lists.clear()
+                job.listed_packs.clear()
+        job.stamp = None  # so that the next run reads it again
+        live.give_up()
+        return True
+
+    def _read(self, job: _Job, content: Content) -> None:
+        if job.entry.size >= LARGE_BYTES:
+            self._read_large(job, content)
+        else:
+            self._read_small(job, content)
+
+    def _read_small(self, job: _Job, content: Content) -> None:
+        blocks = list(content.blocks())
+        if len(blocks) == 1 and not isinstance(blocks[0], int):
+            job.hash = content_hash(blocks[0])
+        else:
+            hasher = ContentHash()
+            for block in blocks:
+                _feed(hasher, block)
+            job.hash = hasher.digest()
+        total = 0
+        for block in blocks:
+            total += self._append(job, block)
+        self._check_length(job, total)
+        if len(self._buffer) >= BLOCK_BYTES:
+            self._cut(final=False)
+
+    def _append(self, job: _Job, block: bytes | memoryview | int) -> int:
+        """Adds a block to the stream; its length in bytes."""
+        if not block:
+            return 0  # an extent of no bytes is not in the format
+        if isinstance(block, int):
+            # Parts are in file order only if what was read before has its slots.
+            self._cut(final=True)
+            job.parts.append((None, 0, block))
+            return block
+        start = len(self._buffer)
+        self._buffer += block
+        self._segments.append((job, start, start + len(block)))
+        self.read_bytes += len(block)
+        return len(block)
+
+    def _read_large(self, job: _Job, content: Content) -> None:
+        self._cut(final=True)
+        hasher = ContentHash()
+        total = 0
+        for block in content.blocks():
+            _feed(hasher, block)
+            total += self._append(job, block)
+            if len(self._buffer) >= BLOCK_BYTES:
+                self._cut(final=False)
+        self._cut(final=True)
+        job.hash = hasher.digest()
+        self._check_length(job, total)
+
+    @staticmethod
+    def _check_length(job: _Job, total: int) -> None:
+        if total != job.entry.size:
+            raise SourceUnavailable(
+                f"a file gave {total} bytes where {job.entry.size} were announced: {job.entry.path!r}",
+                hint="It changes faster than it can be read; capture it through its own system, or exclude it.",
+            )
+
+    def _cut(self, *, final: bool) -> None:
+        """Cuts what is in the buffer; unless ``final``, the last chunk stays, since more may belong to it."""
+        buffer = self._buffer
+        if not buffer:
+            return
+        ends = self._chunker.cut(buffer)
+        if not final:
+            ends.pop()
+        if not ends:
+            return
+        end = ends[-1]
+        block = bytes(memoryview(buffer)[:end])
+        del buffer[:end]
+        slots: list[Slot] = []
+        views: list[memoryview] = []
+        view = memoryview(block)
+        start = 0
+        for stop in ends:
+            slots.append(Slot(stop - start))
+            views.append(view[start:stop])
+            start = stop
+        self._assign(ends, slots)
+        while len(self._flights) >= BLOCKS_IN_FLIGHT:
+            self._flights.popleft().result()
+        self._flights.append(self._pool.submit(self._store.store, views, slots, self._sealer))
+        self.drain()
+
+    def _assign(self, ends: list[int], slots: list[Slot]) -> None:
+        """Gives the segments before the last end their slots; the others move to the buffer's new start."""
+        segments = self._segments
+        start = 0
+        for stop, slot in zip(ends, slots, strict=True):
+            while segments and segments[0][1] < stop:
+                job, first, last = segments[0]
+                low, high = max(first, start), min(last, stop)
+                job.parts.append((slot, low - start, high - low))
+                if last > stop:
+                    break
+                segments.popleft()
+            start = stop
+        cut = ends[-1]
+        for _ in range(len(segments)):
+            job, first, last = segments.popleft()
+            segments.append((job, max(first - cut, 0), last - cut))
+
+    def drain(self) -> None:
+        """Emits the records at the head whose chunks all have their place."""
+        jobs = self._jobs
+        while jobs:
+            job = jobs[0]
+            if isinstance(job, FlatRecord):
+                self._emit(job)
+                jobs.popleft()
+                continue
+            if job.lists or len(job.parts) > MAX_INLINE_EXTENTS:
+                self._spill(job)
+            if not self._settled(job) or not _ready(job.parts) or not all(slot.ready for slot in job.lists):
+                return
+            if job.lists and job.parts:
+                return
+            self._emit(self._flat(job))
+            jobs.popleft()
+
+    def _settled(self, job: _Job) -> bool:
+        """All content of the oldest job was read and cut. Segments are in the order of jobs, so the first one tells."""
+        return job.complete and not (self._segments and self._segments[0][0] is job)
+
+    def _spill(self, job: _Job) -> None:
+        """Moves parts of a long file to extent nodes, so that a file's length does not show in memory."""
+        while job.parts and (len(job.parts) > MAX_INLINE_EXTENTS or (job.lists and self._settled(job))):
+            first = job.parts[:MAX_INLINE_EXTENTS]
+            if not _ready(first):
+                return
+            parts = [_part(*item) for item in first]
+            packs = {part.ref.pack for part in parts if part.ref is not None}
+            self._need(packs)
+            job.listed_packs |= packs
+            del job.parts[:MAX_INLINE_EXTENTS]
+            job.lists.append(self._store_node(parts))
+
+    def _store_node(self, parts: list[Part]) -> Slot:
+        data = encode_extents(parts)
+        slot = Slot(len(data))
+        self._store.store([memoryview(data)], [slot], self._sealer)
+        return slot
+
+    def _flat(self, job: _Job) -> FlatRecord:
+        parts = tuple([_part(*item) for item in job.parts])
+        lists = tuple(slot.ref() for slot in job.lists)
+        return FlatRecord(job.entry, job.stamp, parts, job.hash, lists, tuple(sorted(job.listed_packs)))
+
+    def _catch_up(self) -> None:
+        """Makes everything read so far durable, so that the records that wait for it can go."""
+        self._cut(final=True)
+        while self._flights:
+            self._flights.popleft().result()
+        self._flush()
+        self.drain()
+
+    def finish(self) -> None:
+        """Cuts what is left and waits until every record is out."""
+        self._catch_up()
+        while self._jobs:
+            # What still waits are long files whose last extent nodes have just been stored.
+            before = len(self._jobs)
+            self._flush()
+            self.drain()
+            self._flush()
+            self.drain()
+            if len(self._jobs) == before:
+                raise Bug("records were left without their chunks")
+
+
+def _ready(parts: list[tuple[Slot | None, int, int]]) -> bool:
+    return all(slot is None or slot.ready for slot, _, _ in parts)
+
+
+def _feed(hasher: ContentHash, block: bytes | memoryview | int) -> None:
+    if not isinstance(block, int):
+        hasher.update(block)
+        return
+    zeros = bytes(min(block, 1 << 20))
+    while block > 0:
+        hasher.update(zeros[: min(block, len(zeros))])
+        block -= len(zeros)
+
+
+def _part(slot: Slot | None, start: int, length: int) -> Part:
+    return Part(None if slot is None else slot.ref(), start, length)

@@ -1,0 +1,295 @@
+"""One version of one register: datasets in, manifest and object list out.
+
+``VersionWriter`` puts nothing into the ledger: what it stored is unreferenced until the ledger names it, so a run that
+dies leaves every earlier version as it was, and the next run finds the packs again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets as _random
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from exclave.errors import CorruptObject, IntegrityError, UnavailableError
+from exclave.formats.entry import Captured, digest_line, walk_order
+from exclave.formats.manifest import VERSION, Dataset, Ref, Root, Secrets, encode_node
+from exclave.formats.objectlist import BuiltList, build_list
+from exclave.formats.pack import ROOT_ID
+from exclave.formats.paths import list_key
+from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
+from exclave.sites.contract import Site
+from exclave.vault.catalogue import CatalogueWriter, FlatRecord, Prior, pack_record, unpack_record
+from exclave.vault.chunker import AVERAGE_BYTES, DATABASE_AVERAGE_BYTES, Chunker
+from exclave.vault.index import ChunkIndex
+from exclave.vault.ingest import ChunkStore, Ingest, compress
+from exclave.vault.sealer import HERE, PackKeys, PackSealer, Slot
+from exclave.vault.shipper import Shipper
+from exclave.vault.tree import TreeBuilder
+
+WORKERS = max(2, os.cpu_count() or 2)
+_META_NUMBERS = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class WriterIdentity:
+    """Which register is written, by which epoch, with which keys."""
+
+    state: Fingerprint
+    register: RegisterId
+    name: str
+    epoch: Epoch
+    keys: PackKeys
+    secrets: Secrets
+
+
+@dataclass(frozen=True, slots=True)
+class SealedVersion:
+    """Everything that the ledger's leaf needs, and what it cost."""
+
+    manifest: Digest
+    objects: BuiltList
+    needs: frozenset[Digest]
+    """Names of all packs of the version."""
+    datasets: tuple[Dataset, ...]
+    shipped_bytes: int
+    packs: int
+    new_chunks: int
+    new_raw_bytes: int
+    read_bytes: int
+    reused_files: int
+
+
+class FoundDigest(Protocol):
+    """A digest as a capture gives it (``registers/contract.py``)."""
+
+    @property
+    def value(self) -> str: ...
+    @property
+    def rows(self) -> tuple[tuple[str, int], ...]: ...
+    @property
+    def exact(self) -> bool: ...
+
+
+def new_secrets(epoch: Epoch) -> Secrets:
+    """Fresh deduplication keys of a register."""
+    return Secrets(
+        id_key=_random.token_bytes(32), chunk_seed=_random.randbits(63), index_keys={epoch: _random.token_bytes(32)}
+    )
+
+
+class VersionWriter:
+    """Use: ``add_dataset`` for each dataset, then ``seal``. Close it whatever happens."""
+
+    def __init__(
+        self,
+        who: WriterIdentity,
+        *,
+        sites: Mapping[Label, Site],
+        index: ChunkIndex,
+        cache: Path,
+        check_placement: Callable[[frozenset[Label]], None],
+        progress: Callable[[int, int], None] = lambda files, read: None,
+    ) -> None:
+        """``progress(entries, bytes read)`` is called now and then."""
+        self._who = who
+        self._index = index
+        self._cache = cache
+        self._progress = progress
+        self.shipper = Shipper(
+            state=who.state, register=who.register, epoch=who.epoch, sites=sites, index=index,
+            check_placement=check_placement,
+        )
+        self._store = ChunkStore(index, who.secrets.id_key)
+        self.shipper.store = self._store
+        self._data = PackSealer(who.keys, self.shipper.ship)
+        self._meta = PackSealer(who.keys, self.shipper.ship, first_number=_META_NUMBERS)
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="seal")
+        self._needs: set[bytes] = set()
+        self._datasets: list[Dataset] = []
+        self._tops: list[Slot] = []
+        self._caches: list[CatalogueWriter] = []
+        self._read_bytes = 0
+        self._reused = 0
+        # What only a site that takes no part holds does not count: this version must be whole without it.
+        index.count_only(sites)
+        self._known_packs = frozenset(index.held())
+
+    @property
+    def datasets(self) -> tuple[Dataset, ...]:
+        """What was added so far; where their trees lie is known only once ``seal`` has run."""
+        return tuple(self._datasets)
+
+    def close(self) -> None:
+        """Ends the threads; uncommitted caches are dropped."""
+        self._pool.shutdown(cancel_futures=True)
+        self.shipper.close()
+        for cache in self._caches:
+            cache.drop()
+
+    def add_dataset(
+        self, label: Label, kind: str, items: Iterable[Captured], *, ordered: bool
+    ) -> Callable[[Instant, Mapping[str, str], FoundDigest | None], None]:
+        """Reads and ships one dataset; returns a function to be called with what its capture says of itself.
+
+        That function takes the captured instant, facts and the source's own digest (None: the one of its files).
+        """
+        tree = TreeBuilder(self._store_node, self._needs)
+        cache_path = self._cache / f"{label}.catalogue"
+        cache = CatalogueWriter(cache_path)
+        self._caches.append(cache)
+        spool = None if ordered else _Spool(self._cache / f"{label}.spool")
+        entries = 0
+        digest = hashlib.sha256()
+
+        def emit(record: FlatRecord) -> None:
+            encoded = pack_record(record)
+            if spool is not None:
+                spool.add(record.entry.path, encoded)
+                return
+            cache.add(encoded)
+            tree.add(record)
+            digest.update(digest_line(record.entry, record.hash))
+
+        average = AVERAGE_BYTES if kind == "files" else DATABASE_AVERAGE_BYTES
+        ingest = Ingest(
+            store=self._store, sealer=self._data, pool=self._pool,
+            chunker=Chunker(self._who.secrets.chunk_seed, average_bytes=average),
+            prior=Prior(cache_path) if ordered else None, emit=emit, need=self._needs.update,
+            still_there=self._still_there, flush=self._flush_data,
+        )  # fmt: skip
+        for item in items:
+            ingest.add(item)
+            entries += 1
+            if entries & 0x1FF == 0:
+                self._progress(entries, ingest.read_bytes)
+        ingest.finish()
+        self._progress(entries, ingest.read_bytes)
+        if spool is not None:
+            for encoded in spool.in_order():
+                cache.add(encoded)
+                tree.add(unpack_record(encoded))
+        self._read_bytes += ingest.read_bytes
+        self._reused += ingest.reused_files
+        top, level = tree.finish(self._place)
+        self._tops.append(top)
+        at = len(self._datasets)
+        blank = Ref(HERE, 0, 0, 0, b"")
+        made = Dataset(label, kind, blank, level, tree.entries, tree.bytes, 0, {})
+        if kind == "files":
+            made = msgspec.structs.replace(
+                made, digest=digest.hexdigest(), digest_exact=True, rows={"entries": tree.entries}
+            )
+        self._datasets.append(made)
+
+        def describe(captured: Instant, facts: Mapping[str, str], found: FoundDigest | None) -> None:
+            told = msgspec.structs.replace(self._datasets[at], captured=captured, facts=dict(facts))
+            if found is not None:
+                told = msgspec.structs.replace(
+                    told, digest=found.value, digest_exact=found.exact, rows=dict(found.rows)
+                )
+            self._datasets[at] = told
+
+        return describe
+
+    def _still_there(self, record: FlatRecord) -> bool:
+        known = self._known_packs
+        for part in record.parts:
+            if part.ref is not None and part.ref.pack not in known:
+                return False
+        return known.issuperset(record.listed_packs) and all(ref.pack in known for ref in record.lists)
+
+    def _flush_data(self) -> None:
+        self._data.flush()
+        self.shipper.wait()
+
+    def _store_node(self, data: bytes) -> Slot:
+        slot = Slot(len(data))
+        self._store.store([memoryview(data)], [slot], self._meta)
+        return slot
+
+    def _place(self, slots: list[Slot], reserve: int) -> tuple[Ref, ...]:
+        """References for a node of at most ``reserve`` bytes that is stored next."""
+        goes_to = self._meta.room_for(reserve)
+        if not all(slot.ready or slot.target.pack_number == goes_to for slot in slots):
+            self._meta.flush()
+            self.shipper.wait()
+        refs: list[Ref] = []
+        for slot in slots:
+            if slot.ready:
+                refs.append(slot.ref())
+                self._needs.add(refs[-1].pack)
+            else:
+                target = slot.target
+                refs.append(Ref(HERE, target.offset, target.length, slot.raw, slot.id))
+        return tuple(refs)
+
+    def seal(self, sequence: Sequence, time: Instant) -> SealedVersion:
+        """Stores root and object list; everything is durable at every good site when this returns."""
+        who = self._who
+        blank = Root(VERSION, who.register, who.name, who.epoch, sequence, time, tuple(self._datasets), who.secrets)
+        refs = self._place(self._tops, len(encode_node(blank)) * 257 // 256 + 256 + 96 * len(self._tops))
+        datasets = tuple(
+            msgspec.structs.replace(dataset, tree=ref) for dataset, ref in zip(self._datasets, refs, strict=True)
+        )
+        root = msgspec.structs.replace(blank, datasets=datasets)
+        data = encode_node(root)
+        head = Slot(len(data))
+        head.id = ROOT_ID
+        self._meta.add(head, compress(data))
+        self._meta.flush(head)
+        self.shipper.wait()
+        if head.pack is None:
+            raise CorruptObject("a version's root was not stored")
+        manifest = Digest(head.pack)
+        needs = {Digest(pack) for pack in self._needs} | {manifest}
+        objects = build_list(self._index.size_of(needs))
+        self._put_list(objects)
+        return SealedVersion(
+            manifest, objects, frozenset(needs), datasets, self.shipper.shipped_bytes, self.shipper.packs, self._store.new_chunks,
+            self._store.new_raw_bytes, self._read_bytes, self._reused,
+        )  # fmt: skip
+
+    def _put_list(self, objects: BuiltList) -> None:
+        for label, site in self.shipper.good_sites.items():
+            try:
+                for name, data in objects.nodes:
+                    # Named by its hash: a crash leaves an unreferenced node, the next run finds it and goes on.
+                    site.put_same(list_key(self._who.state, self._who.register, name), data)
+            except (UnavailableError, IntegrityError) as error:
+                self.shipper.leave_out(label, error)
+        self.shipper.check()
+
+    def commit_caches(self) -> None:
+        """The version is in the ledger: its catalogues become the base of the next run."""
+        for cache in self._caches:
+            cache.commit()
+        self._caches.clear()
+
+
+class _Spool:
+    """Records that arrive out of order, kept on disk until they can be walked in order."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = open(path, "w+b", buffering=1 << 20)
+        path.unlink()
+        self._places: list[tuple[tuple[bytes, ...], int, int]] = []
+        self._at = 0
+
+    def add(self, path: bytes, encoded: bytes) -> None:
+        self._file.write(encoded)
+        self._places.append((walk_order(path), self._at, len(encoded)))
+        self._at += len(encoded)
+
+    def in_order(self) -> Iterable[bytes]:
+        self._file.flush()
+        for _, at, length in sorted(self._places):
+            yield os.pread(self._file.fileno(), length, at)
+        self._file.close()

@@ -1,0 +1,79 @@
+"""The outsider's checker of a whole embassy: from a pinned fingerprint and nothing else, without any key.
+
+(1) charters, cards, warrants, epochs · (2) each register's ledgers at every source · (3) the object lists of all
+versions that count, and every object they name · (4) what that means for each register. All that is wrong becomes a
+``Finding`` at the source and object that is to blame; nothing that a source does stops the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from exclave.errors import ExclaveError
+from exclave.ids import Fingerprint, Instant, RegisterId
+from exclave.sites.contract import Readable
+from exclave.verify.guard import GuardedSource
+from exclave.verify.objects import run_jobs
+from exclave.verify.register import RegisterCheck
+from exclave.verify.report import EmbassyReport, RegisterReport, SiteReport
+from exclave.verify.state import Finding, finding, read_state
+
+__all__ = ["EmbassyReport", "RegisterReport", "SiteReport", "verify_embassy"]
+
+MAX_ALIKE = 100
+"""Most findings of one kind at one source that are named one by one."""
+
+
+def verify_embassy(
+    sources: Mapping[str, Readable],
+    pinned: Fingerprint,
+    *,
+    now: Instant,
+    read_packs: bool = True,
+    workers: int = 2,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EmbassyReport:
+    """Checks everything that ``sources`` (site name → site) show of the state ``pinned``. Raises nothing.
+
+    A source that bears a charter's site name is held to what the charter asks of that site; any other, to what it
+    shows. ``read_packs`` False checks packs by their listed size alone. ``progress(packs done, packs in all)``.
+    Memory: the names of all packs, and at most 4 packs of 16 MiB.
+    """
+    guarded = {name: GuardedSource(name, source) for name, source in sources.items()}
+    try:
+        view = read_state(guarded, pinned)  # (1)
+    except ExclaveError as error:
+        return EmbassyReport(pinned, 0, now, 0, (), (finding("?", "state", error, grave=True),))
+    findings = list(view.findings)
+    checks = [RegisterCheck(view, guarded, rule, now) for rule in view.chain.newest.charter.registers]
+    for check in checks:  # (2), and the lists of (3)
+        check.ledgers()
+        check.boxes()
+        check.lists(read_packs=read_packs)
+    total = 0
+    if read_packs:  # (3)
+        total = sum(check.objects.pack_checks for check in checks if check.objects)
+        progress(0, total)
+        jobs = (job for check in checks if check.objects for job in check.objects.jobs())
+        run_jobs(jobs, workers=workers, done=lambda count: progress(count, total))
+    reports = tuple(check.report() for check in checks)  # (4)
+    for check in checks:
+        findings += check.findings
+    charter = view.chain.newest.charter.number
+    return EmbassyReport(pinned, charter, now, total, reports, _few_enough(findings))
+
+
+def _few_enough(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Each once, grave ones first; of very many alike at one source, the first and a word about the rest."""
+    kept: list[Finding] = []
+    alike: dict[tuple[str, str, RegisterId | None, bool], int] = {}
+    for found in dict.fromkeys(findings):
+        kind = (found.site, found.fault, found.register, found.grave)
+        alike[kind] = alike.get(kind, 0) + 1
+        if alike[kind] <= MAX_ALIKE:
+            kept.append(found)
+    for (site, fault, register, grave), count in alike.items():
+        if count > MAX_ALIKE:
+            rest = count - MAX_ALIKE
+            kept.append(Finding(site, fault, "more", f"and {rest} more findings of this kind", register, grave))
+    return tuple(sorted(kept, key=lambda found: not found.grave))

@@ -1,0 +1,186 @@
+"""The versions of a register that count, as its ledgers prove them across all epochs and sources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
+from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
+from exclave.formats.tile import TILE_WIDTH
+from exclave.ids import Epoch, RegisterId, instant_text
+from exclave.rules.checkpoints import VerifiedCheckpoint
+from exclave.rules.epochs import VerifiedEpoch
+from exclave.sites.contract import Readable
+from exclave.verify.copies import LogCopies, judge_copies
+from exclave.verify.state import Finding, StateView, finding
+
+CLOCK_TOLERANCE_US = 5 * 60 * 1_000_000
+"""So much may a version's time lie before its predecessor's: two machines' clocks differ."""
+MAX_ENTRIES = 1 << 22
+"""Most entries that are read of one register."""
+_MAX_LOST_BUNDLES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EpochLog:
+    """One epoch's log."""
+
+    epoch: VerifiedEpoch
+    freshest: VerifiedCheckpoint | None
+    """Newest epoch: the checkpoint up to which entries count (after a fork: the largest of those in conflict).
+    Former epochs: the head closest to the cut that covers it. None if no source shows one."""
+    counted: int
+    """Number of entries that count: all others were not witnessed, are fenced, or lie behind a fork."""
+    source: str
+    """A source that holds them all; empty if none does."""
+    heads: Mapping[str, VerifiedCheckpoint] = field(repr=False)
+    """What each source shows, if its writer signed it; it need not count."""
+    agreed: Mapping[str, int]
+    """How many of the entries that count each source's head covers; sources that show none are left out."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Entries that each source's own head claims."""
+        return {name: head.size for name, head in self.heads.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CountedVersion:
+    """One version, where its leaf stands, and the sources whose head covers it."""
+
+    epoch: Epoch
+    index: int
+    """Number of the entry in its epoch's log, from 0."""
+    leaf: VersionLeaf
+    held_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterHistory:
+    """What ``read_history`` found."""
+
+    register: RegisterId
+    epochs: tuple[EpochLog, ...]
+    versions: tuple[CountedVersion, ...]
+    """In order of sequence, none twice."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def latest(self) -> CountedVersion:
+        """The newest version that counts. ``MissingObject`` if there is none; it says why."""
+        if not self.versions:
+            why = "; ".join(f"{f.site}: {f.detail}" for f in self.findings if f.grave)
+            text = f"register {self.register} has no version that counts"
+            raise MissingObject(f"{text}: {why}" if why else text, register=self.register)
+        return self.versions[-1]
+
+    def version(self, sequence: int) -> CountedVersion:
+        """Version number ``sequence``. ``MissingObject`` if it does not count or does not exist."""
+        for version in self.versions:
+            if version.leaf.sequence == sequence:
+                return version
+        raise MissingObject(f"register {self.register} has no version {sequence} that counts", sequence=sequence)
+
+    @property
+    def newest_log(self) -> EpochLog:
+        """The log of the newest epoch: where a writer goes on."""
+        return self.epochs[-1]
+
+
+def read_history(
+    view: StateView,
+    sources: Mapping[str, Readable],
+    register: RegisterId,
+    *,
+    allow_unwitnessed: bool = False,
+    newest: int | None = None,
+) -> RegisterHistory:
+    """The versions of ``register`` that count, from all ``sources`` (site name → site) together.
+
+    Of the newest epoch count the entries up to the largest checkpoint that has the charter's ``witnesses-needed``
+    cosignatures; of former epochs exactly those up to the cut in their successor's note. If no checkpoint of the
+    newest epoch has enough cosignatures, that is a ``quorum-missing`` finding and the epoch adds nothing. With
+    ``allow_unwitnessed`` its largest checkpoint counts all the same: for an operator who has decided to go on
+    without witnesses. Where two checkpoints that could count contradict each other (``forked``), only what they have
+    in common does; who knows which site is right passes only that one.
+
+    ``newest``: read from the end, and stop once so many versions are found; enough for a restore of the latest, and
+    quick on a log of any length. Raises ``MissingObject`` if the register's epochs cannot be told.
+    """
+    return collect_history(read_copies(view, sources, register, allow_unwitnessed=allow_unwitnessed), newest=newest)
+
+
+def read_copies(
+    view: StateView, sources: Mapping[str, Readable], register: RegisterId, *, allow_unwitnessed: bool = False
+) -> tuple[LogCopies, ...]:
+    """Every epoch's log of ``register``, judged; the first epoch first."""
+    epochs = view.epoch_chain(register).epochs
+    cuts = [*(epoch.note.previous for epoch in epochs[1:]), None]
+    return tuple(
+        judge_copies(view, sources, epoch, cut=cut, allow_unwitnessed=allow_unwitnessed)
+        for epoch, cut in zip(epochs, cuts, strict=True)
+    )
+
+
+def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -> RegisterHistory:
+    """The versions in judged logs."""
+    register = logs[0].epoch.register
+    found: list[CountedVersion] = []
+    room = MAX_ENTRIES
+    for copies in reversed(logs):
+        lost = 0
+        for index in reversed(range(-(-copies.size // TILE_WIDTH))):
+            if (newest is not None and len(found) >= newest) or room <= 0 or lost >= _MAX_LOST_BUNDLES:
+                break
+            try:
+                entries = copies.bundle(index)
+            except (IntegrityError, UnavailableError) as error:
+                lost += 1
+                copies.note("?", f"{copies.prefix}entries from {index * TILE_WIDTH}", error, grave=True)
+                continue
+            room -= len(entries)
+            found += reversed(_versions_in(copies, index * TILE_WIDTH, entries))
+    findings = [f for copies in logs for f in copies.findings]
+    if room <= 0:
+        long = CorruptObject(f"the ledgers have more than {MAX_ENTRIES} entries; the oldest were not read")
+        findings.append(finding("?", "ledger", long, register, grave=False))
+    versions = _in_order(found[::-1], register, findings)
+    epochs = tuple(EpochLog(c.epoch, c.freshest, c.size, c.best, dict(c.heads), dict(c.agreed)) for c in logs)
+    return RegisterHistory(register, epochs, versions, tuple(findings))
+
+
+def _versions_in(copies: LogCopies, first: int, entries: tuple[bytes, ...]) -> list[CountedVersion]:
+    """The versions among proven entries. An entry that is none of ours is the writer's doing, not a site's."""
+    found: list[CountedVersion] = []
+    for index, entry in enumerate(entries, first):
+        try:
+            said = parse_ledger_entry(entry)
+        except MalformedError as error:
+            copies.note("?", f"{copies.prefix}entry/{index}", CorruptObject(f"not a ledger entry: {error.message}"))
+            continue
+        if said.register != copies.epoch.register or said.epoch != copies.epoch.number:
+            foreign = CorruptObject("this entry belongs to another register or epoch")
+            copies.note("?", f"{copies.prefix}entry/{index}", foreign)
+            continue
+        if isinstance(said, VersionLeaf):
+            held = tuple(name for name, size in copies.agreed.items() if size > index)
+            found.append(CountedVersion(copies.epoch.number, index, said, held))
+    return found
+
+
+def _in_order(found: list[CountedVersion], register: RegisterId, findings: list[Finding]) -> tuple[CountedVersion, ...]:
+    """Those whose sequence rises; a time that goes back is reported and counts."""
+    good: list[CountedVersion] = []
+    for version in found:
+        leaf, what = version.leaf, f"version {version.leaf.sequence}"
+        before = good[-1].leaf if good else None
+        if before is not None and leaf.sequence <= before.sequence:
+            error: ExclaveError = CorruptObject(f"{what} follows version {before.sequence} in the ledger")
+            findings.append(finding("?", what, error, register))
+            continue
+        if before is not None and leaf.time < before.time - CLOCK_TOLERANCE_US:
+            error = CorruptObject(f"its time {instant_text(leaf.time)} lies before that of version {before.sequence}")
+            findings.append(finding("?", what, error, register))
+        good.append(version)
+    return tuple(good)

@@ -1,0 +1,215 @@
+"""One register at all sources: its ledgers, boxes and objects, and what they mean for its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exclave.errors import (
+    CorruptObject,
+    ExclaveError,
+    IntegrityError,
+    LegalBasisMissing,
+    MissingObject,
+    PlacementUnmet,
+    RolledBack,
+    UnavailableError,
+)
+from exclave.formats.charter import CharterRegister
+from exclave.formats.epochnote import SEALED_SHARE_BYTES
+from exclave.formats.paths import box_key
+from exclave.formats.tile import checkpoint_key
+from exclave.ids import Digest, Epoch, Instant, Label, sha256
+from exclave.rules.placement import placement_of
+from exclave.sites.contract import Readable
+from exclave.verify.copies import LogCopies
+from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, collect_history, read_copies
+from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
+from exclave.verify.objects import RegisterObjects
+from exclave.verify.report import RegisterReport, SiteReport
+from exclave.verify.state import Finding, StateView, finding
+
+PUBLISHING_US = 15 * 60 * 1_000_000
+"""So long may a source hold entries that its head does not show yet: somebody is publishing them."""
+_MAX_BOX_BYTES = 2 << 20
+
+
+class RegisterCheck:
+    """One register on its way through a verification: ``ledgers``, ``boxes``, ``lists``, then ``report``.
+
+    Between the last two the caller may run ``objects.jobs()``. What is wrong collects in ``findings``.
+    """
+
+    def __init__(self, view: StateView, sources: Mapping[str, Readable], rule: CharterRegister, now: Instant) -> None:
+        self.findings: list[Finding] = []
+        self.objects: RegisterObjects | None = None
+        self._view, self._rule, self._now = view, rule, now
+        self._sources = {name: source for name, source in sources.items() if name in view.shown}
+        self._duty = [name for name in self._sources if view.should_hold(name, rule.id)]
+        """Sources that have to hold this register."""
+        self._history = RegisterHistory(rule.id, (), (), ())
+
+    # Ledgers
+
+    def ledgers(self) -> None:
+        """Judges all logs, then goes through each source's copy object by object."""
+        if self._rule.id not in self._view.epochs or not self._sources:
+            return  # A finding of the state says so already.
+        logs = read_copies(self._view, self._sources, self._rule.id)
+        self._history = collect_history(logs)
+        audits: dict[tuple[str, str], list[Finding]] = {}
+        for copies in logs:
+            leaves = known_leaves(copies)
+            for name in copies.heads:
+                audits[copies.prefix, name] = audit_copy(copies, self._sources[name], name, leaves)
+            for name in self._duty:
+                self._compare(copies, name)
+        for found in self._history.findings:
+            if not any(audit and _less_exact(found, prefix, name) for (prefix, name), audit in audits.items()):
+                self.findings.append(found)
+        for audit in audits.values():
+            self.findings += audit
+        self._legal_basis()
+
+    def _compare(self, copies: LogCopies, name: str) -> None:
+        """Whether what ``name`` shows of a log is all it should show by now."""
+        head, what = copies.heads.get(name), checkpoint_key(copies.prefix)
+        shown = head.size if head else 0
+        if name in copies.refused or copies.agreed.get(name, 0) < min(shown, copies.size):
+            return  # Unreadable or forked: said already.
+        odd: list[Finding] = []
+        beyond = look_beyond(copies, self._sources[name], name, odd)
+        self.findings += odd
+        if shown < copies.size:
+            self._behind(copies, name, shown, beyond)
+        elif beyond.was > shown:
+            lost = RolledBack(f"it shows {shown} entries, and its writer's own note there says it had {beyond.was}")
+            self._note(name, what, lost)
+        elif beyond.pending:
+            started = RolledBack(
+                f"entries up to {beyond.pending} were begun and {shown} are shown: unfinished, or rolled back"
+            )
+            self._note(name, what, started, grave=False)
+        elif beyond.size > shown:
+            text = f"it holds {beyond.size} entries and shows {shown}: being published, or rolled back"
+            self._note(name, what, RolledBack(text), grave=False)
+
+    def _behind(self, copies: LogCopies, name: str, shown: int, beyond: Beyond) -> None:
+        """Not published there yet, or taken back? Grave if the source convicts itself, or if it is too late by now."""
+        rest = [v.leaf.time for v in self._history.versions if v.epoch == copies.epoch.number and v.index >= shown]
+        since = rest[0] if rest else (copies.freshest.time if copies.freshest else Instant(0))
+        age_us = self._now - since
+        late = age_us > self._rule.rpo_s * 1_000_000
+        left = beyond.size > shown and age_us > PUBLISHING_US
+        grave = late or left or beyond.was > shown
+        why = "rolled back" if beyond.was > shown else "not published there yet, or rolled back"
+        if beyond.size > shown:
+            why += f"; it holds entries up to {beyond.size}"
+        text = f"it shows {shown} of the {copies.size} entries that count: {why}"
+        error: ExclaveError = RolledBack(text) if name in copies.heads else MissingObject(text)
+        self._note(name, checkpoint_key(copies.prefix), error, grave=grave)
+
+    def _legal_basis(self) -> None:
+        labels = {site.label for site in self._view.chain.newest.charter.sites}
+        for name in self._sources:
+            there = self._view.shown[name].epochs.get(self._rule.id)
+            if name in labels and name not in self._rule.at and there:
+                error = LegalBasisMissing("this register lies at a site where the charter does not allow it")
+                self._note(name, "register", error, grave=False)
+
+    # Objects
+
+    def boxes(self) -> None:
+        """Shares, ancestor seeds and annex, at every source that has to hold them."""
+        boxes: dict[Digest, tuple[str, int]] = {self._rule.annex_box: ("the annex", _MAX_BOX_BYTES)}
+        chain = self._view.epochs.get(self._rule.id)
+        for epoch in chain.epochs if chain else ():
+            for share in epoch.note.shares:
+                boxes[share.box] = (f"{share.custodian}'s share of epoch {epoch.number}", SEALED_SHARE_BYTES)
+            if epoch.note.ancestor is not None:
+                boxes[epoch.note.ancestor] = (f"the older keys of epoch {epoch.number}", _MAX_BOX_BYTES)
+        for name in self._duty:
+            for digest, (what, limit) in boxes.items():
+                key = box_key(self._view.state, self._rule.id, digest)
+                try:
+                    data = self._sources[name].get(key, limit=limit)
+                except MissingObject:
+                    self._note(name, key, MissingObject(f"{what} is missing"))
+                except (IntegrityError, UnavailableError) as error:
+                    self._note(name, key, error)
+                else:
+                    if sha256(data) != digest:
+                        self._note(name, key, CorruptObject(f"{what} does not have the hash that it is named by"))
+
+    def lists(self, *, read_packs: bool) -> None:
+        """Reads all object lists, and the sizes of packs from the sources' listings."""
+        self.objects = RegisterObjects(self._view.state, self._rule.id, self._sources, self._history.versions)
+        self.objects.check_listings(read_packs=read_packs)
+
+    # Results
+
+    def report(self) -> RegisterReport:
+        """What was found; adds the last findings: RPO and placement."""
+        versions, charter = self._history.versions, self._view.chain.newest.charter
+        latest = versions[-1] if versions else None
+        age_s = None if latest is None else (self._now - latest.leaf.time) // 1_000_000
+        self._age(latest, age_s)
+        if self.objects is not None:
+            self.findings += self.objects.findings
+        holds = [Label(n) for n in self._sources if latest and self.objects and self.objects.complete(n, latest)]
+        lacks = placement_of(charter, self._rule).missing(holds)
+        if latest is not None and lacks:
+            error = PlacementUnmet(f"of the sources looked at, too few hold version {latest.leaf.sequence}: {lacks}")
+            self._note("?", "placement", error)
+        chain = self._view.epochs.get(self._rule.id)
+        return RegisterReport(
+            register=self._rule.id,
+            public_name=self._rule.public_name,
+            epoch=chain.newest.number if chain else Epoch(0),
+            versions=len(versions),
+            latest=latest.leaf.sequence if latest else None,
+            latest_time=latest.leaf.time if latest else None,
+            age_s=age_s,
+            rpo_s=self._rule.rpo_s,
+            sites=tuple(self._site(name) for name in self._sources),
+            placement_lacks=lacks,
+        )
+
+    def _age(self, latest: CountedVersion | None, age_s: int | None) -> None:
+        if latest is None or age_s is None:
+            if self._rule.id in self._view.epochs:
+                self._rpo("there is no version that counts")
+        elif age_s > self._rule.rpo_s:
+            self._rpo(f"version {latest.leaf.sequence} is {age_s} s old; the charter allows {self._rule.rpo_s} s")
+        elif latest.leaf.time > self._now + CLOCK_TOLERANCE_US:
+            future = CorruptObject(f"its time lies {-age_s} s in the future")
+            self._note("?", f"version {latest.leaf.sequence}", future, grave=False)
+
+    def _rpo(self, text: str) -> None:
+        self.findings.append(Finding("?", "rpo", "age", text, self._rule.id, grave=False))
+
+    def _site(self, name: str) -> SiteReport:
+        site = self._view.chain.newest.charter.site(Label(name))
+        held = [v for v in self._history.versions if name in v.held_by]
+        complete = [v for v in held if self.objects and self.objects.complete(name, v)]
+        newest = self._history.epochs[-1] if self._history.epochs else None
+        return SiteReport(
+            site=name,
+            country=site.country if site and site.label in self._rule.at else None,
+            entries=newest.agreed.get(name, 0) if newest else 0,
+            versions=len(held),
+            complete=len(complete),
+            latest_complete=complete[-1].leaf.sequence if complete else None,
+            latest_complete_time=complete[-1].leaf.time if complete else None,
+        )
+
+    def _note(self, site: str, what: str, error: ExclaveError, *, grave: bool | None = None) -> None:
+        self.findings.append(finding(site, what, error, self._rule.id, grave=grave))
+
+
+def _less_exact(found: Finding, prefix: str, name: str) -> bool:
+    """Whether an audit of ``name``'s log below ``prefix`` says the same as ``found``, and names the object rightly."""
+    return (
+        found.site == name
+        and found.what.startswith(f"{prefix}tile")
+        and found.fault in (MissingObject.code, CorruptObject.code)
+    )

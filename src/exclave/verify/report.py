@@ -1,0 +1,69 @@
+"""What a verification of a whole embassy tells: plain values, fit for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exclave.ids import Country, Epoch, Fingerprint, Instant, RegisterId, Sequence
+from exclave.verify.state import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class SiteReport:
+    """One register at one source."""
+
+    site: str
+    country: Country | None
+    """None if the charter does not know a site of that name for this register."""
+    entries: int
+    """Of the newest epoch's log, those that count and that the source's head covers."""
+    versions: int
+    """Versions that its ledgers cover."""
+    complete: int
+    """Those of them of which every object is there; with packs read, also unchanged."""
+    latest_complete: Sequence | None
+    latest_complete_time: Instant | None
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterReport:
+    """One register over all sources."""
+
+    register: RegisterId
+    public_name: str | None
+    epoch: Epoch
+    """The newest one; 0 if it cannot be told."""
+    versions: int
+    latest: Sequence | None
+    latest_time: Instant | None
+    """The moment whose state the latest version holds."""
+    age_s: int | None
+    """How old that state is; seconds."""
+    rpo_s: int
+    """How old the charter lets it become; seconds."""
+    sites: tuple[SiteReport, ...]
+    placement_lacks: str
+    """What the sources that hold the latest version completely lack to meet the placement rule; empty if nothing."""
+
+    @property
+    def rpo_met(self) -> bool:
+        return self.age_s is not None and self.age_s <= self.rpo_s
+
+
+@dataclass(frozen=True, slots=True)
+class EmbassyReport:
+    """The whole state, as the given sources show it."""
+
+    state: Fingerprint
+    charter: int
+    """Number of the newest charter; 0 if no chain of charters leads from the pinned fingerprint."""
+    checked_at: Instant
+    packs_read: int
+    """Packs read and hashed, each source's counted; 0 if only their presence was checked."""
+    registers: tuple[RegisterReport, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        """No finding is grave."""
+        return not any(f.grave for f in self.findings)

@@ -1,0 +1,238 @@
+"""Who may do what in a state, as its sites together tell it: charters, warrants, epochs.
+
+Believed is only what is signed. Every site is asked for everything, since any of them may hide or plant something;
+copies are taken together. What one site hides, spoils or should not show is a ``Finding`` and stops nothing as long
+as the others make up for it. What anybody with write access could have planted is a finding too, but not grave: on
+write-once storage it stays for years.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from exclave.errors import (
+    ExclaveError,
+    IntegrityError,
+    MalformedError,
+    MissingObject,
+    NotAuthorised,
+    RolledBack,
+    UnavailableError,
+)
+from exclave.formats.card import Card
+from exclave.formats.epochnote import parse_epoch
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.paths import (
+    box_key,
+    card_key,
+    epoch_prefix,
+    ledger_origin,
+    ledger_prefix,
+)
+from exclave.ids import Digest, Fingerprint, Key, Label, RegisterId, sha256
+from exclave.rules.charters import CharterChain, Rejected, find_charter_chain
+from exclave.rules.epochs import EpochChain, VerifiedEpoch, verify_epoch_chain
+from exclave.sites.contract import Readable
+from exclave.verify.logs import LogReader
+from exclave.verify.shown import Finding, Shown, fetch_card, fetch_cards, finding, notes_below, read_site
+
+__all__ = ["Finding", "StateView", "find_box", "finding", "read_state"]
+
+
+@dataclass(slots=True)
+class StateView:
+    """What is signed and in force. Built by ``read_state``."""
+
+    state: Fingerprint
+    chain: CharterChain
+    cards: dict[Digest, Card]
+    warrants: dict[Digest, ParsedNote]
+    epochs: dict[RegisterId, EpochChain]
+    findings: list[Finding] = field(default_factory=list)
+    charter_notes: list[bytes] = field(default_factory=list)
+    """All charter notes that were found, for whoever adds one."""
+    shown: dict[str, Shown] = field(default_factory=dict)
+    """What each site that answered showed."""
+
+    def should_hold(self, site: str, register: RegisterId) -> bool:
+        """Whether ``site`` is one that has to hold ``register``: the charter says so, or (a source that goes by
+        another name) it shows epochs of it."""
+        charter = self.chain.newest.charter
+        rule = charter.register(register)
+        if rule is None or site not in self.shown:
+            return False
+        if any(site == s.label for s in charter.sites):
+            return site in rule.at
+        return bool(self.shown[site].epochs.get(register))
+
+    def epoch_chain(self, register: RegisterId) -> EpochChain:
+        """The epochs of ``register``; ``MissingObject`` if they could not be read."""
+        chain = self.epochs.get(register)
+        if chain is None:
+            why = next((f.detail for f in self.findings if f.register == register), "no site shows them")
+            raise MissingObject(f"the epochs of register {register} cannot be told: {why}", register=register)
+        return chain
+
+    def witness_cards(self) -> dict[Label, Card]:
+        """Key cards of the witnesses that the newest charter names, as far as they were found."""
+        found = {w.label: self.cards.get(w.card) for w in self.chain.newest.charter.witnesses}
+        return {label: card for label, card in found.items() if card is not None}
+
+    def log_reader(self, epoch: VerifiedEpoch, source: Readable) -> LogReader:
+        """Reads the log of ``epoch`` at ``source``."""
+        prefix = ledger_prefix(self.state, epoch.register, epoch.number, epoch.digest)
+        return LogReader(source, prefix, ledger_origin(self.state, epoch.register, epoch.number), epoch.writer)
+
+
+def read_state(sources: Mapping[str, Readable], pinned: Fingerprint) -> StateView:
+    """The state with the fingerprint ``pinned``, from all ``sources`` (site name → site) that answer.
+
+    (1) cards, charters and warrants · (2) the charter chain · (3) each register's epochs · (4) whether each site by
+    itself would tell the same. Raises what nobody can plant or explain away: ``WrongFingerprint``, ``Forked``,
+    ``MissingObject``, ``QuorumMissing``; ``SiteUnavailable`` if no site answers.
+    """
+    findings: list[Finding] = []
+    cards: dict[Digest, Card] = {}
+    warrants: dict[Digest, ParsedNote] = {}
+    shown: dict[str, Shown] = {}
+    failures: list[UnavailableError] = []
+    for name, source in sources.items():  # (1)
+        try:
+            shown[name] = read_site(source, pinned, name, cards, warrants, findings)
+        except UnavailableError as error:
+            findings.append(finding(name, "site", error))
+            failures.append(error)
+    if not shown and failures:
+        raise failures[0]
+    charters = _once(data for site in shown.values() for data in site.charters.values())
+    answering = {name: sources[name] for name in shown}
+    fetch_cards(answering, pinned, charters, cards)
+    chain, rejected = find_charter_chain(charters, cards, pinned)  # (2)
+    _attribute(rejected, {n: s.charters for n, s in shown.items()}, findings)
+    view = StateView(pinned, chain, cards, warrants, {}, findings, charters, shown)
+    for rule in chain.newest.charter.registers:  # (3)
+        _read_epochs(view, answering, rule.id)
+    for name in shown:  # (4)
+        _check_site(view, name)
+    return view
+
+
+def find_box(sources: Mapping[str, Readable], state: Fingerprint, register: RegisterId, digest: Digest) -> bytes:
+    """A sealed box (share, annex, ancestors) from whichever site has it unharmed."""
+    key = box_key(state, register, digest)
+    last: ExclaveError = MissingObject(f"no site has the box {digest.hex()[:16]}…")
+    for source in sources.values():
+        try:
+            data = source.get(key, limit=2 << 20)
+        except (UnavailableError, IntegrityError) as error:
+            last = error
+            continue
+        if sha256(data) == digest:
+            return data
+    raise MissingObject(f"no site has a good copy of the box {digest.hex()[:16]}…", box=digest.hex()) from last
+
+
+def _once(notes: Iterable[bytes]) -> list[bytes]:
+    return list(dict.fromkeys(notes))
+
+
+def _attribute(
+    rejected: Iterable[Rejected],
+    shown: Mapping[str, Mapping[Key, bytes]],
+    findings: list[Finding],
+    register: RegisterId | None = None,
+) -> None:
+    """Findings for notes that do not count, at the sites that show them."""
+    places: dict[Digest, list[tuple[str, Key]]] = {}
+    for name, notes in shown.items():
+        for key, data in notes.items():
+            places.setdefault(parse_note(data).digest, []).append((name, key))
+    for wrong in rejected:
+        for name, key in places.get(wrong.digest, []) if wrong.digest else []:
+            what = f"{wrong.what}: {wrong.reason}"
+            findings.append(Finding(name, wrong.error.code, key, what, register, grave=False))
+
+
+def _read_epochs(view: StateView, sources: Mapping[str, Readable], register: RegisterId) -> None:
+    """(3) The epochs of one register, from all sites together."""
+    by_site: dict[str, Mapping[Key, bytes]] = {}
+    for name, source in sources.items():
+        notes = view.shown[name].epochs.setdefault(register, {})
+        by_site[name] = notes
+        try:
+            for key, note in notes_below(source, epoch_prefix(view.state, register), name, view.findings):
+                try:
+                    digest = parse_epoch(note.text).writer
+                except MalformedError as error:
+                    view.findings.append(finding(name, key, error, register, grave=False))
+                    continue
+                notes[key] = note.encode()
+                if digest not in view.cards:
+                    fetch_card(sources, view.state, digest, view.cards)
+        except UnavailableError as error:
+            view.findings.append(finding(name, "epochs", error, register))
+            view.shown[name].unread.add(register)
+    everything = _once(data for notes in by_site.values() for data in notes.values())
+    try:
+        chain = verify_epoch_chain(view.chain, register, everything, view.warrants, view.cards)
+    except (IntegrityError, NotAuthorised, MalformedError) as error:
+        view.findings.append(finding("?", "epochs", error, register))
+        return
+    _attribute(chain.rejected, by_site, view.findings, register)
+    view.epochs[register] = chain
+
+
+def _check_site(view: StateView, name: str) -> None:
+    """(4) What ``name`` alone lacks of what all sites together show."""
+    shown, chain = view.shown[name], view.chain
+    _compare(view, name, "charter", len(chain.charters), lambda: _own_charters(view, shown))
+    charters = [c.charter for c in chain.charters]
+    needed = {p.card for c in charters for p in c.custodians} | {w.card for c in charters for w in c.witnesses}
+    used: set[Digest] = set()
+    for register, epochs in view.epochs.items():
+        if not view.should_hold(name, register) or register in shown.unread:
+            continue
+        needed |= {epoch.writer.digest for epoch in epochs.epochs}
+        used |= {epoch.warrant.digest for epoch in epochs.epochs if epoch.warrant}
+        own = _once(shown.epochs.get(register, {}).values())
+        told = len(epochs.epochs)
+        _compare(view, name, "epoch", told, lambda o=own, r=register: _own_epochs(view, o, r), register)  # type: ignore[misc]
+    known = {f.what for f in view.findings if f.site == name}
+    for digest in sorted(needed - set(shown.cards.values())):
+        key = card_key(view.state, digest)
+        if key not in known:
+            view.findings.append(finding(name, key, MissingObject("a key card is missing here")))
+    for digest in sorted(used - set(shown.warrants.values())):
+        missing = MissingObject("the warrant that an epoch rests on is missing here")
+        view.findings.append(finding(name, f"warrant {digest.hex()}", missing))
+
+
+def _own_charters(view: StateView, shown: Shown) -> int:
+    own = _once(shown.charters.values())
+    if set(own) == set(view.charter_notes):
+        return len(view.chain.charters)
+    if not own:
+        raise MissingObject(f"there is no charter of state {view.state[:16]}… here")
+    return len(find_charter_chain(own, view.cards, view.state)[0].charters)
+
+
+def _own_epochs(view: StateView, own: list[bytes], register: RegisterId) -> int:
+    everything = {data for site in view.shown.values() for data in site.epochs.get(register, {}).values()}
+    if set(own) == everything:
+        return len(view.epochs[register].epochs)
+    return len(verify_epoch_chain(view.chain, register, own, view.warrants, view.cards).epochs)
+
+
+def _compare(
+    view: StateView, name: str, what: str, told: int, count: Callable[[], int], register: RegisterId | None = None
+) -> None:
+    """A finding if ``name`` alone tells fewer charters or epochs than ``told``."""
+    try:
+        own = count()
+    except (IntegrityError, NotAuthorised, MalformedError) as problem:
+        view.findings.append(finding(name, what, problem, register))
+        return
+    if own < told:
+        old = RolledBack(f"it shows {what} {own} as the newest, others {told}: not published here yet, or rolled back")
+        view.findings.append(finding(name, what, old, register))

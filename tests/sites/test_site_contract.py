@@ -1,0 +1,127 @@
+"""Every promise of the contract, on every kind of site."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from exclave.errors import Bug, MalformedError
+from exclave.ids import Key
+from exclave.sites.contract import MAX_HEAD_BYTES, MAX_OBJECT_BYTES, Site
+from exclave.sites.directory import DirectorySite
+from exclave.sites.memory import MemorySite
+from exclave.sites.opening import open_site
+from exclave.sites.probe import PROMISES, probe, try_promise
+from exclave.sites.s3 import S3Keys, S3Place, S3Site
+from support.hostile import FlippingSite, LyingSite, MissingSite, PassThrough
+from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
+
+
+@pytest.fixture(params=["directory", "memory", "s3"])
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
+    """An empty site of each kind."""
+    if request.param == "directory":
+        return DirectorySite(str(tmp_path))
+    if request.param == "memory":
+        return MemorySite()
+    seaweed: Seaweed = request.getfixturevalue("seaweed")
+    place = S3Place("exclave-a", secrets.token_hex(8), seaweed.endpoint, "us-east-1")
+    return S3Site(place, S3Keys(ACCESS_KEY, SECRET_KEY))
+
+
+@pytest.mark.parametrize("name", PROMISES)
+def test_promise(site: Site, name: str) -> None:
+    """The site keeps this promise."""
+    promise = try_promise(site, name, token="t1")
+    assert promise.kept, promise.detail
+
+
+@pytest.mark.parametrize("name", ["round-trip", "write-once", "one-creator-wins", "other-bytes-found", "replace-if"])
+def test_opened_s3_site(seaweed: Seaweed, tmp_path: Path, name: str) -> None:
+    """A bucket opened by its address, with retries around it, keeps the promises that retries could break."""
+    url = seaweed.url(secrets.token_hex(8), credentials=seaweed.credentials_file(tmp_path))
+    promise = try_promise(open_site(url), name, token="t1")
+    assert promise.kept, promise.detail
+
+
+@pytest.mark.parametrize("name", ["listing", "names", "empty-object", "missing"])
+@pytest.mark.parametrize("at_once", [0, 1, 3])
+def test_s3_listing_by_folders(seaweed: Seaweed, name: str, at_once: int) -> None:
+    """Listings that are too long to sort in memory keep the same promises, folder by folder."""
+    place = S3Place("exclave-a", secrets.token_hex(8), seaweed.endpoint, "us-east-1")
+    promise = try_promise(S3Site(place, S3Keys(ACCESS_KEY, SECRET_KEY), sorted_at_once=at_once), name, token="t1")
+    assert promise.kept, promise.detail
+
+
+def test_caller_duties(site: Site) -> None:
+    """A caller that breaks its duties is told of a bug, whatever the kind of site."""
+    key = Key("probe/x")
+    for broken in (
+        lambda: site.put_new(key, bytes(MAX_OBJECT_BYTES + 1)),
+        lambda: site.put_same(key, bytes(MAX_OBJECT_BYTES + 1)),
+        lambda: site.replace_if(key, bytes(MAX_HEAD_BYTES + 1), None),
+        lambda: site.get_range(key, -1, 1),
+        lambda: site.get_range(key, 0, MAX_OBJECT_BYTES + 1),
+        lambda: list(site.list("probe")),
+    ):
+        with pytest.raises(Bug):
+            broken()
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a//b", "a/../b", ".tmp/x", "A", "", "a/", "a\n", "é"])
+def test_no_name_leaves_the_site(site: Site, name: str) -> None:
+    """A text that is no key is refused by every method before anything is touched."""
+    key = Key(name)
+    for call in (
+        lambda: site.get(key),
+        lambda: site.get_range(key, 0, 1),
+        lambda: site.stat(key),
+        lambda: site.put_new(key, b""),
+        lambda: site.put_same(key, b""),
+        lambda: site.read_head(key),
+        lambda: site.replace_if(key, b"", None),
+    ):
+        with pytest.raises((MalformedError, Bug)):
+            call()
+
+
+def test_probe_runs_once_per_token() -> None:
+    """A probe reports every promise; with a used token it finds its own remains."""
+    site = MemorySite()
+    assert [p.name for p in probe(site, token="one") if p.kept] == list(PROMISES)
+    assert not all(p.kept for p in probe(site, token="one"))
+    with pytest.raises(MalformedError):
+        next(probe(site, token="../x"))
+
+
+class _LastWriterWins(PassThrough):
+    """A store without conditional writes, as many call themselves S3."""
+
+    def __init__(self) -> None:
+        super().__init__(MemorySite())
+        self._objects: dict[Key, bytes] = {}
+
+    def put_new(self, key: Key, data: bytes) -> None:
+        self._objects[key] = data
+
+    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        return self._objects[key]
+
+
+@pytest.mark.parametrize(
+    ("bad", "broken"),
+    [
+        (_LastWriterWins, {"write-once", "one-creator-wins"}),
+        (lambda: LyingSite(MemorySite()), {"round-trip", "replace-if", "one-first-head-wins"}),
+        (lambda: FlippingSite(MemorySite()), {"round-trip", "large-object", "other-bytes-found"}),
+        (lambda: MissingSite(MemorySite()), {"round-trip", "listing", "empty-object"}),
+    ],
+    ids=["unconditional", "lying", "flipping", "missing"],
+)
+def test_probe_finds_bad_stores(bad: object, broken: set[str]) -> None:
+    """The probe names the promises that a bad store breaks."""
+    site = bad()  # type: ignore[operator]
+    found = {name for name in broken if not try_promise(site, name, token="t").kept}
+    assert found == broken
