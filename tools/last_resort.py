@@ -5,10 +5,8 @@
     python last_resort.py --site FOLDER --state FINGERPRINT [--register ID] [--version N]
                           --key kaja.key --key mart.key … --target NEW_FOLDER
 
-For whoever has a copy of a site and the keys, but no Exclave. Needs Python 3.11 or later and the packages cryptography
-(50 or later) and zstandard. A site in an object store is first copied to a folder with that store's own tools.
-
-How one thing vouches for the next, in the order of this file:
+For whoever has a copy of a site (from an object store: made with that store's own tools) and the keys, but no Exclave.
+Needs Python 3.11 or later, cryptography 50 or later, zstandard. How one thing vouches for the next, from top to bottom:
 (1) the fingerprint is the SHA-256 of the first charter's text; the old and the new quorum sign each later charter;
 (2) a charter names a register's epoch note by SHA-256; a later epoch needs a warrant that the quorum of the newest
     charter signed, and the signature of its writer, who is the warrant's machine;
@@ -17,9 +15,8 @@ How one thing vouches for the next, in the order of this file:
     epoch note shows; it opens the packs' keys, and the box with the seeds of former epochs;
 (5) a ledger entry names a version's manifest pack by SHA-256, and manifests name all further packs by SHA-256.
 
-A signature counts only if its Ed25519 and its ML-DSA-44 half both verify. Not checked: witnesses' cosignatures (so a
-site that hides its latest versions is not noticed: compare several), warrants' times, object lists, and BLAKE3 sums of
-chunks, files and datasets (the packs' SHA-256 covers the same bytes).
+Signatures count only if the Ed25519 and the ML-DSA-44 half verify. NOT CHECKED: witnesses' cosignatures (whether a site
+hides its latest versions: compare several), warrants' times, object lists, BLAKE3 sums (SHA-256 of packs covers them).
 """
 # fmt: off - few blank lines, because this file is also printed
 
@@ -46,11 +43,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf import hkdf, scrypt
 
 SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)  # RFC 9180, X-Wing
+say = functools.partial(print, file=sys.stderr)
 
 class Failed(Exception):
     """What the person at the keyboard is told."""
-
-say = functools.partial(print, file=sys.stderr)
 
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
@@ -65,15 +61,13 @@ class Note(NamedTuple):
     def all(self, keyword: str) -> list[list[str]]:
         return [line.split(" ")[1:] for line in self.text.split("\n") if line.startswith(keyword + " ")]
     def one(self, keyword: str) -> str:
-        """The last field of the only line with ``keyword``."""
-        (fields,) = self.all(keyword)
-        return fields[-1]
+        """The last field of the only line with ``keyword``; empty if there is not one."""
+        return "".join(fields[-1] for fields in self.all(keyword)[:1])
 
 def parse_note(data: bytes) -> Note:
     text, _, tail = data.decode("utf-8").rpartition("\n\n")
     lines = [line.removeprefix("— ").split(" ") for line in tail.splitlines()]
-    blobs = [(name, base64.b64decode(value, validate=True)) for name, value in lines]
-    return Note(text + "\n", frozenset((name, blob[:4], blob[4:]) for name, blob in blobs))
+    return Note(text + "\n", frozenset((name, base64.b64decode(b)[:4], base64.b64decode(b)[4:]) for name, b in lines))
 
 class Site:
     """The objects of one state in a folder. They may be anybody's: no links are followed, sizes are looked at first."""
@@ -97,14 +91,12 @@ class Site:
         for name in sorted(os.listdir(path)) if os.path.isdir(path) else []:
             try:
                 note = parse_note(self.read(f"{folder}/{name}") or b"")
-                copy = found.get(note.digest, note)
-                found[note.digest] = Note(note.text, note.signatures | copy.signatures)
+                found[note.digest] = Note(note.text, note.signatures | found.get(note.digest, note).signatures)
             except ValueError:
                 say(f"passed over: {folder}/{name} is not a signed note")
         return found
     def card(self, digest: str) -> Note | None:
-        data = self.read(f"card/{digest}", digest)
-        return Note(data.decode()) if data else None
+        return Note(data.decode()) if (data := self.read(f"card/{digest}", digest)) else None
 
 def has_signed(note: Note, card: Note, ledger: str = "", tree: bytes = b"") -> bool:
     """Whether the holder of ``card`` signed the text with both keys. The head of a ledger is signed in its name: the
@@ -119,7 +111,7 @@ def has_signed(note: Note, card: Note, ledger: str = "", tree: bytes = b"") -> b
         signature, message = blob, note.text.encode()
         if kind == b"\x06":
             signature, message = blob[8:], b"subtree/v1\n\0" + sized + blob[:8] + sized + bytes(8) + tree
-        with contextlib.suppress(InvalidSignature):
+        with contextlib.suppress(InvalidSignature, ValueError):
             algorithm.from_public_bytes(public).verify(signature, message)
             good.add(keyword)
     return len(good) == 2
@@ -159,7 +151,7 @@ def read_epochs(site: Site, charters: list[Note], register: str) -> list[Note]:
     while True:
         used, start = {epoch.one("authority") for epoch in epochs}, f"exclave/epoch/v1\nregister {register}\nepoch "
         drafts = [note for note in notes if note.text.startswith(f"{start}{len(epochs) + 1}\n")]
-        drafts = [n for n in drafts if not epochs or n.all("previous")[0][0] == epochs[-1].digest]
+        drafts = [n for n in drafts if not epochs or f"\nprevious {epochs[-1].digest} " in n.text]
         # Above the epochs that charters name, only warrants under the newest charter count, each of them once.
         by = listing[-1:] if len(epochs) >= max(named.values()) else listing
         good = [note for note in drafts if note.digest in named] or [
@@ -170,20 +162,20 @@ def read_epochs(site: Site, charters: list[Note], register: str) -> list[Note]:
             say(f"passed over: epoch note {note.digest}, whose warrant does not count, or whose cards are missing")
         if not good and len(epochs) < max(named.values()):
             raise Failed(f"the note of epoch {len(epochs) + 1} of register {register} is not at this site")
+        epochs += good
         if not good:
             return epochs
-        epochs += good
 
 def is_granted(site: Site, note: Note, charter: Note) -> bool:
     """Whether an epoch's warrant is one of this state, charter, register and writer, and all have signed."""
-    warrant, writer = site.notes("warrant").get(note.one("authority")), site.card(note.one("writer"))
-    if warrant is None or writer is None or not has_signed(note, writer):
+    warrant, start = site.notes("warrant").get(note.one("authority")), f"exclave/warrant/v1\nstate {site.state}\n"
+    if warrant is None or not warrant.text.startswith(f"{start}charter {charter.digest}\n"):
         return False
     allowed = warrant.one("act") in ("failover", "failback", "rekey") and warrant.one("machine") == note.one("writer")
     if not allowed or [note.one("register")] not in warrant.all("register"):
         return False
-    start = f"exclave/warrant/v1\nstate {site.state}\ncharter {charter.digest}\n"
-    return warrant.text.startswith(start) and quorum_signed(site, warrant, charter)
+    writer = site.card(note.one("writer")) if quorum_signed(site, warrant, charter) else None
+    return writer is not None and has_signed(note, writer)
 
 def merkle_root(leaves: list[bytes]) -> bytes:
     """RFC 6962, from the leaves' hashes."""
@@ -212,9 +204,10 @@ def read_ledger(site: Site, epoch: Note, successor: Note | None) -> list[Note]:
             say(f"epoch {number} has no ledger here: nothing was written in it yet, or this copy is older than that")
             return []
         head = parse_note(data)
-        _, size, root = head.text.splitlines()
+        origin, size, root = head.text.splitlines()
         tree = struct.pack(">Q", int(size)) + base64.b64decode(root)
-        if writer is None or not has_signed(head, writer, f"exclave/{site.state}/{register}/{number}", tree):
+        mine = origin == f"exclave/{site.state}/{register}/{number}"
+        if writer is None or not mine or not has_signed(head, writer, origin, tree):
             raise Failed(f"the ledger of epoch {number} is not signed by its writer, or the writer's card is missing")
     entries: list[bytes] = []
     while len(entries) < int(size):
@@ -252,16 +245,16 @@ class OpeningKey:
 
 def read_key_file(path: str) -> tuple[str, OpeningKey]:
     """Name and opening key of a custodian; asks for the passphrase if there is one."""
-    with open(path, encoding="ascii") as file:
+    with open(path, encoding="latin-1") as file:
         note = Note(file.read(1025))
-    if note.all("scrypt"):
-        ((salt, log2_n, sealed),) = note.all("scrypt")
+    seed = base64.b64decode(note.one("seed"))
+    for salt, log2_n, sealed in note.all("scrypt"):
         typed = unicodedata.normalize("NFC", getpass.getpass(f"Passphrase of {path}: ")).encode()
         slow = scrypt.Scrypt(salt=base64.b64decode(salt), length=32, n=1 << min(int(log2_n), 20), r=8, p=1)
         head = note.text[: note.text.index("scrypt ")].encode()
         seed = AESGCM(slow.derive(typed)).decrypt(bytes(12), base64.b64decode(sealed), head)
-    else:
-        seed = base64.b64decode(note.one("seed"))
+    if len(seed) != 32:
+        raise Failed(f"{path} is no key file")
     purpose = hkdf.HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"exclave/opening/v1")
     return note.one("name"), OpeningKey(purpose.derive(seed))
 
@@ -289,14 +282,14 @@ def open_shares(site: Site, epoch: Note, keys: dict[str, OpeningKey], given: dic
     lines = {name: fields for name, *fields in epoch.all("share")}
     good: dict[int, bytes] = {}
     for name in sorted(keys.keys() | given.keys()):
-        index, promise, digest = lines.get(name, ["0", "", "no"])
+        x, promise, digest = lines.get(name, ["0", "", "no"])
         box = site.read(f"{register}/box/{digest}", digest)
-        share = given.get(name) or keys[name].open(box, "exclave/share/v1", register, number, index, name)
-        bound = f"exclave/share-commitment/v1\n{register}\n{number}\n{index}\n".encode()
+        share = given[name] if name in given else keys[name].open(box, "exclave/share/v1", register, number, x, name)
+        bound = f"exclave/share-commitment/v1\n{register}\n{number}\n{x}\n".encode()
         if share is not None and sha256(bound + share).hex() == promise:
-            good[int(index)] = share
+            good[int(x)] = share
         else:
-            why = "it is not the one that was committed to" if share else "the key does not open it, or it is missing"
+            why = "it is not the one that was committed to" if share else "his key does not open it, or it is missing"
             say(f"BAD SHARE of {name} in epoch {number}: {why}. Shares have: {', '.join(lines)}")
     if len(good) < needed:
         raise Failed(f"{len(good)} of the {needed} shares that open epoch {number}: bring keys of more custodians")
@@ -309,7 +302,6 @@ def open_shares(site: Site, epoch: Note, keys: dict[str, OpeningKey], given: dic
 
 SIZED = {0xC4: ("bytes", 1), 0xC5: ("bytes", 2), 0xC6: ("bytes", 4), 0xD9: ("text", 1), 0xDA: ("text", 2),
          0xDB: ("text", 4), 0xDC: ("array", 2), 0xDD: ("array", 4), 0xDE: ("map", 2), 0xDF: ("map", 4)}
-
 def unpack(stream: io.BytesIO) -> Any:
     """A value in MessagePack, of the kinds that manifests use: no floats, no extensions, no null."""
     kind = stream.read(1)[0]
@@ -328,8 +320,7 @@ def unpack(stream: io.BytesIO) -> Any:
         return [unpack(stream) for _ in range(count)]
     if family == "map":
         return {unpack(stream): unpack(stream) for _ in range(count)}
-    data = stream.read(count)
-    if len(data) != count:
+    if len(data := stream.read(count)) != count:
         raise ValueError("a manifest is cut off")
     return data if family == "bytes" else data.decode("utf-8")
 
@@ -338,8 +329,7 @@ class Packs:
     def __init__(self, site: Site, register: str, keys: dict[int, OpeningKey]) -> None:
         self._site, self._register, self._keys = site, register, keys
         self.load = functools.lru_cache(4)(self._load)  # of 16 MiB each
-    def _load(self, name: bytes) -> tuple[bytes, AESGCM, int, int]:
-        """All bytes of a pack, its cipher, and offset and length of its head record."""
+    def _load(self, name: bytes) -> tuple[bytes, AESGCM, int, int]:  # the last: where its head record lies
         path = f"{self._register}/pack/{name.hex()[:2]}/{name.hex()}"
         data = self._site.read(path, name.hex())
         if data is None:
@@ -353,12 +343,10 @@ class Packs:
     def chunk(self, pack: bytes, offset: int, length: int, raw: int | None, chunk: bytes) -> bytes:
         data, cipher, _, _ = self.load(pack)
         frame = cipher.decrypt(offset.to_bytes(12, "big"), data[offset : offset + length], b"exclave/chunk/v1" + chunk)
-        size = zstandard.frame_content_size(frame)
-        if not 0 <= size <= 8 << 20 or (raw is not None and size != raw):
+        if not 0 <= (size := zstandard.frame_content_size(frame)) <= 8 << 20 or raw not in (None, size):
             raise ValueError("a chunk has another length than it should")
         return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     def node(self, *ref: Any) -> Any:
-        """The part of a manifest that lies in a chunk."""
         stream = io.BytesIO(self.chunk(*ref))
         node = unpack(stream)
         if stream.read() or (node["version"] if isinstance(node, dict) else node[0]) != 1:
@@ -383,7 +371,6 @@ class Packs:
 
 FILE, FOLDER, SYMLINK, HARDLINK = range(4)
 SPECIAL = {4: stat.S_IFIFO, 5: stat.S_IFSOCK, 6: stat.S_IFCHR, 7: stat.S_IFBLK}
-
 class Target:
     """One dataset in a new folder. Every entry stands in a folder that was made here before, so nothing leads out."""
     def __init__(self, root: str, packs: Packs) -> None:
@@ -420,7 +407,6 @@ class Target:
                 raise
             say(f"not restored: {os.fsdecode(path)}: {error.strerror}")
     def make(self, entry: list[Any], full: bytes, content: Any) -> None:
-        """A file with its content."""
         with open(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
             for ref, start, length in content:
                 if ref is None:
@@ -443,9 +429,7 @@ class Target:
             os.chmod(full, mode & 0o7777)
         os.utime(full, ns=(mtime_ns, mtime_ns), follow_symlinks=False)
     def leave(self) -> None:
-        """The innermost open folder is complete."""
-        entry = self.open.pop()
-        self.settle(entry, self.full(entry[0]))
+        self.settle(self.open[-1], self.full(self.open.pop()[0]))  # the innermost folder is complete
 
 def restore(packs: Packs, leaf: Note, folder: str) -> None:
     manifest = bytes.fromhex(leaf.one("manifest"))

@@ -125,5 +125,3 @@ def witness_authority(sources: Mapping[Label, Readable], state: Fingerprint) -> 
 def make_witness(folder: Path, key: KeyFile, sources: Mapping[Label, Readable], state: Fingerprint) -> Witness:
     """A witness with its memory in ``folder``."""
     return Witness(WitnessStore(folder), key_card(key), key.signing(), witness_authority(sources, state))
-
-

@@ -154,7 +154,8 @@ class SmallState:
         """
         self.sequence += 1
         self.time = Instant(self.time + HOUR)
-        made, items = self.epoch, FolderCapture(source, lambda: self.time).items() if isinstance(source, Path) else source
+        made = self.epoch
+        items = FolderCapture(source, lambda: self.time).items() if isinstance(source, Path) else source
         keys = PackKeys(
             self.register,
             made.note.epoch,

@@ -5,25 +5,28 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Sequence_
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from exclave.crypto.aead import ObjectCipher
 from exclave.crypto.hpke import OpeningKey
+from exclave.crypto.keyed import chunk_id
 from exclave.errors import PlacementUnmet
 from exclave.formats.entry import Captured
-from exclave.formats.manifest import Root, Secrets
-from exclave.formats.pack import HEADER_BYTES, TableRow, parse_header, parse_locator, parse_table
+from exclave.formats.manifest import VERSION, Dataset, Leaf, Record, Ref, Root, Secrets, encode_node
+from exclave.formats.pack import HEADER_BYTES, ROOT_ID, TableRow, parse_header, parse_locator, parse_table
 from exclave.formats.paths import pack_key, pack_prefix
 from exclave.ids import ChunkId, Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.registers.files import CaptureNotes, FolderCapture, FolderSink
 from exclave.sites.contract import Readable, Site
 from exclave.sites.memory import MemorySite
 from exclave.vault.index import ChunkIndex
+from exclave.vault.ingest import compress
 from exclave.vault.opener import PackReader
 from exclave.vault.reindex import Reconciled, finish_intents, reconcile
 from exclave.vault.restore import Restorer
-from exclave.vault.sealer import PackKeys, table_key
+from exclave.vault.sealer import PackKeys, PackSealer, SealedPack, Slot, table_key
 from exclave.vault.writer import SealedVersion, VersionWriter, WriterIdentity
 
 STATE = Fingerprint("a" * 64)
@@ -185,3 +188,44 @@ def picture(root: Path, *, owners: bool = True) -> dict[bytes, tuple[object, ...
         for path in names:
             found[path] += (frozenset(names),)
     return found
+
+
+class Forger:
+    """An enemy who has the writer's keys, and makes a version of whatever records he likes with the real encoders."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._sealer = PackSealer(identity().keys, self._ship)
+
+    def _ship(self, finish: Callable[[], SealedPack]) -> None:
+        pack = finish()
+        self._site.put_same(pack_key(STATE, REGISTER, pack.name), pack.data)
+        pack.settle()
+
+    def chunk(self, data: bytes, *, announce: int | None = None, chunk: ChunkId | None = None) -> Ref:
+        """Stores ``data`` in a pack of its own; ``announce`` and ``chunk`` lie about its length and id."""
+        slot = Slot(len(data) if announce is None else announce)
+        slot.id = chunk_id(SECRETS.id_key, data) if chunk is None else chunk
+        self._sealer.add(slot, compress(data))
+        self._sealer.flush()
+        return slot.ref()
+
+    def leaf(self, records: Iterable[Record], refs: Sequence_[Ref] = ()) -> bytes:
+        """A leaf whose chunk table is ``refs``, in that order."""
+        names = list(dict.fromkeys(ref.pack for ref in refs))
+        chunks = tuple((names.index(r.pack), r.offset, r.length, r.raw, r.id) for r in refs)
+        return encode_node(Leaf(VERSION, tuple(names), chunks, tuple(records)))
+
+    def version(self, tree: Ref, *, level: int = 0, entries: int = 0, size: int = 0) -> Digest:
+        dataset = Dataset(DOCS, "files", tree, level, entries, size, TIME, {})
+        data = encode_node(Root(VERSION, REGISTER, "register", EPOCH, 1, TIME, (dataset,), SECRETS))
+        head = Slot(len(data))
+        head.id = ROOT_ID
+        self._sealer.add(head, compress(data))
+        self._sealer.flush(head)
+        assert head.pack is not None
+        return Digest(head.pack)
+
+    def of_records(self, records: Sequence_[Record], refs: Sequence_[Ref] = ()) -> Digest:
+        """A version of one leaf."""
+        return self.version(self.chunk(self.leaf(records, refs)), entries=len(records))

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_capture, open_home, open_sites, witness_addresses
-from exclave.cli.output import HomeFolder, Json, duration, progress_bar, print_json, say, size_text, table, when
+from exclave.cli.output import HomeFolder, Json, duration, print_json, progress_bar, say, size_text, table, when
 from exclave.ids import now, parse_label
-from exclave.operations.backup import Receipt, backup as verb
+from exclave.operations.backup import Receipt
+from exclave.operations.backup import backup as verb
 
 
 def register(app: typer.Typer) -> None:
-    app.command(name="backup", epilog="Example: exclave backup gazette    or, for all registers: exclave backup")(backup)
+    app.command(name="backup", epilog="Example: exclave backup gazette    or, for all registers: exclave backup")(
+        backup
+    )
 
 
 def backup(

@@ -107,7 +107,10 @@ def show(
 def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
     say(f"{charter.state_name}: charter {charter.number} of {when(charter.issued)}, the newest of {count}")
     say(f"Signed by {', '.join(signers)}; {charter.threshold} of {len(charter.custodians)} custodians must agree.\n")
-    table(("custodian", "country", "key card"), ((c.label, c.country, c.card.hex()[:16] + "…") for c in charter.custodians))
+    table(
+        ("custodian", "country", "key card"),
+        ((c.label, c.country, c.card.hex()[:16] + "…") for c in charter.custodians),
+    )
     say("")
     table(("site", "country", "operator"), ((s.label, s.country, s.operator) for s in charter.sites))
     say("")

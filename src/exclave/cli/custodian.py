@@ -20,7 +20,9 @@ app = typer.Typer(help="Custodians' keys.", no_args_is_help=True, rich_markup_mo
 def new(
     name: Annotated[str, typer.Argument(help="The custodian's name: a-z, 0-9 and '-'.")],
     out: Annotated[Path, typer.Option(help="Folder for NAME.key (secret) and NAME.card (public).")] = Path(),
-    passphrase: Annotated[bool, typer.Option("--passphrase", help="Ask for a passphrase that seals the key file.")] = False,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Ask for a passphrase that seals the key file.")
+    ] = False,
     kind: Annotated[KeyKind, typer.Option(help="Whose key it is.")] = KeyKind.CUSTODIAN,
     json: Json = False,
 ) -> None:

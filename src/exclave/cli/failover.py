@@ -15,7 +15,8 @@ from exclave.errors import TargetNotEmpty, UsageError
 from exclave.formats.warrant import Act
 from exclave.ids import now, parse_instant
 from exclave.operations.custody import describe_warrant, grant, open_register
-from exclave.operations.failover import FailoverReport, failover as verb, read_progress, served, stop_all
+from exclave.operations.failover import FailoverReport, read_progress, served, stop_all
+from exclave.operations.failover import failover as verb
 
 _EXAMPLE = (
     "Example: exclave failover run --site lux=dir:/mnt/lux --fingerprint 3f9a… --warrant f.warrant"

@@ -35,7 +35,9 @@ def restore(
     target: Annotated[Path, typer.Option(help="A new or empty folder.")],
     site: Sites = None,
     answer: Annotated[list[Path] | None, typer.Option(help="A custodian's answer; as many as the quorum asks.")] = None,
-    register: Annotated[str | None, typer.Option(help="Id or name of the register, if the warrant names several.")] = None,
+    register: Annotated[
+        str | None, typer.Option(help="Id or name of the register, if the warrant names several.")
+    ] = None,
     version: Annotated[int | None, typer.Option(min=1, help="Number of the version; default: the latest.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Only this dataset, straight into the target.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Read everything again and compare its digest.")] = False,
@@ -74,7 +76,9 @@ def restore(
 
 
 def _show(done: Restored) -> None:
-    say(f"{done.register}: version {done.sequence} of epoch {done.epoch}, the state of {when(done.time)}, was restored.")
+    say(
+        f"{done.register}: version {done.sequence} of epoch {done.epoch}, the state of {when(done.time)}, was restored."
+    )
     table(
         ("dataset", "entries", "size", "folder", "not brought back"),
         ((d.name, d.entries, size_text(d.bytes), d.folder, d.unrestored or "-") for d in done.datasets),

@@ -52,4 +52,3 @@ def snapshots(
                 for v in item["versions"]
             ),
         )  # fmt: skip
-

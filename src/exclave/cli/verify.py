@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table
 from exclave.app import open_home, open_named_sites, open_sites
+from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table
 from exclave.errors import UsageError
 from exclave.ids import now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
@@ -24,7 +24,9 @@ def verify(
     home: HomeFolder = Path(),
     site: Sites = None,
     fingerprint: Annotated[str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint.")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="Do not read packs: signatures, ledgers and lists only.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not read packs: signatures, ledgers and lists only.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 if one is at fault."""
@@ -51,12 +53,12 @@ def verify(
 
 def _show(report: EmbassyReport) -> None:
     table(
-        ("register", "epoch", "versions", "last", "age", "rule", "complete at"),
+        ("register", "epoch", "versions", "last", "age", "placement rule", "versions complete at"),
         (
             (
-                r.name or r.register[:12] + "…", r.epoch, r.versions, r.sequence or "-",
-                duration(r.age_s) if r.sequence else "-",
-                "met" if r.placement_met else "NOT met", " ".join(s.source for s in r.sources if s.complete) or "-",
+                r.public_name or r.register[:12] + "…", r.epoch, r.versions, r.latest or "-",
+                duration(r.age_s) if r.age_s is not None else "-", r.placement_lacks or "met",
+                ", ".join(f"{s.site} {s.complete}/{s.versions}" for s in r.sites),
             )
             for r in report.registers
         ),

@@ -43,4 +43,8 @@ class Commands:
 
 
 def _quoted(argument: str) -> str:
-    return argument if argument and not set(argument) & set(" '\"$&|;()<>*?") else "'" + argument.replace("'", "'\\''") + "'"
+    return (
+        argument
+        if argument and not set(argument) & set(" '\"$&|;()<>*?")
+        else "'" + argument.replace("'", "'\\''") + "'"
+    )

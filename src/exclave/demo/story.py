@@ -100,9 +100,7 @@ class Stage:
         return ["--home", str(self.places.home)]
 
 
-def play(
-    root: Path, *, scale: int, keep: bool, tell: Callable[[str], None], chapter: Callable[[str], None]
-) -> Report:
+def play(root: Path, *, scale: int, keep: bool, tell: Callable[[str], None], chapter: Callable[[str], None]) -> Report:
     """Plays the whole story below ``root``, a new or empty folder. With ``keep`` the embassy goes on running."""
     if root.exists() and any(root.iterdir()):
         raise TargetNotEmpty(f"the demo's folder {root} is not empty")
@@ -257,7 +255,7 @@ def _a_hostile_host(s: Stage) -> None:
     s.tell("At north a bit was flipped in one object, another one dropped, and an old checkpoint replayed.")
     found = s.commands.run("verify", *s.sites("north", "south"), *s.pinned, expect=(20,)).result["findings"]
     for one in found:
-        s.tell(f"  {one['site']}: {one['fault']}: {one['what'][-80:]}: {one['detail'][:110]}")
+        s.tell(f"  {one['site']}: {one['fault']}: {_short(one['what'])}: {one['detail'][:100]}")
     _judge(s, found, "a bit flipped in an object", "corrupt-object", flipped.name)
     _judge(s, found, "an object dropped", "missing-object", dropped.name)
     _judge(s, found, "an old checkpoint replayed", "rolled-back", land)
@@ -265,7 +263,12 @@ def _a_hostile_host(s: Stage) -> None:
     s.report.promise("verify passes at the untouched site", True, "exit code 0, without any key")
     words = (KNOWN_PHRASE.encode(), *(name.encode() for name in REGISTERS), b"PRIVATE", b"seed ")
     plain = attacks.plain_text_at(south, words) + attacks.plain_text_at(north, words)
-    s.report.promise("hosts see no text, register name or key", not plain, f"{len(plain)} places found" )
+    s.report.promise("hosts see no text, register name or key", not plain, f"{len(plain)} places found")
+
+
+def _short(what: str) -> str:
+    """The last two parts of an object's name, long ones cut."""
+    return "/".join(part[:16] + "…" if len(part) > 20 else part for part in what.split("/")[-2:])
 
 
 def _judge(s: Stage, findings: list[dict[str, Any]], act: str, fault: str, mark: str) -> None:
@@ -336,8 +339,12 @@ def _failover(s: Stage, answers: list[str], lost: str) -> None:
     s.report.promise("each application answers its reference query", all(r["answered"] for r in s.report.registers),
                      ", ".join(addresses[f"{name}/web"] for name in REGISTERS))  # fmt: skip
     for r in s.report.registers:
-        s.report.promise(f"{r['name']}: RTO within {r['rto_limit_s']} s", r["rto_s"] <= r["rto_limit_s"], f"{r['rto_s']} s")
-        s.report.promise(f"{r['name']}: RPO within {r['rpo_limit_s']} s", r["rpo_s"] <= r["rpo_limit_s"], f"{r['rpo_s']} s")
+        s.report.promise(
+            f"{r['name']}: RTO within {r['rto_limit_s']} s", r["rto_s"] <= r["rto_limit_s"], f"{r['rto_s']} s"
+        )
+        s.report.promise(
+            f"{r['name']}: RPO within {r['rpo_limit_s']} s", r["rpo_s"] <= r["rpo_limit_s"], f"{r['rpo_s']} s"
+        )
 
 
 def _compare(s: Stage, register: dict[str, Any], address: str) -> None:

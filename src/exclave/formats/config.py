@@ -168,7 +168,9 @@ def _check(config: Config) -> None:
             hint="Lower state.threshold or name more custodians.",
         )
     if not 0 <= config.state.witnesses_needed <= len(config.witness):
-        raise ConfigError(f"exclave.toml: {config.state.witnesses_needed} witnesses are needed, {len(config.witness)} named")
+        raise ConfigError(
+            f"exclave.toml: {config.state.witnesses_needed} witnesses are needed, {len(config.witness)} named"
+        )
     for register in config.register:
         _check_register(config, register)
     _check_cycles(config)
@@ -206,7 +208,9 @@ def _check_cycles(config: Config) -> None:
     while depends:
         free = [name for name, needs in depends.items() if not needs]
         if not free:
-            raise ConfigError(f"exclave.toml: these registers depend on each other in a circle: {', '.join(sorted(depends))}")
+            raise ConfigError(
+                f"exclave.toml: these registers depend on each other in a circle: {', '.join(sorted(depends))}"
+            )
         for name in free:
             del depends[name]
         for needs in depends.values():

@@ -130,6 +130,9 @@ class Sink(Protocol):
     def close(self) -> None:
         """Everything is there."""
 
+    def abandon(self) -> None:
+        """The restore failed: closes what is open, and leaves what was written."""
+
 
 def check_path(path: bytes) -> bytes:
     """``path`` if no component could lead out of the dataset, else ``MalformedError``."""

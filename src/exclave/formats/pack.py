@@ -35,9 +35,7 @@ TAG_BYTES: Final = 16
 BULK_BYTES: Final = 16 << 20
 """Largest size class: packs of bulk data are filled up to it."""
 
-SIZE_CLASSES: Final = tuple(
-    sorted([1 << k for k in range(12, 25)] + [3 << k for k in range(11, 23)])
-)
+SIZE_CLASSES: Final = tuple(sorted([1 << k for k in range(12, 25)] + [3 << k for k in range(11, 23)]))
 """4 KiB, 6 KiB, 8 KiB, 12 KiB … 12 MiB, 16 MiB: at most a third of a pack is padding, and only of a version's last."""
 
 MAX_RAW_BYTES: Final = 8 << 20

@@ -223,9 +223,7 @@ def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, in
     epoch = run.epoch.number
     if epoch not in secrets.index_keys:
         raise UsageError(f"this home has no index key for epoch {epoch} of register {name}")
-    keys = PackKeys(
-        run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, secrets.index_keys[epoch]
-    )
+    keys = PackKeys(run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, secrets.index_keys[epoch])
     who = WriterIdentity(run.view.state, run.register, name, epoch, keys, secrets)
     return VersionWriter(
         who,
@@ -239,9 +237,7 @@ def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, in
 
 def _capture(writer: VersionWriter, capture: Capture, dataset: Dataset) -> None:
     with capture:
-        describe = writer.add_dataset(
-            Label(dataset.name), dataset.kind, capture.items(), ordered=capture.ordered
-        )
+        describe = writer.add_dataset(Label(dataset.name), dataset.kind, capture.items(), ordered=capture.ordered)
         describe(capture.captured_at, capture.facts, capture.digest())
 
 

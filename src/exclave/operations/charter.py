@@ -434,4 +434,3 @@ def annex_summary(annex: Annex) -> dict[str, object]:
     values: dict[str, object] = msgspec.to_builtins(annex)
     values["salt"] = "…"
     return values
-

@@ -157,7 +157,7 @@ def read_card(path: Path) -> Card:
 
 
 def sign_warrant(
-    path: Path, view: StateView, sources: Mapping[str, Readable], key: KeyFile, out: Path, *, now: Instant
+    path: Path, view: StateView, sources: Mapping[Label, Readable], key: KeyFile, out: Path, *, now: Instant
 ) -> Answered:
     """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
 
@@ -227,7 +227,7 @@ def grant(
 
 
 def open_register(
-    view: StateView, sources: Mapping[str, Readable], register: RegisterId, granted: Granted, machine: KeyFile
+    view: StateView, sources: Mapping[Label, Readable], register: RegisterId, granted: Granted, machine: KeyFile
 ) -> OpenedRegister:
     """Opens ``register`` with the shares in the answers, and reads its annex.
 

@@ -66,7 +66,12 @@ def config_text(
     watchers = {w.label: w for annex in annexes.values() for w in annex.witnesses}
     for witness in charter.witnesses:
         if witness.label in watchers:
-            lines += ["", "[[witness]]", f"name = {_text(witness.label)}", f"url = {_text(watchers[witness.label].url)}"]
+            lines += [
+                "",
+                "[[witness]]",
+                f"name = {_text(witness.label)}",
+                f"url = {_text(watchers[witness.label].url)}",
+            ]
             lines.append(f"card = {_text(f'cards/{witness.label}.card')}")
     for register in charter.registers:
         if register.id in annexes:
@@ -74,9 +79,7 @@ def config_text(
     return "\n".join(lines) + "\n"
 
 
-def _register(
-    rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, str], Mapping[str, str]]
-) -> list[str]:
+def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, str], Mapping[str, str]]) -> list[str]:
     lines = ["", "[[register]]", f"name = {_text(annex.name)}", f"owner = {_text(annex.owner)}"]
     lines += [f"class = {_text(annex.register_class)}", f"rpo_s = {rule.rpo_s}", f"rto_s = {rule.rto_s}"]
     lines.append(f"retention_days = {rule.retention_days}")

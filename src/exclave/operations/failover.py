@@ -21,7 +21,15 @@ from typing import Any
 import msgspec
 
 from exclave.crypto.hpke import OpeningKey
-from exclave.errors import CorruptObject, Forked, MalformedError, PlacementUnmet, ServiceFailed, UnavailableError, UsageError
+from exclave.errors import (
+    CorruptObject,
+    Forked,
+    MalformedError,
+    PlacementUnmet,
+    ServiceFailed,
+    UnavailableError,
+    UsageError,
+)
 from exclave.formats.annex import Annex, AnnexService
 from exclave.formats.card import Card
 from exclave.formats.charter import CharterRegister
@@ -170,9 +178,7 @@ def failover(
     for name, register in names.items():
         progress.setdefault(name, RegisterProgress(name, register))
         progress[name].bad_shares = list(opened[register].bad)
-    run = _Run(
-        folder, machine, granted, view, dict(sites), dict(opened), progress, clock, lost or granted.decided, say
-    )
+    run = _Run(folder, machine, granted, view, dict(sites), dict(opened), progress, clock, lost or granted.decided, say)
     _settle(run)
     order = recovery_order({name: frozenset(opened[r].annex.depends) for name, r in names.items()})
     steps = {Step.GRANT: _grant, Step.RESTORE: _restore, Step.START: _start, Step.PROBE: _probe, Step.RECORD: _record}
@@ -452,9 +458,7 @@ def _start_postgres(run: _Run, annex: Annex, service: AnnexService, run_dir: Pat
         trust_socket=True, binaries=_binaries_of(data),
     )  # fmt: skip
     bindir = reachable_binaries(prepared.binaries.bindir, account, run.folder / "run" / "postgres")
-    start_postgres(
-        bindir, data, run_dir, name=Label(service.name), port=port, socket_dir=socket_dir, account=account
-    )
+    start_postgres(bindir, data, run_dir, name=Label(service.name), port=port, socket_dir=socket_dir, account=account)
 
 
 def _binaries_of(pgdata: Path) -> Any:
@@ -551,7 +555,13 @@ def _report(run: _Run) -> FailoverReport:
         newest: VerifiedEpoch = run.view.epoch_chain(progress.register_id).newest
         epochs[name] = newest.number
     return FailoverReport(
-        run.view.state, run.place, epochs, tuple(run.progress.values()), served(run.folder), run.granted.decided, run.lost
+        run.view.state,
+        run.place,
+        epochs,
+        tuple(run.progress.values()),
+        served(run.folder),
+        run.granted.decided,
+        run.lost,
     )
 
 

@@ -87,7 +87,9 @@ def restore_version(
     """
     chosen = [d for d in root.datasets if only is None or d.label == only]
     if not chosen:
-        raise MissingObject(f"this version has no dataset {only!r}; it has: {', '.join(d.label for d in root.datasets)}")
+        raise MissingObject(
+            f"this version has no dataset {only!r}; it has: {', '.join(d.label for d in root.datasets)}"
+        )
     done = []
     for dataset in chosen:
         folder = target if only is not None else target / dataset.label
@@ -104,8 +106,17 @@ def restore_version(
                 raise CorruptObject(f"the restored files of {dataset.label} differ from the captured ones")
         done.append(
             RestoredDataset(
-                dataset.label, dataset.kind, folder, dataset.entries, dataset.bytes, Instant(dataset.captured),
-                dataset.digest, digest, dataset.rows, sink.unrestored.count, tuple(sink.unrestored.first[:20]),
+                dataset.label,
+                dataset.kind,
+                folder,
+                dataset.entries,
+                dataset.bytes,
+                Instant(dataset.captured),
+                dataset.digest,
+                digest,
+                dataset.rows,
+                sink.unrestored.count,
+                tuple(sink.unrestored.first[:20]),
             )  # fmt: skip
         )
     faults = {f"{label} {pack}": error.message for (label, pack), error in reader.faults.items()}

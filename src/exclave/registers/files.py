@@ -373,6 +373,7 @@ class FolderSink:
         self._stack: list[Entry] = []
         self._now: list[Entry] = []
         self._marked: list[Entry] = []
+        self._open: set[int] = set()
         self._closed_folders: list[Entry] = []
         """Folders that their owner may not enter: left last of all, since hard links may still lead into them."""
         try:
@@ -400,7 +401,18 @@ class FolderSink:
             self._now.append(entry)
 
     def begin(self, entry: Entry) -> FileSink:
-        return _FileSink(self._create(entry), entry, self)
+        fd = self._create(entry)
+        self._open.add(fd)
+        return _FileSink(fd, entry, self)
+
+    def ended(self, fd: int) -> None:
+        """A file that came in pieces is closed."""
+        self._open.discard(fd)
+        os.close(fd)
+
+    def abandon(self) -> None:
+        while self._open:
+            os.close(self._open.pop())
 
     def _create(self, entry: Entry) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -549,7 +561,7 @@ class _FileSink:
             _lengthen(self._fd, self._entry.size)  # a hole at the end
             self._sink.settle(self._fd, self._entry)
         finally:
-            os.close(self._fd)
+            self._sink.ended(self._fd)
 
 
 def _inside(path: bytes, folder: bytes) -> bool:

@@ -117,6 +117,9 @@ def prepare_restored(
     _own(pgdata, owner)
     if verified:
         _write(pgdata / _MARK, mark)  # (5)
+        if owner is not None:
+            # Whoever reads the whole folder next, a base backup for one, reads as its owner.
+            os.chown(pgdata / _MARK, *owner)
     return Prepared(binaries, verified)
 
 
@@ -216,7 +219,9 @@ def _access(pgdata: Path, socket_dir: Path, owner: tuple[int, int] | None, *, tr
         )
     file = own.with_name(_HBA)
     text = own.read_text(encoding="utf-8", errors="surrogateescape")
-    _write(file, "# Written by Exclave: a copy in quarantine.\nlocal all all trust\nlocal replication all trust\n" + text)
+    _write(
+        file, "# Written by Exclave: a copy in quarantine.\nlocal all all trust\nlocal replication all trust\n" + text
+    )
     return file
 
 

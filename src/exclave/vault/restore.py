@@ -61,7 +61,9 @@ class _Window:
 class Restorer:
     """Restores datasets of one version. ``progress(entries, bytes)`` is called after each window."""
 
-    def __init__(self, reader: PackReader, *, progress: Callable[[int, int], None] = lambda entries, size: None) -> None:
+    def __init__(
+        self, reader: PackReader, *, progress: Callable[[int, int], None] = lambda entries, size: None
+    ) -> None:
         self._reader = reader
         self._progress = progress
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="open")
@@ -74,7 +76,18 @@ class Restorer:
         self._pool.shutdown(cancel_futures=True)
 
     def restore(self, dataset: Dataset, sink: Sink) -> None:
-        """Writes every entry of ``dataset``. Raises ``CorruptObject`` for a tree that is not one, before writing it."""
+        """Writes every entry of ``dataset``. Raises ``CorruptObject`` for a tree that is not one, before writing it.
+
+        After a failure the target holds a part, and this object is of no further use.
+        """
+        try:
+            self._restore(dataset, sink)
+        except BaseException:
+            self.close()  # no thread writes any more
+            sink.abandon()
+            raise
+
+    def _restore(self, dataset: Dataset, sink: Sink) -> None:
         guard = _WalkGuard()
         for leaf in self._reader.leaves(dataset):
             for record in leaf.records:

@@ -136,6 +136,7 @@ def judge_copies(
         for name in copies.heads:
             if name not in copies.agreed:
                 _compare(copies, sources[name], name, fenced=cut is not None)
+    copies.agreed = {name: copies.agreed[name] for name in copies.heads if name in copies.agreed}
     return copies
 
 
