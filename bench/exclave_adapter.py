@@ -16,39 +16,67 @@ from tools import Command, State, ToolMissing, run_quietly
 
 REGISTER = "bench"
 
-# exclave.toml of the measured embassy.
+CUSTODIANS = ("one", "two", "three")
+
+# exclave.toml of the measured embassy, without its custodians.
 SETTINGS = """\
 [state]
 name = "Benchmark"
 home = "EE"
 threshold = 2
-custodians = ["one", "two", "three"]
 
 [[site]]
-label = "local"
+name = "local"
+url = "dir:{site}"
 country = "LU"
 operator = "bench"
-url = "dir:{site}"
 
 [[register]]
 name = "bench"
-class = "benchmark"
 owner = "bench"
-sites = ["local"]
-placement = {{ copies = 1, countries = 1, outside-home = 1 }}
+class = "benchmark"
+rpo_s = 3600
+rto_s = 3600
+retention_days = 400
+placement = {{ copies = 1, countries = 1, outside_home = 1 }}
+legal_basis = {{ local = "none: a benchmark" }}
 
 [[register.dataset]]
 name = "tree"
 kind = "files"
-path = "{tree}"
+options = {{ path = "{tree}" }}
+"""
+CUSTODIAN = """
+[[custodian]]
+name = "{name}"
+country = "EE"
+card = "custodians/{name}.card"
 """
 
 SETUP = [
     ["exclave", "init", "{work}/embassy"],
+    *(["exclave", "custodian", "new", name, "--out", "{work}/embassy/custodians"] for name in CUSTODIANS),
 ]
+# Once exclave.toml is written:
+CHARTER = [
+    ["exclave", "charter", "propose", "{work}/draft"],
+    *(["exclave", "charter", "sign", "{work}/draft", "--yes", "--key", f"custodians/{n}.key"] for n in CUSTODIANS[:2]),
+    ["exclave", "charter", "publish", "{work}/draft"],
+]
+# Once the state has its fingerprint. What people do is not measured: the request for the restore and two answers.
+WHERE = ["--site", "local=dir:{site}", "--fingerprint", "{fingerprint}"]
+WARRANT = [
+    ["exclave", "warrant", "request", "{work}/r.warrant", "--act", "restore", "--place", "local", "--reason", "benchmark",
+     "--key", "{work}/machine.key", *WHERE],
+    *(["exclave", "warrant", "sign", "{work}/r.warrant", "--yes", "--key", f"custodians/{name}.key", *WHERE]
+      for name in CUSTODIANS[:2]),
+]  # fmt: skip
 BACKUP = [["exclave", "backup", REGISTER]]
 INCREMENTAL = BACKUP
-RESTORE = [["exclave", "restore", REGISTER, "--into", "{target}"]]
+RESTORE = [
+    ["exclave", "restore", "--warrant", "{work}/r.warrant", "--key", "{work}/machine.key", "--target", "{target}",
+     *(part for name in CUSTODIANS[:2] for part in ("--answer", f"{{work}}/r-{name}.answer")), *WHERE],
+]  # fmt: skip
 VERIFY = [["exclave", "verify"]]
 RESTORED = "tree"  # the dataset's folder below the target of a restore
 
@@ -73,10 +101,14 @@ class Exclave:
     def prepare(self, work: Path, tree: Path) -> State:
         state = State(work, tree, work / "site")
         state.repository.mkdir()
-        (work / "embassy").mkdir()
-        (work / "embassy" / "exclave.toml").write_text(SETTINGS.format(site=state.repository, tree=tree))
+        home = work / "embassy"
         for command in self._commands(SETUP, state):
             run_quietly(command, self._environment)
+        people = "".join(CUSTODIAN.format(name=name) for name in CUSTODIANS)
+        (home / "exclave.toml").write_text(SETTINGS.format(site=state.repository, tree=tree) + people)
+        for argvs in (CHARTER, WARRANT):
+            for command in self._commands(argvs, state):
+                run_quietly(command, self._environment)
         return state
 
     def backup(self, state: State) -> list[Command]:
@@ -96,6 +128,12 @@ class Exclave:
 
     def _commands(self, argvs: list[list[str]], state: State, target: Path | None = None) -> list[Command]:
         """The argvs with their places filled in, run in the embassy's folder; several are measured as one sum."""
-        places = {"work": state.work, "tree": state.tree, "site": state.repository, "target": target}
-        filled = [[self._program if word == "exclave" else word.format(**places) for word in argv] for argv in argvs]
-        return [Command(argv, state.work / "embassy") for argv in filled]
+        places: dict[str, object] = {"work": state.work, "tree": state.tree, "site": state.repository, "target": target}
+        pinned = state.work / "embassy" / "state" / "fingerprint"
+        if pinned.exists():
+            places["fingerprint"] = pinned.read_text().strip()
+        commands = []
+        for argv in argvs:
+            words = [self._program if word == "exclave" else word.format(**places) for word in argv]
+            commands.append(Command(words, state.work / "embassy" if (state.work / "embassy").is_dir() else state.work))
+        return commands

@@ -18,9 +18,9 @@ Needs Python 3.11 or later, cryptography 50 or later, zstandard. How one thing v
 Signatures count only if the Ed25519 and the ML-DSA-44 half verify. NOT CHECKED: witnesses' cosignatures (whether a site
 hides its latest versions: compare several), warrants' times, object lists, BLAKE3 sums (SHA-256 of packs covers them).
 """
-# fmt: off - few blank lines, because this file is also printed
 
-import argparse
+# fmt: off
+import argparse  # (few blank lines from here on, because this file is also printed)
 import base64
 import contextlib
 import functools

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -24,6 +25,18 @@ from exclave.registers.sqlite import SqliteCapture
 from exclave.sites.contract import Readable, Site
 from exclave.sites.opening import open_site
 from exclave.verify.state import read_state
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed blocks of up to 32 MiB for the next ones, in two arenas.
+
+    Otherwise each block and pack is mapped, zeroed page by page and unmapped again, which costs as much as the work
+    on it. Other C libraries go on as they do.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for parameter, value in ((-3, 32 << 20), (-1, 128 << 20), (-8, 2)):  # mmap and trim threshold, arenas
+            mallopt(parameter, value)
 
 
 def open_home(folder: Path) -> Home:

@@ -152,6 +152,7 @@ class BadShare(IntegrityError):
 
 class NotAuthorised(ExclaveError):
     code, exit_code, http_status = "not-authorised", 30, 403
+    default_hint = "Use the key of somebody whom the charter in force names for this."
 
 
 class QuorumMissing(NotAuthorised):
@@ -186,6 +187,7 @@ class KeyFileExposed(NotAuthorised):
 
 class ConflictError(ExclaveError):
     code, exit_code, http_status = "conflict", 40, 409
+    default_hint = "Look at what is there, then choose another name or run the command again."
 
 
 class AlreadyExists(ConflictError):

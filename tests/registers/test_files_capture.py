@@ -8,13 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
-from support.vault import TIME, Vault, picture
 
 from exclave.errors import SourceUnavailable
-from exclave.formats.entry import Captured
-from exclave.registers import files
+from exclave.formats.entry import Captured, LiveContent
 from exclave.registers.files import FolderCapture, folder_digest
+from support.vault import TIME, Vault, picture
 
 
 class Meddled(FolderCapture):
@@ -28,6 +28,45 @@ class Meddled(FolderCapture):
         for item in super().items():
             self._meddle(item.entry.path)
             yield item
+
+
+class Restless:
+    """A file's content, with ``after_begin`` and ``before_end`` called at these moments of each reading."""
+
+    def __init__(self, inner: LiveContent, after_begin: Callable[[], None], before_end: Callable[[], None]) -> None:
+        self._inner, self._after_begin, self._before_end = inner, after_begin, before_end
+
+    def begin(self) -> object:
+        found = self._inner.begin()
+        self._after_begin()
+        return found
+
+    def unchanged(self) -> bool:
+        self._before_end()
+        return self._inner.unchanged()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+def _nothing() -> None: ...
+
+
+class RestlessCapture(FolderCapture):
+    """The file ``b`` is ``Restless``."""
+
+    def __init__(
+        self, root: Path, *, after_begin: Callable[[], None] = _nothing, before_end: Callable[[], None] = _nothing
+    ) -> None:
+        super().__init__(root, lambda: TIME)
+        self._moments = after_begin, before_end
+
+    def items(self) -> Iterator[Captured]:
+        for item in super().items():
+            if item.entry.path == b"b" and item.live is not None:
+                yield msgspec.structs.replace(item, live=Restless(item.live, *self._moments))
+            else:
+                yield item
 
 
 @pytest.fixture
@@ -62,29 +101,53 @@ def test_a_file_that_changed_once_is_captured_as_it_is_afterwards(src: Path, tmp
         assert not capture.notes.changed
 
 
-@pytest.mark.parametrize("step", [-1, 1])
-def test_a_file_that_never_rests_is_reported(
-    step: int, src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+@pytest.mark.parametrize("step", [-10, 10])
+def test_a_file_that_never_rests_is_reported(step: int, size: int, src: Path, tmp_path: Path) -> None:
     """It grows or shrinks during each reading: captured as last seen, named in the notes, not trusted the next time."""
-    whole = files._OpenFile.blocks
+    (src / "b").write_bytes(b"b" * size)
 
-    def shifting(self: files._OpenFile) -> Iterator[bytes | int]:
-        if self._path == b"b":
-            os.truncate(src / "b", max(0, os.stat(src / "b").st_size + step * 10))
-        yield from whole(self)
+    def change() -> None:
+        os.truncate(src / "b", os.stat(src / "b").st_size + step)
 
-    monkeypatch.setattr(files._OpenFile, "blocks", shifting)
     vault = Vault(tmp_path / "cache")
-    version = vault.back_up(src)
-    assert vault.notes.changed == ["b"]
-    monkeypatch.undo()
-    sink, _ = vault.restore(version, tmp_path / "out")
-    assert abs((tmp_path / "out" / "b").stat().st_size - 1000) <= 40
-    assert sink.unrestored.count == 0
-    again = vault.back_up(src)
-    vault.restore(again, tmp_path / "again")
+    capture = RestlessCapture(src, after_begin=change)
+    version = vault.back_up(capture.items())
+    assert capture.notes.changed == ["b"]
+    vault.restore(version, tmp_path / "out")
+    assert abs((tmp_path / "out" / "b").stat().st_size - size) <= 40
+    assert folder_digest(tmp_path / "out").value == version.datasets[0].digest
+    vault.restore(vault.back_up(src), tmp_path / "again")
     assert picture(tmp_path / "again") == picture(src)
+
+
+def test_many_files_that_change_once_while_they_are_read(tmp_path: Path) -> None:
+    """Content and hash of each are those of its last reading, whatever the first one left on its way."""
+    src = tmp_path / "src"
+    src.mkdir()
+    for n in range(60):
+        (src / f"{n:02}").write_bytes(bytes([n]) * 400_000)
+
+    class AllRestless(FolderCapture):
+        def items(self) -> Iterator[Captured]:
+            for item in super().items():
+                if item.live is None:
+                    yield item
+                    continue
+                left = [src / os.fsdecode(item.entry.path)]
+
+                def change(left: list[Path] = left) -> None:
+                    if left:
+                        path = left.pop()
+                        path.write_bytes(os.urandom(300_000 if path.name > "30" else 0))
+
+                yield msgspec.structs.replace(item, live=Restless(item.live, _nothing, change))
+
+    vault = Vault(tmp_path / "cache")
+    version = vault.back_up(AllRestless(src, lambda: TIME).items())
+    vault.restore(version, tmp_path / "out")
+    assert picture(tmp_path / "out") == picture(src)
+    assert folder_digest(tmp_path / "out").value == version.datasets[0].digest
 
 
 def test_files_that_vanish_are_noted(src: Path, tmp_path: Path) -> None:
@@ -103,20 +166,15 @@ def test_files_that_vanish_are_noted(src: Path, tmp_path: Path) -> None:
     assert capture.notes.gone == ["b", "d"]
 
 
-def test_a_file_that_vanishes_while_it_is_read_again(
-    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_vanishes_while_it_is_read_again(src: Path, tmp_path: Path) -> None:
     """Changed during the first reading and gone before the second: left out, and all else is captured."""
-    whole = files._OpenFile.blocks
 
-    def shifting(self: files._OpenFile) -> Iterator[bytes | int]:
-        yield from whole(self)
-        if self._path == b"b":
-            (src / "b").write_bytes(b"other")
-            (src / "b").unlink()
+    def vanish() -> None:
+        (src / "b").write_bytes(b"other")
+        (src / "b").unlink()
 
-    monkeypatch.setattr(files._OpenFile, "blocks", shifting)
-    out = _back_up(tmp_path, capture := FolderCapture(src, lambda: TIME))
+    capture = RestlessCapture(src, before_end=vanish)
+    out = _back_up(tmp_path, capture)
     assert sorted(os.listdir(out)) == ["a", "c"]
     assert capture.notes.gone == ["b"]
 
@@ -248,7 +306,7 @@ def test_what_may_not_be_read_ends_the_capture(kind: str) -> None:
         (work / "d" / "secret").write_text("x")
         {"file": work / "d" / "secret"}.get(kind, work / "d").chmod({"file": 0, "folder": 0o111, "search": 0o444}[kind])
         done = subprocess.run(
-            [sys.executable, "-c", UNREADABLE, str(work)], env={**os.environ}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", UNREADABLE, str(work)], capture_output=True, text=True, check=True
         )
         assert ("secret" if kind != "folder" else "/d") in done.stdout
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.vault import Vault
 
 from exclave.errors import TargetNotEmpty, UnavailableError
 from exclave.registers import files
 from exclave.registers.files import FolderSink
 from exclave.sites.directory import DirectorySite
+from support.vault import Vault
 
 AS_ROOT = os.geteuid() == 0
 
@@ -40,8 +39,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    options = "size=2m,nr_inodes=200"
-    if not AS_ROOT or subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(disk)], check=False).returncode:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m,nr_inodes=200", "none", str(disk)]
+    if not AS_ROOT or subprocess.run(mount, check=False).returncode:
         pytest.skip("cannot mount a small file system here")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
@@ -134,7 +133,6 @@ def test_restore_as_nobody() -> None:
         assert (out / "nobodys program").stat().st_mode & 0o7777 == 0o4755
     finally:
         subprocess.run(["rm", "-rf", str(work)], check=True)
-    assert shutil.rmtree
 
 
 def _plant(src: Path) -> None:

@@ -202,11 +202,14 @@ class SmallState:
         origin = ledger_origin(self.state, self.register, made.note.epoch)
         return Log.open(self.primary, self.ledger_prefix(made), origin, made.by.card, made.by.pair, now=self.time)
 
-    def new_epoch(self, act: Act = Act.FAILOVER, *, by: Actor | None = None) -> SmallEpoch:
-        """The next epoch, by a warrant that the quorum signs; the former ledger is cut where it ends now."""
+    def new_epoch(
+        self, act: Act = Act.FAILOVER, *, by: Actor | None = None, signers: Iterable[Actor] | None = None
+    ) -> SmallEpoch:
+        """The next epoch, by a warrant that ``signers`` (None: the quorum) sign; the former ledger is cut here."""
         new, former = by or machine(f"rescue-{len(self.epochs)}"), self.epoch
         log = self.open_log(former)
-        warrant = signed(self.warrant_text(act, new), new, *self.custodians[: self.threshold])
+        people = self.custodians[: self.threshold] if signers is None else signers
+        warrant = signed(self.warrant_text(act, new), new, *people)
         number = len(self.epochs) + 1
         cut = Cut(former.note.digest, log.size, log.root)
         made = self._make_epoch(number, new, cut, warrant.digest)

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
-from support.hostile import FlippingSite, MissingSite, PassThrough, SwappingSite, TruncatingSite, _Rewriting
-from support.vault import REGISTER, STATE, Vault, picture
 
 from exclave.errors import CorruptObject, IntegrityError, MissingObject, SiteUnavailable
 from exclave.formats.pack import HEADER_BYTES
@@ -17,6 +15,8 @@ from exclave.ids import Digest, Key, Label
 from exclave.sites.contract import Site
 from exclave.sites.memory import MemorySite
 from exclave.vault.writer import SealedVersion
+from support.hostile import FlippingSite, MissingSite, PassThrough, SwappingSite, TruncatingSite, _Rewriting
+from support.vault import REGISTER, STATE, Vault, picture
 
 ONE, TWO = Label("one"), Label("two")
 
@@ -148,7 +148,7 @@ def test_both_sites_bad(
     kind: str, shipped: tuple[Path, MemorySite, SealedVersion, SealedVersion], tmp_path: Path
 ) -> None:
     """With the same fault at both sites there is an integrity error, and every file that was written is right."""
-    src, site, _, version = shipped
+    _src, site, _, version = shipped
     sites = {ONE: KINDS[kind](site, version), TWO: KINDS[kind](site, version)}
     with pytest.raises(MissingObject):
         Vault(tmp_path / "cache", sites).restore(version, tmp_path / "out")
@@ -163,7 +163,7 @@ def test_manifest_good_but_data_bad_at_both(
     manifest = pack_key(STATE, REGISTER, version.manifest)
     tree = max(_sizes(site, version), key=lambda key: _sizes(site, version)[key])
     bad = KINDS[kind](site, version)
-    mixed = _Mixed(site, bad, {key for key in _sizes(site, version)} - {manifest, tree})
+    mixed = _Mixed(site, bad, set(_sizes(site, version)) - {manifest, tree})
     with pytest.raises(IntegrityError):
         Vault(tmp_path / "cache", {ONE: mixed, TWO: mixed}).restore(version, tmp_path / "out")
     for path in (tmp_path / "out").rglob("*"):

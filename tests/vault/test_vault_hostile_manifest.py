@@ -8,13 +8,13 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.vault import Forger, Vault
 
 from exclave.errors import CorruptObject, ExclaveError, MalformedError, UnavailableError
 from exclave.formats.entry import Entry, Kind
 from exclave.formats.manifest import VERSION, Branch, Extent, ExtentNode, Record, Ref, encode_node
 from exclave.ids import ChunkId, Label
 from exclave.vault.sealer import HERE
+from support.vault import Forger, Vault
 
 ROOT = Record(Entry(b"", Kind.FOLDER, 0o755, 0, 0, 0))
 

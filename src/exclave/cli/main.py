@@ -11,6 +11,7 @@ from typing import Annotated
 import click
 import typer
 
+from exclave.app import keep_freed_memory
 from exclave.cli import (
     backup,
     charter,
@@ -75,6 +76,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Runs one command; its exit code."""
     as_json = "--json" in arguments
+    keep_freed_memory()
     try:
         result = app(args=arguments, standalone_mode=False)
     except ExclaveError as error:

@@ -31,8 +31,9 @@ Pinned = Annotated[
     str, typer.Option("--fingerprint", envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, 64 hex digits.")
 ]
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False)
+# Lines are never folded: what a person copies or searches for is whole.
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def plain(value: object, kind: object = None) -> Any:

@@ -80,6 +80,9 @@ class LiveContent(Content, Protocol):
     def begin(self) -> tuple[Entry, Stamp | None] | None:
         """Opens the file and says what it is now, without a stamp if that could not show a change; None: it is gone."""
 
+    def whole(self) -> bytes | None:
+        """All of it at once, if it is short and has no holes; else None, and ``blocks`` gives it."""
+
     def unchanged(self) -> bool:
         """Closes it; whether it stayed the same since ``begin``."""
 

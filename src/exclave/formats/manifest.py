@@ -14,12 +14,15 @@ import msgspec
 from exclave.errors import CorruptObject, MalformedError
 from exclave.formats.entry import Entry, Kind, check_entry
 from exclave.formats.pack import BULK_BYTES, HEADER_BYTES, MAX_RAW_BYTES
+from exclave.ids import parse_label
 
 VERSION = 1
 HOLE = -1
 """In place of a chunk's position: so many zero bytes that no chunk holds."""
 MAX_INLINE_EXTENTS = 1024
 """A file with more extents keeps them in separate extent nodes."""
+MAX_LEVEL = 12
+"""Of a branch: no tree is higher."""
 
 
 class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -137,9 +140,11 @@ def encode_node(node: Node) -> bytes:
 def _decoded(decoder: msgspec.msgpack.Decoder[Node], data: bytes, what: str) -> Node:
     try:
         node = decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+        again = _ENCODER.encode(node)
+    # UnicodeError: msgspec lets it through for a text that is not UTF-8, or holds half a surrogate pair.
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise CorruptObject(f"a manifest's {what} is malformed") from error
-    if node.version != VERSION or _ENCODER.encode(node) != data:
+    if node.version != VERSION or again != data:
         raise CorruptObject(f"a manifest's {what} is of another version or not in its one canonical form")
     return node
 
@@ -150,6 +155,7 @@ def parse_root(data: bytes) -> Root:
         raise CorruptObject("a manifest's root is of another kind")
     for dataset in root.datasets:
         check_ref(dataset.tree)
+        _check_dataset(dataset)
     secrets = root.secrets
     if len(secrets.id_key) != 32 or any(len(key) != 32 for key in secrets.index_keys.values()):
         raise CorruptObject("a manifest's root holds a key of the wrong length")
@@ -179,6 +185,8 @@ def parse_leaf(data: bytes) -> Leaf:
                 raise CorruptObject("a file has both inline and listed extents")
         elif total != record.entry.size:
             raise CorruptObject("a file's extents do not add up to its size")
+        if len(record.hash) not in (0, 32):
+            raise CorruptObject("a file's hash has the wrong length")
     return leaf
 
 
@@ -193,7 +201,7 @@ def parse_extents(data: bytes) -> ExtentNode:
 
 def parse_branch(data: bytes) -> Branch:
     branch = _decoded(_BRANCH, data, "branch")  # type: ignore[arg-type]
-    if not isinstance(branch, Branch) or not branch.children or branch.level < 1:
+    if not isinstance(branch, Branch) or not branch.children or not 1 <= branch.level <= MAX_LEVEL:
         raise CorruptObject("a manifest's branch is of another kind or empty")
     for ref in branch.children:
         check_ref(ref)
@@ -205,6 +213,15 @@ def check_ref(ref: Ref) -> None:
     _check_place(ref.offset, ref.length, ref.raw, ref.id)
     if len(ref.pack) != 32:
         raise CorruptObject("a reference names no pack")
+
+
+def _check_dataset(dataset: Dataset) -> None:
+    try:
+        parse_label(dataset.label)
+    except MalformedError as error:
+        raise CorruptObject("a manifest's dataset has an impossible name") from error
+    if dataset.entries < 0 or dataset.bytes < 0:
+        raise CorruptObject("a manifest's dataset has impossible numbers")
 
 
 def _check_place(offset: int, length: int, raw: int, chunk: bytes) -> None:

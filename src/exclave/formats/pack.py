@@ -35,8 +35,8 @@ TAG_BYTES: Final = 16
 BULK_BYTES: Final = 16 << 20
 """Largest size class: packs of bulk data are filled up to it."""
 
-SIZE_CLASSES: Final = tuple(sorted([1 << k for k in range(12, 25)] + [3 << k for k in range(11, 23)]))
-"""4 KiB, 6 KiB, 8 KiB, 12 KiB … 12 MiB, 16 MiB: at most a third of a pack is padding, and only of a version's last."""
+SIZE_CLASSES: Final = tuple(sorted([4 << 10, *(step << k for k in range(10, 22) for step in (5, 6, 7, 8))]))
+"""4 KiB, 5 KiB, 6 KiB, 7 KiB, 8 KiB, 10 KiB … 14 MiB, 16 MiB: at most a fifth of a version's last pack is padding."""
 
 MAX_RAW_BYTES: Final = 8 << 20
 """No chunk is longer than this, decompressed."""

@@ -123,7 +123,11 @@ def load(path: str, passphrase: Callable[[], str] | None = None) -> KeyFile:
     ``KeyFileExposed`` if others could read it, ``NotAuthorised`` for a wrong or missing passphrase, ``UsageError`` if
     there is no plain file, ``MalformedError`` for other content.
     """
-    parsed = parse_key_file(_read_private(path))
+    try:
+        parsed = parse_key_file(_read_private(path))
+    except MalformedError as error:
+        hint = "Take the copy that was kept in another place."
+        raise MalformedError(f"{path}: {error.message}", hint=hint) from error
     if parsed.seed is not None:
         return KeyFile(parsed.kind, parsed.name, parsed.seed)
     if passphrase is None:

@@ -15,7 +15,6 @@ from pathlib import Path
 from exclave.crypto.hpke import SealingKey
 from exclave.errors import (
     ConfigError,
-    ExclaveError,
     Fenced,
     LegalBasisMissing,
     UnavailableError,
@@ -26,6 +25,7 @@ from exclave.formats.charter import CharterRegister
 from exclave.formats.leaf import VersionLeaf
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
+from exclave.operations.carry import carry_lists, carry_state
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.registers.contract import Capture, Clock
@@ -37,7 +37,7 @@ from exclave.vault.index import ChunkIndex
 from exclave.vault.reindex import finish_intents, reconcile
 from exclave.vault.sealer import PackKeys
 from exclave.vault.writer import SealedVersion, VersionWriter, WriterIdentity
-from exclave.verify.history import read_history
+from exclave.verify.history import CountedVersion, read_history
 from exclave.verify.state import StateView, read_state
 
 OpenCapture = Callable[[Dataset, Path, Clock], Capture]
@@ -134,7 +134,8 @@ def backup(
         try:
             _reconcile(run, index)  # (2)
             settle_outbox(run.view, run.epoch, home.writer_key(), sites=run.sites, now=clock(), outbox=outbox)
-            sequence, least_time = _next_version(run)
+            sequence, least_time, versions = _next_version(run)
+            _carry(run, versions)
             writer = _writer(run, config.name, index, progress)
             try:
                 for dataset in config.dataset:
@@ -195,13 +196,13 @@ def _reconcile(run: _Run, index: ChunkIndex) -> None:
         try:
             reconcile(index, label, site, run.view.state, run.register, index_keys)
         except UnavailableError as error:
-            _leave_out(run, label, error)
+            _leave_out(run, label, error.message)
     run.placement.check(run.sites, _why(run))
     finish_intents(index)
 
 
-def _leave_out(run: _Run, label: Label, error: ExclaveError) -> None:
-    run.failed[label] = error.message
+def _leave_out(run: _Run, label: Label, why: str) -> None:
+    run.failed[label] = why
     run.sites.pop(label, None)
 
 
@@ -209,13 +210,22 @@ def _why(run: _Run) -> str:
     return "; ".join(f"{label}: {reason}" for label, reason in run.failed.items())
 
 
-def _next_version(run: _Run) -> tuple[VersionNumber, Instant]:
-    """Number of the version to come, and the time that it may not be older than."""
+def _carry(run: _Run, versions: tuple[CountedVersion, ...]) -> None:
+    """Sites that were away get what they missed but packs, before a ledger that speaks of it is published there."""
+    for label, why in carry_state(run.view, run.register, run.sites).items():
+        _leave_out(run, label, why)
+    for label, why in carry_lists(run.view, run.register, versions, run.sites).items():
+        _leave_out(run, label, why)
+    run.placement.check(run.sites, _why(run))
+
+
+def _next_version(run: _Run) -> tuple[VersionNumber, Instant, tuple[CountedVersion, ...]]:
+    """Number of the version to come, the time that it may not be older than, and the versions before it."""
     history = read_history(run.view, run.sites, run.register, allow_unwitnessed=True)
     if not history.versions:
-        return VersionNumber(1), Instant(0)
+        return VersionNumber(1), Instant(0), ()
     last = history.latest.leaf
-    return VersionNumber(last.sequence + 1), last.time
+    return VersionNumber(last.sequence + 1), last.time, history.versions
 
 
 def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, int, int], None]) -> VersionWriter:
@@ -244,7 +254,7 @@ def _capture(writer: VersionWriter, capture: Capture, dataset: Dataset) -> None:
 def _hand_round(run: _Run, writer: VersionWriter, index: ChunkIndex, sealed: SealedVersion) -> dict[Label, Site]:
     """(4) Every site that works gets all packs that any version needs; the sites that hold all of this one."""
     for label, error in writer.shipper.failed.items():
-        _leave_out(run, label, error)
+        _leave_out(run, label, error.message)
     caught = catch_up(
         state=run.view.state, register=run.register, needs=index.sizes(), lists=sealed.objects.nodes,
         sites=run.sites, index=index,

@@ -31,6 +31,8 @@ from exclave.errors import (
     IntegrityError,
     MalformedError,
     NotAuthorised,
+    QuorumMissing,
+    TargetNotEmpty,
     UnavailableError,
     UsageError,
 )
@@ -129,7 +131,7 @@ def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant) -
     an opening key and epoch 1; the others keep theirs. Raises ``ConfigError`` for what cannot be a charter.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"the draft folder {folder} is not empty", hint="Name a new folder.")
+        raise TargetNotEmpty(f"the draft folder {folder} is not empty")
     config = home.config
     people = _cards(home, [(c.name, c.card) for c in config.custodian])
     watchers = _cards(home, [(w.name, w.card) for w in config.witness])
@@ -294,7 +296,10 @@ def _charter_register(
 
 def read_draft(folder: Path) -> Draft:
     """Reads a draft and checks that its parts belong together. Raises ``UsageError``, ``MalformedError``."""
-    charter = parse_charter(_read(folder / "charter.txt").decode("utf-8", "strict"))
+    try:
+        charter = parse_charter(_read(folder / "charter.txt").decode())
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"{folder / 'charter.txt'} is not a text") from error
     cards = {}
     for path in _listed(folder / "cards"):
         card = parse_card(_read(path))
@@ -393,7 +398,7 @@ def _assemble(draft: Draft) -> ParsedNote:
             raise MalformedError(f"{path} signs another text than this draft's charter")
         note = note.with_signatures(*signed.signatures)
     if not note.signatures:
-        raise NotAuthorised("nobody has signed this draft yet", hint="Have custodians run `exclave charter sign`.")
+        raise QuorumMissing("nobody has signed this draft yet", hint="Have custodians run `exclave charter sign`.")
     return note
 
 

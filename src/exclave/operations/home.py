@@ -87,12 +87,17 @@ class Home:
 
     def fingerprint(self) -> Fingerprint:
         """The pinned fingerprint; ``UsageError`` before the first charter is published."""
+        path = self.folder / "state" / "fingerprint"
         try:
-            return parse_fingerprint((self.folder / "state" / "fingerprint").read_text().strip())
+            return parse_fingerprint(path.read_text("ascii").strip())
         except FileNotFoundError as error:
             raise UsageError(
                 "this home has no charter yet",
                 hint="Run `exclave charter propose`, have it signed, then `exclave charter publish`.",
+            ) from error
+        except (MalformedError, UnicodeDecodeError) as error:
+            raise MalformedError(
+                f"{path} is damaged", hint="Write the state's fingerprint, as it was printed, into the file again."
             ) from error
 
     def pin(self, fingerprint: Fingerprint) -> None:
@@ -104,14 +109,17 @@ class Home:
 
     def register_ids(self) -> dict[Label, RegisterId]:
         """Ids of the registers that have one."""
+        path = self.folder / "state" / "registers"
         try:
-            lines = (self.folder / "state" / "registers").read_text().splitlines()
+            pairs = [line.partition(" ") for line in path.read_text("ascii").splitlines()]
+            return {parse_label(name): parse_register_id(number) for name, _, number in pairs}
         except FileNotFoundError:
             return {}
-        pairs = [line.split(" ") for line in lines]
-        if any(len(pair) != 2 for pair in pairs):
-            raise MalformedError(f"{self.folder / 'state' / 'registers'} is damaged")
-        return {parse_label(name): parse_register_id(number) for name, number in pairs}
+        except (MalformedError, UnicodeDecodeError) as error:
+            raise MalformedError(
+                f"{path} is damaged",
+                hint="Get it from a copy of the home; the registers' ids stand in the charter too.",
+            ) from error
 
     def register_id(self, name: str) -> RegisterId:
         """The id of the register called ``name``; ``UsageError`` if it has none yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from exclave.errors import (
     IntegrityError,
     MissingObject,
     NotAuthorised,
+    OutcomeUnknown,
     PlacementUnmet,
     RolledBack,
     UnavailableError,
@@ -60,30 +61,33 @@ def enter(
 ) -> Entered:
     """Appends ``entries`` to the log of ``epoch``, whose writer ``key`` is.
 
-    ``outbox`` is a file in the writer's cache: it holds the entries from before they are claimed at a site until two
-    sites show them (or all there are), so that the loss of that one site cannot make the writer append others.
-    ``sites`` must hold all that the entries promise; the log is written at the first that works. ``witnesses``: their
-    addresses. Raises ``Fenced`` if a witness knows of a later epoch, ``PlacementUnmet`` if no site takes the entries.
+    ``outbox`` is a file of the writer's: it holds the last entries from before they are claimed at a site until the
+    next ones are, so that no site that was away, and not the loss of the one that had them, can make the writer append
+    others in their place. ``sites`` must hold all that the entries promise; the log is written at the first that
+    works. ``witnesses``: their addresses. Raises ``Fenced`` if a witness knows of a later epoch, ``PlacementUnmet`` if no site takes the entries.
     """
     failed: dict[Label, str] = {}
-    log = _open(view, epoch, key, sites, failed, now)
-    # A restart finds the outbox, and `settle_outbox` brings these entries to whichever site is there then.
-    write_private(outbox, msgspec.msgpack.encode((epoch.digest, log.size, list(entries))))
-    appended = log.append(entries, now)
+
+    def keep(size: int) -> None:
+        # A restart finds the outbox, and `settle_outbox` brings these entries to whichever site is there then.
+        write_private(outbox, msgspec.msgpack.encode((epoch.digest, size, list(entries))))
+
+    log, first = _append(view, epoch, key, entries, sites, failed, now, keep)
     done = _publish(log, sites, failed)
-    if len(done) >= min(2, len(sites)):
-        outbox.unlink()
     good, refused, signatures = _ask_witnesses(view, log, witnesses, len(entries))
     if signatures:
         log.attach(signatures)
         done = _publish(log, sites, failed)
-    return Entered(appended.first, done, failed, good, refused)
+    return Entered(first, done, failed, good, refused)
 
 
 def settle_outbox(
     view: StateView, epoch: VerifiedEpoch, key: KeyFile, *, sites: Mapping[Label, Site], now: Instant, outbox: Path
 ) -> None:
-    """Finishes an append that this writer began in an earlier run. Call it before composing new entries."""
+    """Finishes an append that this writer began in an earlier run. Call it before composing new entries.
+
+    ``RolledBack`` if no site shows what this writer has appended before: it would fork its own history.
+    """
     try:
         note, size, entries = msgspec.msgpack.decode(outbox.read_bytes(), type=tuple[bytes, int, list[bytes]])
     except FileNotFoundError:
@@ -92,27 +96,50 @@ def settle_outbox(
         raise CorruptObject(f"{outbox} is damaged", hint="Remove it once `exclave verify` finds no fork.") from error
     if note == epoch.digest:
         failed: dict[Label, str] = {}
-        log = _open(view, epoch, key, sites, failed, now)
+        log = _open(view, epoch, key, sites, failed, now, _largest_head(view, epoch, sites, failed))[1]
         if log.size < size:
-            raise RolledBack(f"no site shows the {size} entries that this writer has seen; it shows {log.size}")
+            raise RolledBack(
+                f"no site shows the {size} entries that this writer has seen; the newest shown are {log.size}",
+                hint="Bring a site up that has the latest version; going on without it would fork the history.",
+            )
         if log.size == size:
-            log.append(entries, now)
-        _publish(log, sites, failed)
-    outbox.unlink()
+            log = _append(view, epoch, key, entries, sites, failed, now, lambda size: None)[0]
+            _publish(log, sites, failed)
 
 
-def _open(
+def _append(
     view: StateView,
     epoch: VerifiedEpoch,
     key: KeyFile,
+    entries: Sequence[bytes],
     sites: Mapping[Label, Site],
     failed: dict[Label, str],
     now: Instant,
-) -> Log:
-    """The log at the first site that works.
+    keep: Callable[[int], None],
+) -> tuple[Log, int]:
+    """Appends at the first site that takes it; the log there, and the number of the first entry.
 
-    ``least`` is the largest head that any site shows, so that a site that hides its latest entries cannot make the
-    writer sign a second history.
+    A site that fails in the middle is passed over: wherever these entries go behind the same head, the tree is the
+    same, so it does not matter what became of the first try. ``keep`` gets the size of the log before.
+    """
+    least = _largest_head(view, epoch, sites, failed)
+    left = dict(sites)
+    while True:
+        label, log = _open(view, epoch, key, left, failed, now, least)
+        least = log.checkpoint or least
+        keep(log.size)
+        try:
+            return log, log.append(entries, now).first
+        except (UnavailableError, OutcomeUnknown, CorruptObject) as error:
+            failed[label] = error.message
+            del left[label]
+
+
+def _largest_head(
+    view: StateView, epoch: VerifiedEpoch, sites: Mapping[Label, Site], failed: dict[Label, str]
+) -> VerifiedCheckpoint | None:
+    """The largest head that any site shows, so that a site that hides its latest entries cannot make the writer sign
+    a second history.
     """
     least: VerifiedCheckpoint | None = None
     for label, site in sites.items():
@@ -125,15 +152,29 @@ def _open(
             continue
         if least is None or head.size > least.size:
             least = head
+    return least
+
+
+def _open(
+    view: StateView,
+    epoch: VerifiedEpoch,
+    key: KeyFile,
+    sites: Mapping[Label, Site],
+    failed: dict[Label, str],
+    now: Instant,
+    least: VerifiedCheckpoint | None,
+) -> tuple[Label, Log]:
+    """The log at the first site that works and shows no less than ``least``."""
     prefix = ledger_prefix(view.state, epoch.register, epoch.number, epoch.digest)
     origin = ledger_origin(view.state, epoch.register, epoch.number)
     problem: ExclaveError | None = None
     for label, site in sites.items():
         try:
-            return Log.open(site, prefix, origin, epoch.writer, key.signing(), now=now, least=least)
-        except (UnavailableError, IntegrityError) as error:
+            return label, Log.open(site, prefix, origin, epoch.writer, key.signing(), now=now, least=least)
+        except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
             failed[label], problem = error.message, error
-    raise PlacementUnmet("no site can take the ledger's next entry") from problem
+    why = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+    raise PlacementUnmet(f"no site can take the ledger's next entry{': ' if why else ''}{why}") from problem
 
 
 def _publish(log: Log, sites: Mapping[Label, Site], failed: dict[Label, str]) -> tuple[Label, ...]:
@@ -145,7 +186,7 @@ def _publish(log: Log, sites: Mapping[Label, Site], failed: dict[Label, str]) ->
     for label, site in sites.items():
         try:
             publish(log.reader, checkpoint, site)
-        except (UnavailableError, HeadMoved, IntegrityError) as error:
+        except (UnavailableError, HeadMoved, IntegrityError, OutcomeUnknown) as error:
             failed[label] = error.message
             continue
         failed.pop(label, None)

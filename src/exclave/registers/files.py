@@ -170,6 +170,16 @@ class _OpenFile:
         else:
             yield from self._dense_blocks(0, self._size)
 
+    def whole(self) -> bytes | None:
+        size = self._size
+        if size > BLOCK_BYTES or self._info.st_blocks * 512 < size:
+            return None
+        try:
+            data = os.read(self._fd, size)
+        except OSError as error:
+            raise SourceUnavailable(f"cannot read {os.fsdecode(self._full)!r}: {error.strerror}") from error
+        return data if len(data) == size else None
+
     def _dense_blocks(self, start: int, stop: int) -> Iterator[bytes | int]:
         while start < stop:
             try:
@@ -203,7 +213,13 @@ class _OpenFile:
         after = os.fstat(self._fd)
         os.close(self._fd)
         self._fd = -1
-        return _stamp(after) == _stamp(self._info)
+        before = self._info
+        return (
+            after.st_mtime_ns == before.st_mtime_ns
+            and after.st_ctime_ns == before.st_ctime_ns
+            and after.st_size == before.st_size
+            and after.st_ino == before.st_ino
+        )
 
     def give_up(self) -> None:
         self._notes.changed.append(os.fsdecode(self._path))

@@ -11,11 +11,13 @@ from pyfastcdc import FastCDC
 
 from exclave.errors import ConfigError
 
-AVERAGE_BYTES: Final = 128 << 10
-SMALLEST_BYTES: Final = 32 << 10
-LARGEST_BYTES: Final = 1 << 20
+SMALL_AVERAGE_BYTES: Final = 128 << 10
+"""For the stream of small files: a change of one ships little more than that one."""
+LARGE_AVERAGE_BYTES: Final = 512 << 10
+"""For large files: fewer chunks, which compress better."""
 DATABASE_AVERAGE_BYTES: Final = 64 << 10
-"""Databases change page by page: smaller chunks ship less."""
+"""For databases, which change page by page: smaller chunks ship less."""
+LARGEST_BYTES: Final = 4 << 20
 
 
 class Chunker:
@@ -23,7 +25,7 @@ class Chunker:
 
     __slots__ = ("_cutter",)
 
-    def __init__(self, seed: int, *, average_bytes: int = AVERAGE_BYTES) -> None:
+    def __init__(self, seed: int, *, average_bytes: int = SMALL_AVERAGE_BYTES) -> None:
         """``seed``: 64 secret bits; the same seed gives the same cuts."""
         if not FastCDC.__module__.startswith("pyfastcdc.cy"):
             raise ConfigError(

@@ -23,6 +23,7 @@ from exclave.vault.catalogue import FlatRecord, Part, Prior
 from exclave.vault.chunker import Chunker
 from exclave.vault.index import ChunkIndex
 from exclave.vault.sealer import PackSealer, Slot
+from exclave.vault.stream import Block, Job, Stream
 from exclave.vault.tree import encode_extents
 
 BLOCK_BYTES = 4 << 20
@@ -31,15 +32,19 @@ BLOCKS_IN_FLIGHT = 4
 READ_ATTEMPTS = 3
 MOST_WAITING = 16384
 """Records that may wait for their chunks' pack before it is closed early: bounds memory."""
-COMPRESSION_LEVEL = 1
+SMALL_LEVEL = 1
+"""zstd level for small files, which compress well together, and whose reading keeps the other core busy."""
+LARGE_LEVEL = 3
+EMPTY_HASH = content_hash(b"")
 _local = threading.local()
 
 
-def compress(data: bytes | memoryview) -> bytes:
+def compress(data: bytes | memoryview, level: int = SMALL_LEVEL) -> bytes:
     """One zstd frame with its content size."""
-    compressor = getattr(_local, "compressor", None)
+    made: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
+    compressor = made.get(level)
     if compressor is None:
-        compressor = _local.compressor = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL)
+        compressor = made[level] = zstandard.ZstdCompressor(level=level)
     frame: bytes = compressor.compress(data)
     return frame
 
@@ -55,7 +60,9 @@ class ChunkStore:
         self.new_chunks = 0
         self.new_raw_bytes = 0
 
-    def store(self, views: list[memoryview], slots: list[Slot], sealer: PackSealer) -> None:
+    def store(
+        self, views: list[memoryview], slots: list[Slot], sealer: PackSealer, level: int = SMALL_LEVEL
+    ) -> None:
         """Fills ``slots`` for the chunks ``views``."""
         claimed: list[tuple[Slot, memoryview]] = []
         key = self._id_key
@@ -81,28 +88,13 @@ class ChunkStore:
                 with self._lock:
                     self.new_chunks += 1
                     self.new_raw_bytes += len(view)
-                sealer.add(slot, compress(view))
+                sealer.add(slot, compress(view, level))
 
     def settled(self, slots: list[Slot]) -> None:
         """The index knows these chunks now."""
         with self._lock:
             for slot in slots:
                 self._pending.pop(slot.id, None)
-
-
-class _Job:
-    """One entry whose content is on its way."""
-
-    __slots__ = ("complete", "entry", "hash", "listed_packs", "lists", "parts", "stamp")
-
-    def __init__(self, entry: Entry, stamp: Stamp | None) -> None:
-        self.entry = entry
-        self.stamp = stamp
-        self.parts: list[tuple[Slot | None, int, int]] = []
-        self.lists: list[Slot] = []
-        self.listed_packs: set[bytes] = set()
-        self.hash = b""
-        self.complete = False
 
 
 class Ingest:
@@ -114,20 +106,22 @@ class Ingest:
         store: ChunkStore,
         sealer: PackSealer,
         pool: ThreadPoolExecutor,
-        chunker: Chunker,
+        chunkers: tuple[Chunker, Chunker],
         prior: Prior | None,
         emit: Callable[[FlatRecord], None],
         need: Callable[[set[bytes]], None],
         still_there: Callable[[FlatRecord], bool],
         flush: Callable[[], None],
     ) -> None:
-        """``flush`` finishes the open pack and waits until all packs are durable."""
-        self._store, self._sealer, self._pool, self._chunker = store, sealer, pool, chunker
+        """``chunkers``: for the stream of small files and for large ones. ``flush`` finishes the open pack and waits
+        until all packs are durable."""
+        self._store, self._sealer, self._pool = store, sealer, pool
         self._prior, self._emit, self._need, self._still_there = prior, emit, need, still_there
         self._flush = flush
-        self._buffer = bytearray()
-        self._segments: deque[tuple[_Job, int, int]] = deque()
-        self._jobs: deque[_Job | FlatRecord] = deque()
+        self._chunkers = chunkers
+        self._stream = Stream(chunkers[0])
+        self._level = SMALL_LEVEL
+        self._jobs: deque[Job | FlatRecord] = deque()
         self._flights: deque[Future[None]] = deque()
         self.read_bytes = 0
         self.reused_files = 0
@@ -145,7 +139,7 @@ class Ingest:
                 self._need(set(former.listed_packs))
                 self._add_done(former)
                 return
-        job = _Job(entry, stamp)
+        job = Job(entry, stamp)
         if item.live is not None:
             if not self._read_live(job, item.live):
                 return
@@ -166,7 +160,7 @@ class Ingest:
         if len(self._jobs) > MOST_WAITING:
             self._catch_up()
 
-    def _read_live(self, job: _Job, live: LiveContent) -> bool:
+    def _read_live(self, job: Job, live: LiveContent) -> bool:
         """Reads a file that may change meanwhile, again if it did; false if it is gone."""
         for attempt in range(1, READ_ATTEMPTS + 1):
             now = live.begin()
@@ -177,44 +171,49 @@ class Ingest:
             job.entry, job.stamp = now
             if attempt == 1:
                 self._jobs.append(job)
-            if job.entry.size:
+            data = live.whole() if 0 < job.entry.size < LARGE_BYTES else None
+            if data is not None:
+                self._stream.add(job, data)
+                self.read_bytes += len(data)
+                if self._stream.length >= BLOCK_BYTES:
+                    self._cut(final=False)
+            elif job.entry.size:
                 self._read(job, live)
             else:
-                job.hash = content_hash(b"")
+                job.hash = EMPTY_HASH
             if live.unchanged():
                 return True
             if attempt < READ_ATTEMPTS:
                 self._cut(final=True)
-                job.parts.clear()
-                job.lists.clear()
-                job.listed_packs.clear()
+                while self._flights:
+                    # A block that is still on its way would write its hash of the former content over the next one.
+                    self._flights.popleft().result()
+                job.start_again()
         job.stamp = None  # so that the next run reads it again
         live.give_up()
         return True
 
-    def _read(self, job: _Job, content: Content) -> None:
-        if job.entry.size >= LARGE_BYTES:
-            self._read_large(job, content)
-        else:
-            self._read_small(job, content)
-
-    def _read_small(self, job: _Job, content: Content) -> None:
-        blocks = list(content.blocks())
-        if len(blocks) == 1 and not isinstance(blocks[0], int):
-            job.hash = content_hash(blocks[0])
-        else:
-            hasher = ContentHash()
-            for block in blocks:
-                _feed(hasher, block)
-            job.hash = hasher.digest()
+    def _read(self, job: Job, content: Content) -> None:
+        """Content that comes in pieces. A large file is a stream of its own, so that copies of it are found again."""
+        large = job.entry.size >= LARGE_BYTES
+        if large:
+            self._cut(final=True)
+            self._stream.chunker, self._level = self._chunkers[1], LARGE_LEVEL
+        job.own_hash = True
+        hasher = ContentHash()
         total = 0
-        for block in blocks:
+        for block in content.blocks():
+            _feed(hasher, block)
             total += self._append(job, block)
+            if self._stream.length >= BLOCK_BYTES:
+                self._cut(final=False)
+        if large:
+            self._cut(final=True)
+            self._stream.chunker, self._level = self._chunkers[0], SMALL_LEVEL
+        job.hash = hasher.digest()
         self._check_length(job, total)
-        if len(self._buffer) >= BLOCK_BYTES:
-            self._cut(final=False)
 
-    def _append(self, job: _Job, block: bytes | memoryview | int) -> int:
+    def _append(self, job: Job, block: bytes | memoryview | int) -> int:
         """Adds a block to the stream; its length in bytes."""
         if not block:
             return 0  # an extent of no bytes is not in the format
@@ -223,27 +222,12 @@ class Ingest:
             self._cut(final=True)
             job.parts.append((None, 0, block))
             return block
-        start = len(self._buffer)
-        self._buffer += block
-        self._segments.append((job, start, start + len(block)))
+        self._stream.add(job, block)
         self.read_bytes += len(block)
         return len(block)
 
-    def _read_large(self, job: _Job, content: Content) -> None:
-        self._cut(final=True)
-        hasher = ContentHash()
-        total = 0
-        for block in content.blocks():
-            _feed(hasher, block)
-            total += self._append(job, block)
-            if len(self._buffer) >= BLOCK_BYTES:
-                self._cut(final=False)
-        self._cut(final=True)
-        job.hash = hasher.digest()
-        self._check_length(job, total)
-
     @staticmethod
-    def _check_length(job: _Job, total: int) -> None:
+    def _check_length(job: Job, total: int) -> None:
         if total != job.entry.size:
             raise SourceUnavailable(
                 f"a file gave {total} bytes where {job.entry.size} were announced: {job.entry.path!r}",
@@ -251,49 +235,19 @@ class Ingest:
             )
 
     def _cut(self, *, final: bool) -> None:
-        """Cuts what is in the buffer; unless ``final``, the last chunk stays, since more may belong to it."""
-        buffer = self._buffer
-        if not buffer:
+        """Sends the next block on its way and emits what has landed meanwhile."""
+        block = self._stream.cut(final=final)
+        if block is None:
             return
-        ends = self._chunker.cut(buffer)
-        if not final:
-            ends.pop()
-        if not ends:
-            return
-        end = ends[-1]
-        block = bytes(memoryview(buffer)[:end])
-        del buffer[:end]
-        slots: list[Slot] = []
-        views: list[memoryview] = []
-        view = memoryview(block)
-        start = 0
-        for stop in ends:
-            slots.append(Slot(stop - start))
-            views.append(view[start:stop])
-            start = stop
-        self._assign(ends, slots)
         while len(self._flights) >= BLOCKS_IN_FLIGHT:
             self._flights.popleft().result()
-        self._flights.append(self._pool.submit(self._store.store, views, slots, self._sealer))
+        self._flights.append(self._pool.submit(self._process, block, self._level))
         self.drain()
 
-    def _assign(self, ends: list[int], slots: list[Slot]) -> None:
-        """Gives the segments before the last end their slots; the others move to the buffer's new start."""
-        segments = self._segments
-        start = 0
-        for stop, slot in zip(ends, slots, strict=True):
-            while segments and segments[0][1] < stop:
-                job, first, last = segments[0]
-                low, high = max(first, start), min(last, stop)
-                job.parts.append((slot, low - start, high - low))
-                if last > stop:
-                    break
-                segments.popleft()
-            start = stop
-        cut = ends[-1]
-        for _ in range(len(segments)):
-            job, first, last = segments.popleft()
-            segments.append((job, max(first - cut, 0), last - cut))
+    def _process(self, block: Block, level: int) -> None:
+        # Hashes first: once a chunk has its place, the records that wait for it may go.
+        block.hash_files()
+        self._store.store(block.views, block.slots, self._sealer, level)
 
     def drain(self) -> None:
         """Emits the records at the head whose chunks all have their place."""
@@ -313,11 +267,11 @@ class Ingest:
             self._emit(self._flat(job))
             jobs.popleft()
 
-    def _settled(self, job: _Job) -> bool:
-        """All content of the oldest job was read and cut. Segments are in the order of jobs, so the first one tells."""
-        return job.complete and not (self._segments and self._segments[0][0] is job)
+    def _settled(self, job: Job) -> bool:
+        """All content of the oldest job was read and cut."""
+        return job.complete and not self._stream.waits_for(job)
 
-    def _spill(self, job: _Job) -> None:
+    def _spill(self, job: Job) -> None:
         """Moves parts of a long file to extent nodes, so that a file's length does not show in memory."""
         while job.parts and (len(job.parts) > MAX_INLINE_EXTENTS or (job.lists and self._settled(job))):
             first = job.parts[:MAX_INLINE_EXTENTS]
@@ -336,7 +290,7 @@ class Ingest:
         self._store.store([memoryview(data)], [slot], self._sealer)
         return slot
 
-    def _flat(self, job: _Job) -> FlatRecord:
+    def _flat(self, job: Job) -> FlatRecord:
         parts = tuple([_part(*item) for item in job.parts])
         lists = tuple(slot.ref() for slot in job.lists)
         return FlatRecord(job.entry, job.stamp, parts, job.hash, lists, tuple(sorted(job.listed_packs)))

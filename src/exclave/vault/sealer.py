@@ -36,6 +36,11 @@ HERE = bytes(32)
 """In a branch or root, in place of a pack's name: the pack that this node lies in."""
 
 
+MOST_WAITING = 12
+WORTH_FILLING_BYTES = 32 << 10
+"""A pack with less room than this is closed."""
+
+
 class Slot:
     """Where a chunk will lie. ``ready`` once its pack is durable, or at once if it was shipped before."""
 
@@ -107,32 +112,60 @@ def table_key(index_key: bytes, salt: bytes) -> bytes:
 
 
 class PackSealer:
-    """Safe to call from several threads. ``ship`` takes a finished pack's sealing job and runs it elsewhere."""
+    """Safe to call from several threads. ``ship`` takes a finished pack's sealing job and runs it elsewhere.
+
+    A chunk that no longer fits waits for the next pack while smaller ones fill this one up, so that little of a bulk
+    pack is padding.
+    """
 
     def __init__(
-        self, keys: PackKeys, ship: Callable[[Callable[[], SealedPack]], None], *, first_number: int = 1
+        self,
+        keys: PackKeys,
+        ship: Callable[[Callable[[], SealedPack]], None],
+        *,
+        first_number: int = 1,
+        most_waiting: int = MOST_WAITING,
     ) -> None:
-        """Packs are numbered from ``first_number``; sealers of one version must not share a number."""
+        """Packs are numbered from ``first_number``; sealers of one version must not share a number.
+
+        ``most_waiting``: chunks that may wait; 0 keeps them in order.
+        """
         self._keys = keys
         self._ship = ship
         self._lock = threading.Lock()
         self._number = first_number - 1
         self._open: _OpenPack | None = None
+        self._waiting: list[tuple[Slot, bytes]] = []
+        self._most_waiting = most_waiting
 
     def add(self, slot: Slot, frame: bytes) -> None:
         """Seals a zstd frame as the chunk of ``slot``."""
         with self._lock:
-            pack = self._open
-            if pack is not None and not pack.fits(len(frame)):
-                self._finish(pack, None)
-                pack = None
-            if pack is None:
-                self._number += 1
-                pack = self._open = _OpenPack(self._number, self._keys)
-            pack.add(slot, frame)
+            if self._open is None or self._open.fits(len(frame)):
+                self._add(slot, frame)
+                return
+            self._waiting.append((slot, frame))
+            if len(self._waiting) > self._most_waiting or not self._open.fits(WORTH_FILLING_BYTES):
+                self._finish(self._open, None)
+                self._place_waiting()
+
+    def _add(self, slot: Slot, frame: bytes) -> None:
+        pack = self._open
+        if pack is not None and not pack.fits(len(frame)):
+            self._finish(pack, None)
+            pack = None
+        if pack is None:
+            self._number += 1
+            pack = self._open = _OpenPack(self._number, self._keys)
+        pack.add(slot, frame)
+
+    def _place_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for slot, frame in waiting:
+            self._add(slot, frame)
 
     def room_for(self, length: int) -> int:
-        """Number of the pack that a frame of ``length`` bytes would go to, if added next."""
+        """Number of the pack that a frame of ``length`` bytes would go to, if added next and nothing waits."""
         with self._lock:
             if self._open is not None and self._open.fits(length):
                 return self._open.number
@@ -141,6 +174,7 @@ class PackSealer:
     def flush(self, head: Slot | None = None) -> None:
         """Finishes the open pack, whatever its size; ``head`` becomes its head record."""
         with self._lock:
+            self._place_waiting()
             if self._open is not None:
                 self._finish(self._open, head)
 

@@ -26,7 +26,7 @@ from exclave.formats.paths import list_key
 from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.sites.contract import Site
 from exclave.vault.catalogue import CatalogueWriter, FlatRecord, Prior, pack_record, unpack_record
-from exclave.vault.chunker import AVERAGE_BYTES, DATABASE_AVERAGE_BYTES, Chunker
+from exclave.vault.chunker import DATABASE_AVERAGE_BYTES, LARGE_AVERAGE_BYTES, SMALL_AVERAGE_BYTES, Chunker
 from exclave.vault.index import ChunkIndex
 from exclave.vault.ingest import ChunkStore, Ingest, compress
 from exclave.vault.sealer import HERE, PackKeys, PackSealer, Slot
@@ -109,7 +109,7 @@ class VersionWriter:
         self._store = ChunkStore(index, who.secrets.id_key)
         self.shipper.store = self._store
         self._data = PackSealer(who.keys, self.shipper.ship)
-        self._meta = PackSealer(who.keys, self.shipper.ship, first_number=_META_NUMBERS)
+        self._meta = PackSealer(who.keys, self.shipper.ship, first_number=_META_NUMBERS, most_waiting=0)
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="seal")
         self._needs: set[bytes] = set()
         self._datasets: list[Dataset] = []
@@ -157,10 +157,12 @@ class VersionWriter:
             tree.add(record)
             digest.update(digest_line(record.entry, record.hash))
 
-        average = AVERAGE_BYTES if kind == "files" else DATABASE_AVERAGE_BYTES
+        large = LARGE_AVERAGE_BYTES if kind == "files" else DATABASE_AVERAGE_BYTES
+        small = min(large, SMALL_AVERAGE_BYTES)
+        seed = self._who.secrets.chunk_seed
         ingest = Ingest(
             store=self._store, sealer=self._data, pool=self._pool,
-            chunker=Chunker(self._who.secrets.chunk_seed, average_bytes=average),
+            chunkers=(Chunker(seed, average_bytes=small), Chunker(seed, average_bytes=large)),
             prior=Prior(cache_path) if ordered else None, emit=emit, need=self._needs.update,
             still_there=self._still_there, flush=self._flush_data,
         )  # fmt: skip

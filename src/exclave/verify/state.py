@@ -19,6 +19,7 @@ from exclave.errors import (
     NotAuthorised,
     RolledBack,
     UnavailableError,
+    WrongFingerprint,
 )
 from exclave.formats.card import Card
 from exclave.formats.epochnote import parse_epoch
@@ -107,6 +108,8 @@ def read_state(sources: Mapping[str, Readable], pinned: Fingerprint) -> StateVie
         raise failures[0]
     charters = _once(data for site in shown.values() for data in site.charters.values())
     answering = {name: sources[name] for name in shown}
+    if not charters:
+        raise _nothing_of(pinned, answering)
     fetch_cards(answering, pinned, charters, cards)
     chain, rejected = find_charter_chain(charters, cards, pinned)  # (2)
     _attribute(rejected, {n: s.charters for n, s in shown.items()}, findings)
@@ -116,6 +119,19 @@ def read_state(sources: Mapping[str, Readable], pinned: Fingerprint) -> StateVie
     for name in shown:  # (4)
         _check_site(view, name)
     return view
+
+
+def _nothing_of(state: Fingerprint, sources: Mapping[str, Readable]) -> ExclaveError:
+    """Why there is no charter: another state's sites, or ones that lost or hide it."""
+    for source in sources.values():
+        try:
+            if next(iter(source.list(f"{state}/")), None) is not None:
+                break
+            if next(iter(source.list("")), None) is not None:
+                return WrongFingerprint(f"nothing of a state {state[:16]}… lies here, but of others")
+        except (UnavailableError, IntegrityError):
+            continue
+    return MissingObject(f"no site shows a charter of state {state[:16]}…")
 
 
 def find_box(sources: Mapping[str, Readable], state: Fingerprint, register: RegisterId, digest: Digest) -> bytes:

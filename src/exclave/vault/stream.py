@@ -1,0 +1,146 @@
+"""The content of many files as one stream, cut by content into chunks.
+
+Bytes are copied once, from the pieces that were read into the block that is cut. What the last chunk of a block still
+lacks moves on to the next block.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from exclave.crypto.keyed import ContentHash, content_hash
+from exclave.formats.entry import Entry, Stamp
+from exclave.vault.chunker import Chunker
+from exclave.vault.sealer import Slot
+
+
+class Job:
+    """One entry whose content is on its way."""
+
+    __slots__ = ("complete", "entry", "hash", "hasher", "listed_packs", "lists", "own_hash", "parts", "stamp")
+
+    def __init__(self, entry: Entry, stamp: Stamp | None) -> None:
+        self.entry = entry
+        self.stamp = stamp
+        self.parts: list[tuple[Slot | None, int, int]] = []
+        """(chunk or None for a hole, start in it, length), in order."""
+        self.lists: list[Slot] = []
+        self.listed_packs: set[bytes] = set()
+        self.hash = b""
+        self.hasher: ContentHash | None = None
+        self.own_hash = False
+        """The reader hashes the content itself, since it does not come in one piece."""
+        self.complete = False
+
+    def start_again(self) -> None:
+        """Forgets what was read."""
+        self.parts.clear()
+        self.lists.clear()
+        self.listed_packs.clear()
+        self.hasher, self.own_hash, self.hash = None, False, b""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Chunks to be stored, and files to be hashed, in whatever thread has time."""
+
+    views: list[memoryview]
+    slots: list[Slot]
+    whole: list[tuple[Job, memoryview]]
+
+    def hash_files(self) -> None:
+        """The content hash of each file that lies in this block as a whole."""
+        for job, view in self.whole:
+            job.hash = content_hash(view)
+
+
+class Stream:
+    """Takes pieces of content in the order of their jobs, gives blocks."""
+
+    def __init__(self, chunker: Chunker) -> None:
+        self.chunker = chunker
+        self._pieces: list[bytes | memoryview] = []
+        self._segments: deque[tuple[Job, int, int]] = deque()
+        self.length = 0
+        """Bytes that were added and not cut yet."""
+
+    def add(self, job: Job, piece: bytes | memoryview) -> None:
+        start = self.length
+        self._pieces.append(piece)
+        self.length = start + len(piece)
+        self._segments.append((job, start, self.length))
+
+    def waits_for(self, job: Job) -> bool:
+        """Whether bytes of ``job``, the oldest one, are still to be cut."""
+        return bool(self._segments) and self._segments[0][0] is job
+
+    def cut(self, *, final: bool) -> Block | None:
+        """Cuts what is there; unless ``final``, the last chunk stays, since more may belong to it."""
+        if not self.length:
+            return None
+        whole = b"".join(self._pieces)
+        ends = self.chunker.cut(whole)
+        if not final:
+            ends.pop()
+        end = ends[-1] if ends else 0
+        view = memoryview(whole)
+        rest = whole[end:]
+        self._pieces = [rest] if rest else []
+        self.length = len(rest)
+        if not ends:
+            return None
+        slots: list[Slot] = []
+        views: list[memoryview] = []
+        start = 0
+        for stop in ends:
+            slots.append(Slot(stop - start))
+            views.append(view[start:stop])
+            start = stop
+        return Block(views, slots, self._assign(view, ends, slots))
+
+    def _assign(self, view: memoryview, ends: list[int], slots: list[Slot]) -> list[tuple[Job, memoryview]]:
+        """Gives each segment its chunks; returns the files that lie in the block as a whole."""
+        segments = self._segments
+        whole: list[tuple[Job, memoryview]] = []
+        start = 0
+        for stop, slot in zip(ends, slots, strict=True):
+            while segments:
+                job, first, last = segments[0]
+                if first >= stop:
+                    break
+                if first >= start:
+                    if last <= stop:
+                        job.parts.append((slot, first - start, last - first))
+                    else:
+                        job.parts.append((slot, first - start, stop - first))
+                        break
+                elif last <= stop:
+                    job.parts.append((slot, 0, last - start))
+                else:
+                    job.parts.append((slot, 0, stop - start))
+                    break
+                segments.popleft()
+                if not job.own_hash:
+                    self._hash(job, view, first, last, whole)
+            start = stop
+        self._carry(view, ends[-1])
+        return whole
+
+    @staticmethod
+    def _hash(job: Job, view: memoryview, first: int, last: int, whole: list[tuple[Job, memoryview]]) -> None:
+        if job.hasher is None:
+            whole.append((job, view[first:last]))
+            return
+        job.hasher.update(view[first:last])
+        job.hash = job.hasher.digest()
+
+    def _carry(self, view: memoryview, cut: int) -> None:
+        """What lies behind the cut moves to the new start; a file that the cut divides is hashed in two parts."""
+        segments = self._segments
+        for _ in range(len(segments)):
+            job, first, last = segments.popleft()
+            if first < cut and not job.own_hash:
+                job.hasher = job.hasher or ContentHash()
+                job.hasher.update(view[first:cut])
+            segments.append((job, max(first - cut, 0), last - cut))
