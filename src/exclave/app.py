@@ -22,7 +22,7 @@ from exclave.registers.files import FolderCapture
 from exclave.registers.postgres import PostgresCapture
 from exclave.registers.postgres_source import postgres_source
 from exclave.registers.sqlite import SqliteCapture
-from exclave.sites.contract import Readable, Site
+from exclave.sites.contract import Site, Sources
 from exclave.sites.opening import open_site
 from exclave.verify.state import read_state
 
@@ -118,7 +118,7 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
     return FolderCapture(Path(path), clock, skip=frozenset(part.encode() for part in skip.split(":") if part))
 
 
-def witness_authority(sources: Mapping[Label, Readable], state: Fingerprint) -> Authority:
+def witness_authority(sources: Sources, state: Fingerprint) -> Authority:
     """What a witness goes by: the charter and epochs of ``state`` as its sites show them at this moment."""
 
     def authority(origin: str) -> Card:
@@ -135,6 +135,6 @@ def witness_authority(sources: Mapping[Label, Readable], state: Fingerprint) -> 
     return authority
 
 
-def make_witness(folder: Path, key: KeyFile, sources: Mapping[Label, Readable], state: Fingerprint) -> Witness:
+def make_witness(folder: Path, key: KeyFile, sources: Sources, state: Fingerprint) -> Witness:
     """A witness with its memory in ``folder``."""
     return Witness(WitnessStore(folder), key_card(key), key.signing(), witness_authority(sources, state))

@@ -6,13 +6,20 @@ import hashlib
 
 import pytest
 
-from exclave.vault.chunker import AVERAGE_BYTES, DATABASE_AVERAGE_BYTES, LARGEST_BYTES, Chunker
+from exclave.vault.chunker import (
+    DATABASE_AVERAGE_BYTES,
+    LARGE_AVERAGE_BYTES,
+    LARGEST_BYTES,
+    SMALL_AVERAGE_BYTES,
+    Chunker,
+)
 
-DATA = hashlib.shake_256(b"the chunker's input").digest(3 << 20)
+DATA = hashlib.shake_256(b"the chunker's input").digest(6 << 20)
 KEPT = {
-    (0, AVERAGE_BYTES): "896c766017d3c9cccc3ba8b6e0b2700e7b8802e63d56c8f4365692b1832f78ef",
-    (2**63 - 1, AVERAGE_BYTES): "4f132673c52a9a8d7a0b4c185211e4858c6c37be41aabf3b7b83fb4ca626a74e",
-    (2**63 - 1, DATABASE_AVERAGE_BYTES): "25e65422523a08802a8c4188e657067ba937b595fc23c431b741bef77cf4c191",
+    (0, SMALL_AVERAGE_BYTES): "1d32327ea8f5d68f5ed00f8d18623a939d2d0119545c25bec0b8a7ba49a5e7b0",
+    (2**63 - 1, SMALL_AVERAGE_BYTES): "2bd60cab067c1e96b62ad4b71d3437b687784942d0e1e75b5b838c4426784e0b",
+    (2**63 - 1, LARGE_AVERAGE_BYTES): "b5ed50ac52fb18b18f7e1512c1fccb4c26b71a1019a1f7dff9489bbc478e9cf6",
+    (2**63 - 1, DATABASE_AVERAGE_BYTES): "58563491f123eb4c7041ee61da9223d719c2799e4641565162ee0eadf0d9c0f4",
 }
 """(seed, average) → SHA-256 of the ends, in decimal with spaces between."""
 
@@ -35,7 +42,7 @@ def test_sizes(seed: int, average: int) -> None:
     sizes = [stop - start for start, stop in zip([0, *ends], ends, strict=False)]
     assert ends[-1] == len(DATA)
     assert all(average // 4 <= size <= min(8 * average, LARGEST_BYTES) for size in sizes[:-1])
-    assert 0 < sizes[-1] <= LARGEST_BYTES
+    assert 0 < sizes[-1] <= min(8 * average, LARGEST_BYTES)
 
 
 def test_largest_chunk() -> None:

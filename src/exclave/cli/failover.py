@@ -64,7 +64,7 @@ def run(
     sites = open_annex_sites(opened.values(), where.sites)
     report = verb(
         target, machine=machine, granted=granted, view=where.view, sites=sites, opened=opened, clock=now, lost=lost,
-        say=lambda text: note(text),
+        say=note,
     )  # fmt: skip
     if json:
         print_json(report)

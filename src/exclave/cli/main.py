@@ -8,7 +8,6 @@ import traceback
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from exclave.app import keep_freed_memory
@@ -29,6 +28,8 @@ from exclave.cli import (
 )
 from exclave.cli.output import fail
 from exclave.errors import Bug, ExclaveError, UsageError
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     name="exclave",
@@ -81,18 +82,28 @@ def run(arguments: list[str]) -> int:
         result = app(args=arguments, standalone_mode=False)
     except ExclaveError as error:
         return fail(error, as_json)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
-        return fail(UsageError(error.format_message()), as_json)
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        sys.stderr.write("exclave: interrupted; what was done so far is kept, and the same command goes on from it\n")
-        return 130
+    except typer.TyperException as error:
+        return _misused(error, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        result = _INTERRUPTED
     except BrokenPipeError:
         return 141
     except Exception as error:  # noqa: BLE001 - the entry point: nobody below may swallow a bug
         return fail(_bug(error), as_json)
+    if result == _INTERRUPTED:  # typer has turned Ctrl-C into this
+        sys.stderr.write("exclave: interrupted; what was done so far is kept, and the same command goes on from it\n")
     return result if isinstance(result, int) else 0
+
+
+def _misused(error: typer.TyperException, as_json: bool) -> int:
+    """A command line that typer refused. Of a group without a command, what it says is the group's help."""
+    message = error.format_message()
+    if message.startswith("Usage: ") and not as_json:
+        sys.stderr.write(message + "\n")
+        return UsageError.exit_code
+    return fail(UsageError(message), as_json)
 
 
 def _bug(error: Exception) -> Bug:

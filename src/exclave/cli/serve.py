@@ -23,7 +23,7 @@ def _group() -> None:
 
 
 @app.command(
-    epilog="Example: exclave serve witness --site lux=dir:/srv/lux --fingerprint 3f9a… --key lux.key --dir /var/lib/witness"
+    epilog="Example: exclave serve witness --site lux=dir:/srv/lux --fingerprint 3f9a… --key w.key --dir /var/witness"
 )
 def witness(
     fingerprint: Pinned,

@@ -36,7 +36,8 @@ def status(
             ("register", "epoch", "writer", "version", "state of (UTC)", "age", "RPO", "protected"),
             (
                 (r.name, r.epoch, r.writer + (" (this home)" if r.mine else ""), r.sequence or "-", when(r.time),
-                 duration(r.age_s) if r.sequence else "-", duration(r.rpo_s), "yes" if r.protected else f"NO: {r.problem}")
+                 duration(r.age_s) if r.sequence else "-", duration(r.rpo_s),
+                 "yes" if r.protected else f"NO: {r.problem}")
                 for r in found.registers
             ),
         )  # fmt: skip

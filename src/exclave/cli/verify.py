@@ -9,7 +9,7 @@ import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
 from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table
-from exclave.errors import UsageError
+from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 
@@ -29,7 +29,7 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 if one is at fault."""
+    """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults."""
     if site:
         if not fingerprint:
             raise UsageError("--site needs --fingerprint: without it nobody can tell whose copies these are")
@@ -48,7 +48,16 @@ def verify(
     else:
         _show(report)
     if not report.ok:
-        raise typer.Exit(20)
+        raise typer.Exit(_exit_code(report))
+
+
+def _exit_code(report: EmbassyReport) -> int:
+    """20 for faults at sites; if the state itself could not be read, the code of the reason."""
+    if report.charter == 0:
+        for cls in all_errors():
+            if any(f.grave and f.fault == cls.code for f in report.findings):
+                return cls.exit_code
+    return IntegrityError.exit_code
 
 
 def _show(report: EmbassyReport) -> None:

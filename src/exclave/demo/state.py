@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exclave.demo.apps import write_app
+from exclave.demo.apps import AppName, write_app
 from exclave.demo.business import business_reference, create_business
 from exclave.demo.gazette import gazette_reference, write_gazette
 from exclave.demo.land import create_land, land_reference
@@ -26,7 +26,7 @@ from exclave.runners.unprivileged import reachable_binaries, unprivileged_user
 STATE_NAME = "Republic of Metsamaa"
 CUSTODIANS = (("kaja", "EE"), ("mart", "EE"), ("luc", "LU"), ("aino", "FI"), ("tove", "SE"))
 THRESHOLD = 3
-REGISTERS = ("gazette", "land", "business")
+REGISTERS: tuple[AppName, ...] = ("gazette", "land", "business")
 SEED = 20261123
 
 
@@ -228,13 +228,13 @@ def _register(places: Places, ports: Ports, name: str, query: ReferenceQuery) ->
         'north = "Agreement with Finland, article 3"',
         'south = "Agreement with Luxembourg of 20.06.2017, article 2"',
     ]  # fmt: skip
-    data = {
+    kinds: dict[str, tuple[str, str, dict[str, str | int]]] = {
         "gazette": ("acts", "files", {"path": str(systems / "acts")}),
         "land": ("db", "postgres", {"host": str(socket_folder(places)), "port": ports.postgres, "user": "postgres",
                                     "dbname": "postgres"}),
         "business": ("db", "sqlite", {"path": str(systems / "business.sqlite")}),
-    }[name]  # fmt: skip
-    for label, form, options in (data, ("app", "files", {"path": str(systems / "app")})):
+    }  # fmt: skip
+    for label, form, options in (kinds[name], ("app", "files", {"path": str(systems / "app")})):
         pairs = ", ".join(f"{key} = {json.dumps(value)}" for key, value in options.items())
         lines += ["", "[[register.dataset]]", f'name = "{label}"', f'kind = "{form}"', f"options = {{ {pairs} }}"]
     if name == "land":

@@ -8,7 +8,7 @@ run leaves every earlier version whole, and the next run finds what was shipped.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -206,8 +206,8 @@ def _leave_out(run: _Run, label: Label, why: str) -> None:
     run.sites.pop(label, None)
 
 
-def _why(run: _Run) -> str:
-    return "; ".join(f"{label}: {reason}" for label, reason in run.failed.items())
+def _why(run: _Run, more: Mapping[Label, str] | None = None) -> str:
+    return "; ".join(f"{label}: {reason}" for label, reason in {**run.failed, **(more or {})}.items())
 
 
 def _carry(run: _Run, versions: tuple[CountedVersion, ...]) -> None:
@@ -235,14 +235,20 @@ def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, in
         raise UsageError(f"this home has no index key for epoch {epoch} of register {name}")
     keys = PackKeys(run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, secrets.index_keys[epoch])
     who = WriterIdentity(run.view.state, run.register, name, epoch, keys, secrets)
-    return VersionWriter(
+
+    def check(good: Collection[Label]) -> None:
+        failed = {label: error.message for label, error in writer.shipper.failed.items()}
+        run.placement.check(good, _why(run, failed))
+
+    writer = VersionWriter(
         who,
         sites=run.sites,
         index=index,
         cache=run.home.cache(run.register),
-        check_placement=lambda good: run.placement.check(good, _why(run)),
+        check_placement=check,
         progress=lambda entries, size: progress("read", entries, size),
     )
+    return writer
 
 
 def _capture(writer: VersionWriter, capture: Capture, dataset: Dataset) -> None:

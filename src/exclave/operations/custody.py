@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets as _random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from exclave.rules.warrants import (
     verify_answer,
     verify_request,
 )
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Sources
 from exclave.verify.state import StateView, find_box
 
 _LIMIT = 2 << 20
@@ -157,7 +157,7 @@ def read_card(path: Path) -> Card:
 
 
 def sign_warrant(
-    path: Path, view: StateView, sources: Mapping[Label, Readable], key: KeyFile, out: Path, *, now: Instant
+    path: Path, view: StateView, sources: Sources, key: KeyFile, out: Path, *, now: Instant
 ) -> Answered:
     """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
 
@@ -227,7 +227,7 @@ def grant(
 
 
 def open_register(
-    view: StateView, sources: Mapping[Label, Readable], register: RegisterId, granted: Granted, machine: KeyFile
+    view: StateView, sources: Sources, register: RegisterId, granted: Granted, machine: KeyFile
 ) -> OpenedRegister:
     """Opens ``register`` with the shares in the answers, and reads its annex.
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.errors import CorruptObject, MissingObject, UsageError
+from exclave.errors import CorruptObject, Forked, MissingObject, UsageError
 from exclave.formats.manifest import Root
-from exclave.ids import Fingerprint, Instant, Label
+from exclave.ids import Fingerprint, Instant
 from exclave.operations.custody import OpenedRegister
 from exclave.registers.files import FolderSink, folder_digest
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Sources
 from exclave.vault.opener import PackReader
 from exclave.vault.restore import Restorer
 from exclave.verify.history import CountedVersion, RegisterHistory
@@ -50,7 +50,16 @@ class Restored:
 
 
 def choose_version(history: RegisterHistory, sequence: int | None) -> CountedVersion:
-    """The version with that number, or the latest. ``UsageError`` for a number that does not count."""
+    """The version with that number, or the latest. ``UsageError`` for a number that does not count.
+
+    ``Forked`` if sites show two histories and no witnesses say which one stands: then people have to decide.
+    """
+    for found in history.findings:
+        if found.grave and found.fault == Forked.code and history.newest_log.counted < _largest(history):
+            raise Forked(
+                f"two histories are shown, and the witnesses do not tell which one stands: {found.detail}",
+                hint="Find out which site is right, and name that one alone with --site.",
+            )
     if sequence is None:
         return history.latest
     for version in history.versions:
@@ -60,8 +69,13 @@ def choose_version(history: RegisterHistory, sequence: int | None) -> CountedVer
     raise UsageError(f"there is no version {sequence} that counts; the last ones are: {known}")
 
 
+def _largest(history: RegisterHistory) -> int:
+    """Entries of the longest head that any site shows."""
+    return max(history.newest_log.sizes.values(), default=0)
+
+
 def open_version(
-    state: Fingerprint, sources: Mapping[Label, Readable], opened: OpenedRegister, version: CountedVersion
+    state: Fingerprint, sources: Sources, opened: OpenedRegister, version: CountedVersion
 ) -> tuple[PackReader, Root]:
     """The reader of a version's packs, and its root, compared with its ledger entry."""
     reader = PackReader(state, opened.register, sources, opened.keys)

@@ -122,7 +122,7 @@ def client_environment(source: PostgresSource) -> dict[str, str]:
 
 def unavailable(source: PostgresSource, said: str, *, doing: str = "cannot be reached") -> SourceUnavailable:
     """The error for what a server or a client program ``said``."""
-    said = said.strip()
+    said = " ".join(said.split())
     hint = next((hint for mark, hint in _HINTS if mark in said), "")
     return SourceUnavailable(f"{source} {doing}: {said}", hint=hint, host=source.host, port=source.port)
 

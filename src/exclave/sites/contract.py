@@ -9,9 +9,9 @@ Page: ``docs/spec/layout.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from exclave.errors import Bug
 from exclave.ids import Key
@@ -59,6 +59,10 @@ class Readable(Protocol):
         Whatever else lies there (files with illegal names, links, devices) is left out. What is put or removed during
         the listing may or may not be in it.
         """
+
+
+Sources = Mapping[Any, Readable]
+"""Sources by name: a site's label, or any other text that a person will recognise."""
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ from exclave.ids import Digest
 from exclave.rules.checkpoints import Candidate, VerifiedCheckpoint, choose_freshest
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.tree import EMPTY_ROOT
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Readable, Sources
 from exclave.verify.logs import LogTree, ProvenTree, TreeHead
 from exclave.verify.state import Finding, StateView, finding
 
@@ -109,7 +109,7 @@ def named(error: ExclaveError, otherwise: str) -> str:
 
 def judge_copies(
     view: StateView,
-    sources: Mapping[str, Readable],
+    sources: Sources,
     epoch: VerifiedEpoch,
     *,
     cut: Cut | None,
@@ -151,7 +151,7 @@ def _groups(heads: Mapping[str, VerifiedCheckpoint]) -> dict[tuple[int, Digest],
     }
 
 
-def _choose(copies: LogCopies, sources: Mapping[str, Readable], needed: int, allow_unwitnessed: bool) -> None:
+def _choose(copies: LogCopies, sources: Sources, needed: int, allow_unwitnessed: bool) -> None:
     """The largest checkpoint with ``needed`` cosignatures whose tiles some source can show."""
     groups = _groups(copies.heads)
     enough = [group for group in groups.values() if len(group[0].cosigners) >= needed]
@@ -170,7 +170,7 @@ def _choose(copies: LogCopies, sources: Mapping[str, Readable], needed: int, all
         return
 
 
-def _hold(copies: LogCopies, sources: Mapping[str, Readable], head: TreeHead, claim: Iterable[str]) -> bool:
+def _hold(copies: LogCopies, sources: Sources, head: TreeHead, claim: Iterable[str]) -> bool:
     """Finds trees that prove ``head``: at the sources in ``claim``, which should have them, else at any."""
     first = list(claim)
     for name in (*first, *(n for n in sources if n not in first)):
@@ -187,7 +187,7 @@ def _hold(copies: LogCopies, sources: Mapping[str, Readable], head: TreeHead, cl
 
 def _settle_forks(
     copies: LogCopies,
-    sources: Mapping[str, Readable],
+    sources: Sources,
     top: list[str],
     rest: list[tuple[VerifiedCheckpoint, list[str]]],
 ) -> None:
@@ -219,7 +219,7 @@ def _settle_forks(
     copies.agreed = {name: min(least, size) for name, size in copies.agreed.items()}
 
 
-def _shared(copies: LogCopies, sources: Mapping[str, Readable], head: TreeHead, names: Iterable[str]) -> int:
+def _shared(copies: LogCopies, sources: Sources, head: TreeHead, names: Iterable[str]) -> int:
     """How many entries ``head``, shown by ``names``, has in common with what counts."""
     for tree in copies.holders.values():
         try:
@@ -250,7 +250,7 @@ def _common(one: ProvenTree, other: ProvenTree, most: int) -> int:
     return low
 
 
-def _take_cut(copies: LogCopies, sources: Mapping[str, Readable], cut: Checkpoint, allow_unwitnessed: bool) -> None:
+def _take_cut(copies: LogCopies, sources: Sources, cut: Checkpoint, allow_unwitnessed: bool) -> None:
     """What counts of a former epoch is what its successor's note says, whoever can show it."""
     what = checkpoint_key(copies.prefix)
     if cut.size == 0:

@@ -7,11 +7,11 @@ versions that count, and every object they name · (4) what that means for each 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from exclave.errors import ExclaveError
 from exclave.ids import Fingerprint, Instant, RegisterId
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Sources
 from exclave.verify.guard import GuardedSource
 from exclave.verify.objects import run_jobs
 from exclave.verify.register import RegisterCheck
@@ -25,7 +25,7 @@ MAX_ALIKE = 100
 
 
 def verify_embassy(
-    sources: Mapping[str, Readable],
+    sources: Sources,
     pinned: Fingerprint,
     *,
     now: Instant,

@@ -11,7 +11,7 @@ from exclave.formats.tile import TILE_WIDTH
 from exclave.ids import Epoch, RegisterId, instant_text
 from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.rules.epochs import VerifiedEpoch
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies, judge_copies
 from exclave.verify.state import Finding, StateView, finding
 
@@ -90,7 +90,7 @@ class RegisterHistory:
 
 def read_history(
     view: StateView,
-    sources: Mapping[str, Readable],
+    sources: Sources,
     register: RegisterId,
     *,
     allow_unwitnessed: bool = False,
@@ -112,7 +112,7 @@ def read_history(
 
 
 def read_copies(
-    view: StateView, sources: Mapping[str, Readable], register: RegisterId, *, allow_unwitnessed: bool = False
+    view: StateView, sources: Sources, register: RegisterId, *, allow_unwitnessed: bool = False
 ) -> tuple[LogCopies, ...]:
     """Every epoch's log of ``register``, judged; the first epoch first."""
     epochs = view.epoch_chain(register).epochs

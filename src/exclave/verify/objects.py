@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from exclave.formats.objectlist import MAX_NODE_BYTES, ListNode, parse_list_node
 from exclave.formats.pack import BULK_BYTES, MAGIC, SIZE_CLASSES
 from exclave.formats.paths import list_key, pack_key, pack_prefix
 from exclave.ids import Digest, Fingerprint, RegisterId, sha256
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Readable, Sources
 from exclave.verify.history import CountedVersion
 from exclave.verify.state import Finding, finding
 
@@ -65,7 +65,7 @@ class RegisterObjects:
         self,
         state: Fingerprint,
         register: RegisterId,
-        sources: Mapping[str, Readable],
+        sources: Sources,
         versions: Iterable[CountedVersion],
     ) -> None:
         self.findings: list[Finding] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from exclave.errors import (
     CorruptObject,
     ExclaveError,
@@ -20,7 +18,7 @@ from exclave.formats.paths import box_key
 from exclave.formats.tile import checkpoint_key
 from exclave.ids import Digest, Epoch, Instant, Label, sha256
 from exclave.rules.placement import placement_of
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
 from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, collect_history, read_copies
 from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
@@ -39,7 +37,7 @@ class RegisterCheck:
     Between the last two the caller may run ``objects.jobs()``. What is wrong collects in ``findings``.
     """
 
-    def __init__(self, view: StateView, sources: Mapping[str, Readable], rule: CharterRegister, now: Instant) -> None:
+    def __init__(self, view: StateView, sources: Sources, rule: CharterRegister, now: Instant) -> None:
         self.findings: list[Finding] = []
         self.objects: RegisterObjects | None = None
         self._view, self._rule, self._now = view, rule, now

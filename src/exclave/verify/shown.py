@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, UnavailableError
@@ -11,7 +11,7 @@ from exclave.formats.charter import parse_charter
 from exclave.formats.note import MAX_NOTE_BYTES, ParsedNote, parse_note
 from exclave.formats.paths import card_key, card_prefix, charter_prefix, warrant_prefix
 from exclave.ids import Digest, Fingerprint, Key, RegisterId, parse_digest, sha256
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Readable, Sources
 
 MAX_OBJECTS = 65_536
 """Most charters, cards, warrants or epoch notes of one kind that are read from one site."""
@@ -131,7 +131,7 @@ def _card(key: Key, data: bytes, name: str, findings: list[Finding]) -> Card | N
 
 
 def fetch_cards(
-    sources: Mapping[str, Readable], state: Fingerprint, charters: Iterable[bytes], cards: dict[Digest, Card]
+    sources: Sources, state: Fingerprint, charters: Iterable[bytes], cards: dict[Digest, Card]
 ) -> None:
     """Cards that charters name and no listing showed; a listing can be flooded, a name cannot."""
     for data in charters:
@@ -142,7 +142,7 @@ def fetch_cards(
                 fetch_card(sources, state, digest, cards)
 
 
-def fetch_card(sources: Mapping[str, Readable], state: Fingerprint, digest: Digest, cards: dict[Digest, Card]) -> None:
+def fetch_card(sources: Sources, state: Fingerprint, digest: Digest, cards: dict[Digest, Card]) -> None:
     for source in sources.values():
         try:
             card = parse_card(source.get(card_key(state, digest), limit=_CARD_LIMIT))

@@ -34,7 +34,7 @@ from exclave.formats.paths import (
 from exclave.ids import Digest, Fingerprint, Key, Label, RegisterId, sha256
 from exclave.rules.charters import CharterChain, Rejected, find_charter_chain
 from exclave.rules.epochs import EpochChain, VerifiedEpoch, verify_epoch_chain
-from exclave.sites.contract import Readable
+from exclave.sites.contract import Readable, Sources
 from exclave.verify.logs import LogReader
 from exclave.verify.shown import Finding, Shown, fetch_card, fetch_cards, finding, notes_below, read_site
 
@@ -86,7 +86,7 @@ class StateView:
         return LogReader(source, prefix, ledger_origin(self.state, epoch.register, epoch.number), epoch.writer)
 
 
-def read_state(sources: Mapping[str, Readable], pinned: Fingerprint) -> StateView:
+def read_state(sources: Sources, pinned: Fingerprint) -> StateView:
     """The state with the fingerprint ``pinned``, from all ``sources`` (site name → site) that answer.
 
     (1) cards, charters and warrants · (2) the charter chain · (3) each register's epochs · (4) whether each site by
@@ -121,7 +121,7 @@ def read_state(sources: Mapping[str, Readable], pinned: Fingerprint) -> StateVie
     return view
 
 
-def _nothing_of(state: Fingerprint, sources: Mapping[str, Readable]) -> ExclaveError:
+def _nothing_of(state: Fingerprint, sources: Sources) -> ExclaveError:
     """Why there is no charter: another state's sites, or ones that lost or hide it."""
     for source in sources.values():
         try:
@@ -134,7 +134,7 @@ def _nothing_of(state: Fingerprint, sources: Mapping[str, Readable]) -> ExclaveE
     return MissingObject(f"no site shows a charter of state {state[:16]}…")
 
 
-def find_box(sources: Mapping[str, Readable], state: Fingerprint, register: RegisterId, digest: Digest) -> bytes:
+def find_box(sources: Sources, state: Fingerprint, register: RegisterId, digest: Digest) -> bytes:
     """A sealed box (share, annex, ancestors) from whichever site has it unharmed."""
     key = box_key(state, register, digest)
     last: ExclaveError = MissingObject(f"no site has the box {digest.hex()[:16]}…")
@@ -170,7 +170,7 @@ def _attribute(
             findings.append(Finding(name, wrong.error.code, key, what, register, grave=False))
 
 
-def _read_epochs(view: StateView, sources: Mapping[str, Readable], register: RegisterId) -> None:
+def _read_epochs(view: StateView, sources: Sources, register: RegisterId) -> None:
     """(3) The epochs of one register, from all sites together."""
     by_site: dict[str, Mapping[Key, bytes]] = {}
     for name, source in sources.items():
