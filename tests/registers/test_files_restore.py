@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from exclave.errors import TargetNotEmpty, UnavailableError
-from exclave.registers import files
-from exclave.registers.files import FolderSink
+from exclave.registers import files_restore as files
+from exclave.registers.files_restore import FolderSink
 from exclave.sites.directory import DirectorySite
 from support.vault import Vault
 

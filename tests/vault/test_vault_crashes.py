@@ -233,9 +233,9 @@ def test_a_restore_during_a_backup(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_is_bounded(tmp_path: Path) -> None:
-    """Backup and restore of 1.5 GB stay below 300 MiB, and need no more than for 0.3 GB."""
+    """Backup and restore of 1.5 GB stay below 300 MiB, and hardly more than for 0.7 GB, when every queue is full."""
     peaks: dict[tuple[int, str], int] = {}
-    for megabytes in (300, 1500):
+    for megabytes in (700, 1500):
         site = tmp_path / f"site{megabytes}"
         site.mkdir()
         cache = tmp_path / f"cache{megabytes}"
@@ -249,4 +249,4 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", str(site), str(target)], check=True)
     for verb in ("back-up", "restore"):
         assert peaks[1500, verb] < 300, peaks
-        assert peaks[1500, verb] - peaks[300, verb] < 60, peaks
+        assert peaks[1500, verb] - peaks[700, verb] < 60, peaks

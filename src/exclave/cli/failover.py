@@ -48,7 +48,7 @@ def run(
     if not site:
         raise UsageError("name at least one site with --site NAME=URL")
     target = folder.absolute()
-    if target.exists() and any(target.iterdir()) and not read_progress(target):
+    if not read_progress(target) and _holds_files(target):
         raise TargetNotEmpty(f"the folder {target} is not empty, and no failover was begun in it")
     lost = parse_instant(lost_at) if lost_at else None
     where = view_of(Path(), site, fingerprint)
@@ -70,6 +70,12 @@ def run(
         print_json(report)
         return
     _show(report)
+
+
+def _holds_files(folder: Path) -> bool:
+    """Whether anything but the trace of a failover that died in its first moment lies there."""
+    trace = {folder / "state", folder / "state" / "progress.json.new"}
+    return folder.exists() and (not folder.is_dir() or any(path not in trace for path in folder.rglob("*")))
 
 
 def _show(report: FailoverReport) -> None:

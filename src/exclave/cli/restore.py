@@ -50,10 +50,9 @@ def restore(
     where = view_of(Path(), site, fingerprint)
     machine = load_key(key)
     parsed, _ = describe_warrant(warrant)
-    granted = grant(
-        where.view, warrant, answer or [], act=Act.RESTORE if parsed.act is Act.RESTORE else parsed.act, place=None,
-        machine=machine, now=now(),
-    )  # fmt: skip
+    # Whoever may start a register may also look at it; no other act lets anybody read one.
+    act = Act.FAILOVER if parsed.act is Act.FAILOVER else Act.RESTORE
+    granted = grant(where.view, warrant, answer or [], act=act, place=None, machine=machine, now=now())
     for path, why in granted.rejected.items():
         note(f"{path}: {why}")
     opened = {number: open_register(where.view, where.sites, number, granted, machine) for number in parsed.registers}

@@ -275,7 +275,7 @@ def _short(what: str) -> str:
 def _judge(s: Stage, findings: list[dict[str, Any]], act: str, fault: str, mark: str) -> None:
     named = [
         f for f in findings
-        if f["site"] == "north" and f["fault"] == fault and (mark in f["what"] or mark in f["detail"] or f["register"] == mark)
+        if f["site"] == "north" and f["fault"] == fault and mark in (f["what"] + f["detail"] + str(f["register"]))
     ]  # fmt: skip
     s.report.act(f"{act} at north", bool(named), f"verify: {fault} at north")
 
@@ -290,7 +290,8 @@ def _the_quorum(s: Stage) -> list[str]:
     warrant = machine / "failover.warrant"
     where = [*s.sites("south", "north"), *s.pinned]
     s.commands.run(
-        "warrant", "request", str(warrant), "--act", "failover", "--place", "south", "--key", str(machine / "machine.key"),
+        "warrant", "request", str(warrant), "--act", "failover", "--place", "south",
+        "--key", str(machine / "machine.key"),
         "--reason", "Home was lost; start the registers in the embassy", *where,
     )  # fmt: skip
     answers: list[str] = []
@@ -393,7 +394,7 @@ def _after(s: Stage) -> None:
         item["last"] = item["versions"][-1]
     good = all(item["last"]["epoch"] == 2 and item["last"]["witnessed"] for item in last)
     s.report.promise("readers take the embassy's version for the latest", good,
-                     ", ".join(f"version {i['last']['sequence']} of epoch {i['last']['epoch']}" for i in last))  # fmt: skip
+                     ", ".join(f"version {i['last']['sequence']} (epoch {i['last']['epoch']})" for i in last))  # fmt: skip
 
 
 def _revived_home(s: Stage) -> None:

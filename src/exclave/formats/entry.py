@@ -166,7 +166,7 @@ def walk_order(path: bytes) -> tuple[bytes, ...]:
 
 
 def digest_line(entry: Entry, content: bytes) -> bytes:
-    """What one entry contributes to the digest of a dataset of kind ``files``. ``content``: BLAKE3 of a file, else empty.
+    """What one entry adds to the digest of a dataset of kind ``files``. ``content``: BLAKE3 of a file, else empty.
 
     Owners are left out, since only root can bring them back; so are hard links' own metadata, which are their target's.
     """

@@ -46,7 +46,7 @@ class LineReader:
         return self._lines[self._at].split(" ", 1)[0] if self._at < len(self._lines) else ""
 
     def fields(self, keyword: str, count: int, *, rest: bool = False) -> list[str]:
-        """The ``count`` fields of the next line, which starts with ``keyword``; with ``rest``, the last may hold spaces."""
+        """The ``count`` fields of the next line, after ``keyword``; with ``rest``, the last one may hold spaces."""
         line = self._lines[self._at] if self._at < len(self._lines) else ""
         self._at += 1
         parts = line.split(" ", count) if rest else line.split(" ")

@@ -17,6 +17,7 @@ node without lines.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -96,7 +97,7 @@ def parse_list_node(data: bytes) -> ListNode:
     lines.end()
     node = ListNode(level, tuple(found))
     names = [line.name for line in found]
-    if level == 0 and any(a >= b for a, b in zip(names, names[1:], strict=False)):
+    if level == 0 and any(a >= b for a, b in itertools.pairwise(names)):
         raise MalformedError("an object list is not in order of name")
     if len(found) > MAX_LINES or (level > 0 and not found) or node.encode() != data:
         raise MalformedError("an object list is too long, empty, or not in its one canonical form")

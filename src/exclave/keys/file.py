@@ -127,7 +127,7 @@ def load(path: str, passphrase: Callable[[], str] | None = None) -> KeyFile:
         parsed = parse_key_file(_read_private(path))
     except MalformedError as error:
         hint = "Take the copy that was kept in another place."
-        raise MalformedError(f"{path}: {error.message}", hint=hint) from error
+        raise MalformedError(f"{path}: {error.message}", hint=hint) from None  # its cause could quote the secret
     if parsed.seed is not None:
         return KeyFile(parsed.kind, parsed.name, parsed.seed)
     if passphrase is None:

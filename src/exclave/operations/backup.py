@@ -194,7 +194,7 @@ def _reconcile(run: _Run, index: ChunkIndex) -> None:
     index_keys = {Epoch(e): key for e, key in run.home.register_secrets(run.register).index_keys.items()}
     for label, site in list(run.sites.items()):
         try:
-            reconcile(index, label, site, run.view.state, run.register, index_keys)
+            reconcile(index, label, site, run.view.state, run.register, index_keys, whole=True)
         except UnavailableError as error:
             _leave_out(run, label, error.message)
     run.placement.check(run.sites, _why(run))

@@ -12,6 +12,7 @@ from exclave.errors import (
     BadShare,
     CorruptObject,
     ExclaveError,
+    Fenced,
     MalformedError,
     NotAuthorised,
     QuorumMissing,
@@ -156,9 +157,7 @@ def read_card(path: Path) -> Card:
     return parse_card(_read(path))
 
 
-def sign_warrant(
-    path: Path, view: StateView, sources: Sources, key: KeyFile, out: Path, *, now: Instant
-) -> Answered:
+def sign_warrant(path: Path, view: StateView, sources: Sources, key: KeyFile, out: Path, *, now: Instant) -> Answered:
     """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
 
     Raises ``NotAuthorised`` if he is no custodian, ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
@@ -235,6 +234,11 @@ def open_register(
     """
     chain = view.epoch_chain(register)
     newest = chain.newest
+    if any(epoch.note.authority == granted.warrant.digest for epoch in chain.epochs[:-1]):
+        raise Fenced(
+            f"this warrant was used, and {newest.writer.name} took register {register} over since: epoch"
+            f" {newest.number}", epoch=newest.number,
+        )  # fmt: skip
     if newest.note.authority == granted.warrant.digest:
         # This warrant has made its epoch already and is going on: its answers carry the shares of the one before.
         newest = chain.epochs[-2]

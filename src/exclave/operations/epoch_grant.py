@@ -76,7 +76,7 @@ class _Grant(msgspec.Struct, frozen=True):
 def _read_grant(path: Path) -> _Grant:
     try:
         return msgspec.msgpack.decode(path.read_bytes(), type=_Grant)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise MalformedError(f"{path} is damaged") from error
 
 

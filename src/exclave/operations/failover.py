@@ -13,10 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.errors import (
-    ServiceFailed,
-    UsageError,
-)
+from exclave.errors import Fenced, MissingObject, ServiceFailed, UsageError
 from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId, b64
 from exclave.keys.file import KeyFile
@@ -24,12 +21,13 @@ from exclave.operations.custody import Granted, OpenedRegister
 from exclave.operations.epoch_grant import grant_epoch
 from exclave.operations.exile import write_exile
 from exclave.operations.failover_run import RegisterProgress, Run, load_progress, options_of
-from exclave.operations.home import write_private
+from exclave.operations.home import key_card, write_private
 from exclave.operations.register_recovery import probe_register, record_register, restore_register, start_register
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.recovery import NextStep, Step, next_step, recovery_order
 from exclave.runners.process import running, stop
 from exclave.sites.contract import Site
+from exclave.verify.history import read_history
 from exclave.verify.state import StateView
 
 _MACHINE_FILE = "writer.key"
@@ -81,7 +79,11 @@ def failover(
         progress.setdefault(name, RegisterProgress(name, register))
         progress[name].bad_shares = list(opened[register].bad)
     run = Run(folder, machine, granted, view, dict(sites), dict(opened), progress, clock, lost or granted.decided, say)
+    _require_possible(run)
+    # First of all: a restart finds that a failover was begun in this folder, and goes on.
+    run.save()
     _settle(run)
+    run.save()
     order = recovery_order({name: frozenset(opened[r].annex.depends) for name, r in names.items()})
     steps = {
         Step.GRANT: grant_epoch,
@@ -105,6 +107,33 @@ def annex_name(opened: OpenedRegister) -> str:
 
 def _next(order: tuple[str, ...], progress: Mapping[str, RegisterProgress]) -> NextStep | None:
     return next_step(order, {name: frozenset(Step(s) for s in p.done) for name, p in progress.items()})
+
+
+def _require_possible(run: Run) -> None:
+    """Before home is fenced: every register can be restored, and nobody else has taken it over since.
+
+    ``MissingObject`` for a register without a version, ``Fenced`` if a later epoch exists, ``UsageError`` if another
+    warrant's failover was begun in the folder.
+    """
+    for name, progress in run.progress.items():
+        if progress.register_id not in run.opened:
+            raise UsageError(
+                f"the failover that was begun in {run.folder} is of {name} too, which this warrant does not name",
+                hint="Use the same warrant as before, or an empty folder for a new failover.",
+            )
+        newest = run.view.epoch_chain(progress.register_id).newest
+        mine = newest.note.authority == run.granted.warrant.digest
+        if Step.GRANT in progress.done and not mine:
+            if newest.note.writer == key_card(run.machine).digest:
+                raise UsageError(
+                    f"{run.folder} belongs to another warrant", hint="Use an empty folder for a new failover."
+                )
+            raise Fenced(f"{name} was taken over by {newest.writer.name}: epoch {newest.number}", epoch=newest.number)
+        if not mine and not read_history(run.view, run.sites_of(progress.register_id), progress.register_id).versions:
+            raise MissingObject(
+                f"register {name} has no version that counts, so it cannot be started",
+                hint="Request a warrant that names only the registers that have one (--register ID).",
+            )
 
 
 def _settle(run: Run) -> None:
@@ -159,7 +188,7 @@ def stop_all(folder: Path) -> tuple[str, ...]:
     if not progress:
         raise UsageError(f"no failover was made in {folder}")
     stopped: list[str] = []
-    for name in reversed(sorted(progress)):
+    for name in sorted(progress, reverse=True):
         order = list(progress[name].ports)
         processes = sorted(
             running(folder / "run" / name), key=lambda p: order.index(p.name) if p.name in order else -1, reverse=True

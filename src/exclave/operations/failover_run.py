@@ -95,7 +95,7 @@ def load_progress(folder: Path) -> dict[str, RegisterProgress]:
         return {}
     try:
         return msgspec.json.decode(data, type=dict[str, RegisterProgress])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise MalformedError(f"{folder / 'state' / 'progress.json'} is damaged") from error
 
 

@@ -76,7 +76,7 @@ class Home:
                 f"this home has no keys for register {register}",
                 hint="Run `exclave charter propose` for a new register.",
             ) from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError) as error:
             raise MalformedError(f"{path} is damaged") from error
 
     def save_secrets(self, register: RegisterId, secrets: Secrets) -> None:
@@ -151,7 +151,7 @@ class Home:
 
     @contextmanager
     def alone(self, register: RegisterId) -> Iterator[None]:
-        """Holds ``register`` for this process; ``Busy`` if another one has it. Ends with the process, however it dies."""
+        """Holds ``register`` until the process ends, however it dies; ``Busy`` if another one has it."""
         with open(self.cache(register) / "lock", "wb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -64,7 +64,8 @@ def enter(
     ``outbox`` is a file of the writer's: it holds the last entries from before they are claimed at a site until the
     next ones are, so that no site that was away, and not the loss of the one that had them, can make the writer append
     others in their place. ``sites`` must hold all that the entries promise; the log is written at the first that
-    works. ``witnesses``: their addresses. Raises ``Fenced`` if a witness knows of a later epoch, ``PlacementUnmet`` if no site takes the entries.
+    works. ``witnesses``: their addresses. Raises ``Fenced`` if a witness knows of a later epoch, ``PlacementUnmet``
+    if no site takes the entries.
     """
     failed: dict[Label, str] = {}
 
@@ -92,7 +93,7 @@ def settle_outbox(
         note, size, entries = msgspec.msgpack.decode(outbox.read_bytes(), type=tuple[bytes, int, list[bytes]])
     except FileNotFoundError:
         return
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise CorruptObject(f"{outbox} is damaged", hint="Remove it once `exclave verify` finds no fork.") from error
     if note == epoch.digest:
         failed: dict[Label, str] = {}

@@ -10,7 +10,8 @@ from exclave.errors import CorruptObject, Forked, MissingObject, UsageError
 from exclave.formats.manifest import Root
 from exclave.ids import Fingerprint, Instant
 from exclave.operations.custody import OpenedRegister
-from exclave.registers.files import FolderSink, folder_digest
+from exclave.registers.files import folder_digest
+from exclave.registers.files_restore import FolderSink
 from exclave.sites.contract import Sources
 from exclave.vault.opener import PackReader
 from exclave.vault.restore import Restorer
@@ -131,7 +132,7 @@ def restore_version(
                 dataset.rows,
                 sink.unrestored.count,
                 tuple(sink.unrestored.first[:20]),
-            )  # fmt: skip
+            )
         )
     faults = {f"{label} {pack}": error.message for (label, pack), error in reader.faults.items()}
     return Restored(root.name, root.epoch, root.sequence, Instant(root.time), tuple(done), faults)

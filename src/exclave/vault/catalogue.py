@@ -122,5 +122,5 @@ def _frames(path: Path) -> Iterator[FlatRecord]:
                 return
             try:
                 yield unpack_record(data)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeError):
                 return

@@ -77,9 +77,7 @@ class ListedObjects:
     nodes: frozenset[Digest]
 
 
-def read_list(
-    state: Fingerprint, register: RegisterId, root: Digest, sites: Mapping[Label, Readable]
-) -> ListedObjects:
+def read_list(state: Fingerprint, register: RegisterId, root: Digest, sites: Mapping[Label, Readable]) -> ListedObjects:
     """The whole list under ``root``, each node from the first site with a good copy; ``MissingObject`` if none has.
 
     ``CorruptObject`` if the numbers in it do not add up: the list's author was wrong, not a site.
@@ -106,9 +104,7 @@ def read_list(
     return ListedObjects(packs, frozenset(nodes))
 
 
-def _list_node(
-    state: Fingerprint, register: RegisterId, name: Digest, sites: Mapping[Label, Readable]
-) -> ListNode:
+def _list_node(state: Fingerprint, register: RegisterId, name: Digest, sites: Mapping[Label, Readable]) -> ListNode:
     last: ExclaveError | None = None
     for site in sites.values():
         try:

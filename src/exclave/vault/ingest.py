@@ -16,8 +16,9 @@ import zstandard
 
 from exclave.crypto.keyed import ContentHash, chunk_id, content_hash
 from exclave.errors import Bug, SourceUnavailable
-from exclave.formats.entry import Captured, Content, Entry, Kind, LiveContent, Stamp
+from exclave.formats.entry import Captured, Content, Kind, LiveContent
 from exclave.formats.manifest import MAX_INLINE_EXTENTS
+from exclave.formats.pack import MAX_RAW_BYTES
 from exclave.ids import ChunkId
 from exclave.vault.catalogue import FlatRecord, Part, Prior
 from exclave.vault.chunker import Chunker
@@ -60,13 +61,13 @@ class ChunkStore:
         self.new_chunks = 0
         self.new_raw_bytes = 0
 
-    def store(
-        self, views: list[memoryview], slots: list[Slot], sealer: PackSealer, level: int = SMALL_LEVEL
-    ) -> None:
+    def store(self, views: list[memoryview], slots: list[Slot], sealer: PackSealer, level: int = SMALL_LEVEL) -> None:
         """Fills ``slots`` for the chunks ``views``."""
         claimed: list[tuple[Slot, memoryview]] = []
         key = self._id_key
         for slot, view in zip(slots, views, strict=True):
+            if len(view) > MAX_RAW_BYTES:
+                raise Bug(f"a chunk of {len(view)} bytes was made, which no reader would take")
             slot.id = chunk_id(key, view)
         with self._lock:
             # Pending before index: a chunk leaves `pending` only after the index knows it, so none is missed.

@@ -80,9 +80,7 @@ class Shipper:
         # Noted before it is put: whoever restarts after a crash here asks the sites whether it arrived.
         self._index.intend(pack.name, size, self._epoch, pack.rows)
         key = pack_key(self._state, self._register, pack.name)
-        tries = {
-            label: self._puts.submit(site.put_same, key, pack.data) for label, site in self.good_sites.items()
-        }
+        tries = {label: self._puts.submit(site.put_same, key, pack.data) for label, site in self.good_sites.items()}
         for label, attempt in tries.items():
             try:
                 attempt.result()

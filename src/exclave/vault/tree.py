@@ -9,7 +9,18 @@ import zlib
 from collections.abc import Callable, Sequence
 
 from exclave.errors import Bug
-from exclave.formats.manifest import HOLE, VERSION, Branch, Extent, ExtentNode, Leaf, Record, Ref, encode_node
+from exclave.formats.manifest import (
+    HOLE,
+    MAX_LEVEL,
+    VERSION,
+    Branch,
+    Extent,
+    ExtentNode,
+    Leaf,
+    Record,
+    Ref,
+    encode_node,
+)
 from exclave.vault.catalogue import FlatRecord, Part
 from exclave.vault.sealer import HERE, Slot
 
@@ -17,9 +28,10 @@ LEAF_LEAST = 64
 LEAF_MOST = 2048
 LEAF_MASK = 0xFF
 LEAF_MOST_CHUNKS = 8192
+LEAF_MOST_BYTES = 2 << 20
+"""A leaf is closed when its records are longer than this; readers refuse a node of more than 8 MiB."""
 BRANCH_CUT = 4
 BRANCH_MOST = 1024
-MAX_LEVEL = 12
 
 
 class Tables:
@@ -70,11 +82,14 @@ class TreeBuilder:
         self._tables = Tables()
         self._records: list[Record] = []
         self._leaves: list[Slot] = []
+        self._leaf_bytes = 0
         self.entries = 0
         self.bytes = 0
 
-    def add(self, flat: FlatRecord) -> None:
+    def add(self, flat: FlatRecord, size_bytes: int) -> None:
+        """``size_bytes``: length of the encoded record, about what it adds to its leaf."""
         entry = flat.entry
+        self._leaf_bytes += size_bytes
         extents = tuple([self._tables.extent(part) for part in flat.parts])
         self._records.append(Record(entry, extents, flat.hash, flat.lists))
         for ref in flat.lists:
@@ -82,11 +97,8 @@ class TreeBuilder:
         self.entries += 1
         self.bytes += entry.size
         count = len(self._records)
-        if count >= LEAF_LEAST and (
-            count >= LEAF_MOST
-            or len(self._tables) >= LEAF_MOST_CHUNKS
-            or zlib.crc32(entry.path) & LEAF_MASK == LEAF_MASK
-        ):
+        full = count >= LEAF_MOST or len(self._tables) >= LEAF_MOST_CHUNKS or self._leaf_bytes >= LEAF_MOST_BYTES
+        if full or (count >= LEAF_LEAST and zlib.crc32(entry.path) & LEAF_MASK == LEAF_MASK):
             self._close_leaf()
 
     def need(self, packs: set[bytes]) -> None:
@@ -97,7 +109,7 @@ class TreeBuilder:
         leaf = Leaf(VERSION, self._tables.packs(), self._tables.chunks(), tuple(self._records))
         self._needs.update(leaf.packs)
         self._leaves.append(self._store(encode_node(leaf)))
-        self._tables, self._records = Tables(), []
+        self._tables, self._records, self._leaf_bytes = Tables(), [], 0
 
     def finish(self, place: Callable[[list[Slot], int], tuple[Ref, ...]]) -> tuple[Slot, int]:
         """Slot and level of the top node.

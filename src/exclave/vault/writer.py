@@ -103,7 +103,11 @@ class VersionWriter:
         self._cache = cache
         self._progress = progress
         self.shipper = Shipper(
-            state=who.state, register=who.register, epoch=who.epoch, sites=sites, index=index,
+            state=who.state,
+            register=who.register,
+            epoch=who.epoch,
+            sites=sites,
+            index=index,
             check_placement=check_placement,
         )
         self._store = ChunkStore(index, who.secrets.id_key)
@@ -154,7 +158,7 @@ class VersionWriter:
                 spool.add(record.entry.path, encoded)
                 return
             cache.add(encoded)
-            tree.add(record)
+            tree.add(record, len(encoded))
             digest.update(digest_line(record.entry, record.hash))
 
         large = LARGE_AVERAGE_BYTES if kind == "files" else DATABASE_AVERAGE_BYTES
@@ -176,7 +180,7 @@ class VersionWriter:
         if spool is not None:
             for encoded in spool.in_order():
                 cache.add(encoded)
-                tree.add(unpack_record(encoded))
+                tree.add(unpack_record(encoded), len(encoded))
         self._read_bytes += ingest.read_bytes
         self._reused += ingest.reused_files
         top, level = tree.finish(self._place)
@@ -254,8 +258,8 @@ class VersionWriter:
         objects = build_list(self._index.size_of(needs))
         self._put_list(objects)
         return SealedVersion(
-            manifest, objects, frozenset(needs), datasets, self.shipper.shipped_bytes, self.shipper.packs, self._store.new_chunks,
-            self._store.new_raw_bytes, self._read_bytes, self._reused,
+            manifest, objects, frozenset(needs), datasets, self.shipper.shipped_bytes, self.shipper.packs,
+            self._store.new_chunks, self._store.new_raw_bytes, self._read_bytes, self._reused,
         )  # fmt: skip
 
     def _put_list(self, objects: BuiltList) -> None:

@@ -130,9 +130,7 @@ def _card(key: Key, data: bytes, name: str, findings: list[Finding]) -> Card | N
         return None
 
 
-def fetch_cards(
-    sources: Sources, state: Fingerprint, charters: Iterable[bytes], cards: dict[Digest, Card]
-) -> None:
+def fetch_cards(sources: Sources, state: Fingerprint, charters: Iterable[bytes], cards: dict[Digest, Card]) -> None:
     """Cards that charters name and no listing showed; a listing can be flooded, a name cannot."""
     for data in charters:
         charter = parse_charter(parse_note(data).text)
