@@ -33,7 +33,8 @@ BEGIN, END = "<!-- made from the code: {} -->\n", "<!-- end -->\n"
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _FORBIDDEN = re.compile(
-    r"(?<![\w.])/wor[k]/|(?<![\w.\x22'])share[d]/|\bissu[e] #|/tmp/[x]/|\b(?:work|agent|coding|chat) sessio[n]s?\b|\bsub-?agent[s]?\b",
+    r"(?<![\w.])/wor[k]/|(?<![\w.\x22'])share[d]/|\bissu[e] #|/tmp/[x]/"
+    r"|\b(?:work|agent|coding|chat) sessio[n]s?\b|\bsub-?agent[s]?\b",
     re.IGNORECASE,
 )
 

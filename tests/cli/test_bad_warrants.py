@@ -34,7 +34,9 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "target"
 
 
-def _restore(home: SmallHome, target: Path, warrant: Path, answers: Iterable[str], machine: str = "embassy") -> list[str]:
+def _restore(
+    home: SmallHome, target: Path, warrant: Path, answers: Iterable[str], machine: str = "embassy"
+) -> list[str]:
     key = str(home.machine(machine))
     return ["restore", *home.where(), "--warrant", str(warrant), *answers, "--key", key, "--target", str(target)]
 

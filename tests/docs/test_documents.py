@@ -1,8 +1,9 @@
 """The documents are run: every console block marked ``<!-- run -->``, in one folder, as a reader would type it.
 
-``<!-- file PATH -->`` before a block makes it a file; ``<!-- do COMMAND -->`` is what the world does meanwhile. In a console block ``$ `` starts a command; the lines up to the
-next one are what it prints, with ``…`` for anything; a command that shows nothing is not compared. A command that fails
-must be followed by ``$ echo $?``. The tutorial and the runbooks tell one story, so they share one state.
+``<!-- file PATH -->`` before a block makes it a file; ``<!-- do COMMAND -->`` is what the world does meanwhile. In a
+console block ``$ `` starts a command; the lines up to the next one are what it prints, with ``…`` for anything; a
+command that shows nothing is not compared. A command that fails must be followed by ``$ echo $?``. The tutorial and
+the runbooks tell one story, so they share one state.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ DOCUMENTS = sorted(
 )  # fmt: skip
 
 _BLOCK = re.compile(
-    r"^<!-- do (?P<do>[^\n]*) -->$|(?:^<!-- (?P<mark>run|file) ?(?P<path>\S*) -->\n)?^```(?P<kind>\w+)\n(?P<body>.*?)^```$",
+    r"^<!-- do (?P<do>[^\n]*) -->$|(?:^<!-- (?P<mark>run|file) ?(?P<path>\S*) -->\n)?"
+    r"^```(?P<kind>\w+)\n(?P<body>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 _DRAWN = str.maketrans("┃│━╇┼─", "      ")

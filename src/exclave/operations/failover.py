@@ -22,7 +22,14 @@ from exclave.operations.epoch_grant import grant_epoch
 from exclave.operations.exile import write_exile
 from exclave.operations.failover_run import RegisterProgress, Run, load_progress, options_of
 from exclave.operations.home import key_card, write_private
-from exclave.operations.register_recovery import probe_register, record_register, restore_register, start_register
+from exclave.operations.register_recovery import (
+    probe_register,
+    record_register,
+    restore_register,
+    start_register,
+    start_services,
+    wait_for_answers,
+)
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.recovery import NextStep, Step, next_step, recovery_order
 from exclave.runners.process import running, stop
@@ -92,12 +99,24 @@ def failover(
         Step.PROBE: probe_register,
         Step.RECORD: record_register,
     }
+    _start_again(run, order)
     while (todo := _next(order, run.progress)) is not None:
         say(f"{todo.register}: {todo.step}")
         steps[todo.step](run, todo.register)
         run.progress[todo.register].done.append(todo.step)
         run.save()
     return _report(run)
+
+
+def _start_again(run: Run, order: tuple[str, ...]) -> None:
+    """Services that were started in an earlier run and have ended since: a crash, a reboot, ``failover stop``."""
+    for name in order:
+        done, alive = run.progress[name].done, {p.name for p in running(run.folder / "run" / name)}
+        if Step.START in done and not alive.issuperset(run.progress[name].ports):
+            run.say(f"{name}: start again")
+            start_services(run, name)
+            if Step.PROBE in done:
+                wait_for_answers(run, name)
 
 
 def annex_name(opened: OpenedRegister) -> str:

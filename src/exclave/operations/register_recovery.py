@@ -78,10 +78,22 @@ def _require_same(register: str, dataset: str, captured: str, exact: bool, found
 
 
 def start_register(run: Run, name: str) -> None:
-    """The register's services in the order of its annex; those that run already are left running."""
+    """The register's services, and each database compared with what was captured, before anybody writes to it."""
     _, opened, progress = run.register(name)
-    annex = opened.annex
+    start_services(run, name)
+    for dataset in opened.annex.datasets:
+        if dataset.kind == "postgres":
+            _compare_postgres(run, opened.annex, dataset.name, progress)
+
+
+def start_services(run: Run, name: str) -> None:
+    """The register's services in the order of its annex; those that run already are left running."""
+    annex = run.register(name)[1].annex
     run_dir = run.folder / "run" / name
+    for service in annex.services:
+        port_of(run, name, service)
+    # Before anything listens: a restart finds a service that runs already at the port that is written down.
+    run.save()
     for service in annex.services:
         if is_running(run_dir, Label(service.name)):
             continue
@@ -89,10 +101,6 @@ def start_register(run: Run, name: str) -> None:
             _start_postgres(run, annex, service, run_dir)
         else:
             _start_process(run, annex, service, run_dir)
-    run.save()
-    for dataset in annex.datasets:
-        if dataset.kind == "postgres":
-            _compare_postgres(run, annex, dataset.name, progress)
 
 
 def _start_postgres(run: Run, annex: Annex, service: AnnexService, run_dir: Path) -> None:
@@ -154,7 +162,16 @@ def _filled(run: Run, annex: Annex, text: str, port: int) -> str:
 
 
 def probe_register(run: Run, name: str) -> None:
-    """Every service answers, and the reference query gets the register's own answer."""
+    """The register answers: its RTO and RPO are known."""
+    progress = run.register(name)[2]
+    wait_for_answers(run, name)
+    progress.answered = run.clock()
+    progress.rto_s = (progress.answered - run.granted.decided) / 1e6
+    progress.rpo_s = max(run.lost - progress.version_time, 0) / 1e6
+
+
+def wait_for_answers(run: Run, name: str) -> None:
+    """Every service answers, and the reference query gets the register's own answer; ``ServiceFailed`` otherwise."""
     _, opened, progress = run.register(name)
     run_dir = run.folder / "run" / name
     for service in opened.annex.services:
@@ -166,9 +183,6 @@ def probe_register(run: Run, name: str) -> None:
             wait_http(address + service.probe, PROBE_S, alive=lambda label=label: is_running(run_dir, label))  # type: ignore[misc]
         if service.query is not None:
             ask(address + service.query.path, service.query.expected(), PROBE_S)
-    progress.answered = run.clock()
-    progress.rto_s = (progress.answered - run.granted.decided) / 1e6
-    progress.rpo_s = max(run.lost - progress.version_time, 0) / 1e6
 
 
 def record_register(run: Run, name: str) -> None:

@@ -19,6 +19,7 @@ from exclave.crypto.hpke import OpeningKey
 from exclave.crypto.keyed import chunk_id
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MissingObject, UnavailableError
 from exclave.formats.manifest import (
+    MAX_LEVEL,
     Branch,
     Dataset,
     Leaf,
@@ -46,7 +47,6 @@ from exclave.formats.paths import pack_key
 from exclave.ids import ChunkId, Digest, Epoch, Fingerprint, Label, RegisterId, sha256
 from exclave.sites.contract import Readable
 from exclave.vault.sealer import HERE
-from exclave.vault.tree import MAX_LEVEL
 
 _SECRETS_KEPT: Final = 4096
 _local = threading.local()

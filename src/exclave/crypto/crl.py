@@ -1,0 +1,201 @@
+"""Certificate revocation lists (RFC 5280, section 5): checked against their issuer's certificate, read as a stream.
+
+Rules and limits: docs/spec/status-log.md.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import CRLEntryExtensionOID, ExtensionOID
+
+from exclave.errors import CorruptObject, MalformedError, WrongFingerprint
+from exclave.ids import Digest, Instant, parse_b64, sha256
+
+MAX_CRL_BYTES = 256 << 20
+MAX_ENTRIES = 5_000_000
+MAX_CERTIFICATE_BYTES = 64 << 10
+MAX_SERIAL = (1 << 160) - 1
+"""20 octets (RFC 5280, section 4.1.2.2)."""
+CLOCK_SKEW_S = 300
+"""How far the issuer's clock may be ahead of ours."""
+
+_PEM = re.compile(r"-----BEGIN (X509 CRL|CERTIFICATE)-----\n([A-Za-z0-9+/=\n]+)-----END \1-----\n\Z")
+_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
+_PARTIAL = {
+    ExtensionOID.DELTA_CRL_INDICATOR: "it holds only changes (delta CRL)",
+    ExtensionOID.ISSUING_DISTRIBUTION_POINT: "it covers only a part of the issuer's certificates",
+}
+_WEAK = (hashes.MD5, hashes.SHA1)
+
+
+@dataclass(frozen=True, slots=True)
+class CrlEntry:
+    """One certificate that its issuer no longer stands by."""
+
+    serial: int
+    """0 to 2^160 - 1."""
+    time: Instant
+    """Since when."""
+    reason: str
+    """A CRLReason by its name in RFC 5280; ``unspecified`` if the list gives none."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedCrl:
+    """A whole list whose signature by ``issuer`` was verified; only ``verify_crl`` makes one."""
+
+    issuer: Digest
+    """See ``issuer_id``."""
+    this_update: Instant
+    next_update: Instant
+    """When the issuer promised a newer list. It may have passed long ago: an issuer that is gone makes no newer one."""
+    _list: x509.CertificateRevocationList = field(repr=False)
+
+    def entries(self) -> Iterator[CrlEntry]:
+        """Entry by entry, without a copy of them all. ``MalformedError`` for one that no full list may hold."""
+        for number, revoked in enumerate(self._list, 1):
+            if number > MAX_ENTRIES:
+                raise MalformedError(f"a CRL of more than {MAX_ENTRIES} entries")
+            try:
+                yield _entry(revoked)
+            except (ValueError, x509.DuplicateExtension) as error:
+                raise MalformedError(f"entry {number} of the CRL is not in the format: {error}") from error
+
+
+def issuer_id(certificate: bytes) -> Digest:
+    """One name for an issuer: SHA-256 of the DER of its subject and of its public key; DER or PEM certificate.
+
+    Cross-certificates of one issuer's key have the same id, as relying parties see it.
+    """
+    return _issuer_id(_certificate(certificate))
+
+
+def verify_crl(data: bytes, issuer: bytes, *, now: Instant) -> VerifiedCrl:
+    """The list in ``data`` (DER or PEM), which the owner of the certificate ``issuer`` (DER or PEM) must have signed.
+
+    (1) form · (2) issuer: same name, allowed to sign lists · (3) signature · (4) it is a whole list · (5) times.
+    ``MalformedError`` for what is no such list, ``WrongFingerprint`` for another issuer's, ``CorruptObject`` if the
+    signature does not verify or the list is dated after ``now``. An old list is accepted: it tells its own time.
+    """
+    if len(data) > MAX_CRL_BYTES:
+        raise MalformedError(f"a CRL of more than {MAX_CRL_BYTES} bytes")
+    try:
+        crl = x509.load_der_x509_crl(_der(data, "X509 CRL"))  # (1)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError(f"this is not a CRL: {error}") from error
+    signer = _certificate(issuer)
+    _check_signer(crl, signer)  # (2)
+    _check_signature(crl, signer)  # (3)
+    _check_whole(crl)  # (4)
+    if crl.next_update_utc is None:
+        raise MalformedError("the CRL does not say when the next one comes (RFC 5280, section 5.1.2.5)")
+    this, following = _instant(crl.last_update_utc), _instant(crl.next_update_utc)  # (5)
+    if following <= this:
+        raise MalformedError("the CRL's nextUpdate is not after its thisUpdate")
+    if this > now + CLOCK_SKEW_S * 1_000_000:
+        raise CorruptObject("the CRL is dated in the future")
+    return VerifiedCrl(_issuer_id(signer), this, following, crl)
+
+
+def _check_signer(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> None:
+    if crl.issuer.public_bytes() != signer.subject.public_bytes():
+        raise WrongFingerprint(
+            f"the CRL is of {crl.issuer.rfc4514_string()[:200]!r}, not of {signer.subject.rfc4514_string()[:200]!r}",
+            hint="Give the certificate of the CA that issued the list.",
+        )
+    try:
+        usage = signer.extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return  # RFC 5280, section 4.2.1.3: no such extension, no restriction
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise MalformedError(f"the issuer's certificate is not in the format: {error}") from error
+    if not usage.crl_sign:
+        raise WrongFingerprint("the issuer's certificate may not sign CRLs (key usage without cRLSign)")
+
+
+def _check_signature(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> None:
+    try:
+        if isinstance(crl.signature_hash_algorithm, _WEAK):
+            raise CorruptObject("the CRL is signed over MD5 or SHA-1, which others can forge")
+        good = crl.is_signature_valid(signer.public_key())  # type: ignore[arg-type]  # a wrong kind raises TypeError
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise CorruptObject(f"the CRL's signature is of a kind that cannot be checked: {error}") from error
+    if not good:
+        raise CorruptObject("the CRL's signature does not verify")
+
+
+def _check_whole(crl: x509.CertificateRevocationList) -> None:
+    """Refuses lists from whose silence nothing follows, and critical extensions that we do not know (section 5.2)."""
+    try:
+        extensions = list(crl.extensions)
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise MalformedError(f"the CRL's extensions are not in the format: {error}") from error
+    for extension in extensions:
+        if extension.oid in _PARTIAL:
+            raise MalformedError(f"the CRL is not a whole one: {_PARTIAL[extension.oid]}")
+        if extension.critical:
+            raise MalformedError(f"the CRL has an unknown critical extension {extension.oid.dotted_string}")
+
+
+def _entry(revoked: x509.RevokedCertificate) -> CrlEntry:
+    reason = x509.ReasonFlags.unspecified
+    for extension in revoked.extensions:
+        if isinstance(extension.value, x509.CRLReason):
+            reason = extension.value.reason
+        elif extension.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER:
+            raise MalformedError("the CRL speaks for other issuers too (indirect CRL)")
+        elif extension.critical:
+            raise MalformedError(f"an entry has an unknown critical extension {extension.oid.dotted_string}")
+    if reason is x509.ReasonFlags.remove_from_crl:
+        raise MalformedError("removeFromCRL stands in a list that is not a delta CRL")
+    if not 0 <= revoked.serial_number <= MAX_SERIAL:
+        raise MalformedError("a serial number is negative or longer than 20 octets")
+    return CrlEntry(revoked.serial_number, _instant(revoked.revocation_date_utc), str(reason.value))
+
+
+def _certificate(data: bytes) -> x509.Certificate:
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
+    try:
+        return x509.load_der_x509_certificate(_der(data, "CERTIFICATE"))
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError(f"this is not a certificate: {error}") from error
+
+
+def _issuer_id(certificate: x509.Certificate) -> Digest:
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    try:
+        key = certificate.public_key().public_bytes(*form)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise MalformedError(f"the certificate's public key is of an unknown kind: {error}") from error
+    # Both parts are DER, which says its own length: no other pair gives the same bytes.
+    return sha256(certificate.subject.public_bytes() + key)
+
+
+def _der(data: bytes, kind: str) -> bytes:
+    """``data``, or what its PEM envelope (RFC 7468, strict: lines of 64, nothing around it) holds."""
+    if not data.startswith(b"-----"):
+        return data
+    match = _PEM.match(data.decode("ascii", "replace"))
+    if match is None or match[1] != kind:
+        raise MalformedError(f"this is not the PEM text of one {kind}")
+    body = match[2].replace("\n", "")
+    lines = "".join(f"{body[at : at + 64]}\n" for at in range(0, len(body), 64))
+    if lines != match[2]:
+        raise MalformedError(f"the PEM text of the {kind} is not in lines of 64 characters")
+    return parse_b64(body, limit=MAX_CRL_BYTES)
+
+
+def _instant(moment: datetime) -> Instant:
+    """X.509 times are whole seconds."""
+    value = int((moment - _EPOCH_0).total_seconds()) * 1_000_000
+    if value < 0:
+        raise MalformedError(f"a time before 1970 in a CRL: {moment:%Y-%m-%d}")
+    return Instant(value)

@@ -1,0 +1,236 @@
+"""The status of an issuer's certificates: what is known, as of when, and what may be answered from it.
+
+Pure: values in, values out; page: docs/spec/status-log.md. An embassy keeps a ``StatusLog`` for each issuer. While
+home is the authority it may tell what was replicated, dated as it was replicated (*standby*); when the quorum has
+moved the authority to it, it is the source itself (*exile*). Who has the authority is decided elsewhere (epochs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NewType
+
+from exclave.crypto.crl import MAX_ENTRIES, VerifiedCrl
+from exclave.errors import MalformedError, WrongFingerprint
+from exclave.ids import Digest, Instant
+
+Serial = NewType("Serial", int)
+"""A certificate's number, 0 to 2^160 - 1; unique for its issuer only."""
+
+ANSWER_LASTS_S = 12 * 3600
+"""From ``this_update`` to ``next_update`` where the issuer promised nothing else; also how long a captured answer lives."""
+
+
+class Reason(StrEnum):
+    """CRLReason (RFC 5280, section 5.3.1) of a revocation that stays. ``certificateHold`` is ``Held``."""
+
+    UNSPECIFIED = "unspecified"
+    KEY_COMPROMISE = "keyCompromise"
+    CA_COMPROMISE = "cACompromise"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    SUPERSEDED = "superseded"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+    AA_COMPROMISE = "aACompromise"
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """Issued, and neither revoked nor on hold. It may have expired: that stands in the certificate itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """For good, since ``time``."""
+
+    time: Instant
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Suspended since ``time``; the holder of the authority may release it. In OCSP: revoked, certificateHold."""
+
+    time: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Nothing can be said of it: never issued as far as is known, or it is not known what was issued."""
+
+
+CertificateStatus = Good | Revoked | Held | Unknown
+Stop = Revoked | Held
+
+
+@dataclass(frozen=True, slots=True)
+class StatusLog:
+    """Everything that is known of one issuer's certificates at one moment."""
+
+    issuer: Digest
+    """``crypto.crl.issuer_id`` of its certificate."""
+    as_of: Instant
+    """The moment up to which it is complete: nothing that the issuer decided before it is missing."""
+    issued: frozenset[Serial] | None
+    """Every serial ever issued; None: not known (a CRL tells only what was revoked)."""
+    stopped: Mapping[Serial, Stop]
+    """Revoked or held. All of them are in ``issued`` where that is known."""
+    next_update: Instant | None = None
+    """When the issuer itself promised newer information; None: it promised nothing."""
+
+    def __post_init__(self) -> None:
+        if self.issued is not None and not self.stopped.keys() <= self.issued:
+            raise MalformedError("a certificate is revoked that was never issued")
+        object.__setattr__(self, "stopped", MappingProxyType(dict(self.stopped)))
+
+    def status(self, serial: Serial) -> CertificateStatus:
+        """What the log says of ``serial``; see ``answer``."""
+        stop = self.stopped.get(serial)
+        if stop is not None:
+            return stop
+        return Good() if self.issued is not None and serial in self.issued else Unknown()
+
+
+@dataclass(frozen=True, slots=True)
+class StatusAnswer:
+    """What an OCSP responder may sign (RFC 6960, section 4.2.1: SingleResponse)."""
+
+    status: CertificateStatus
+    this_update: Instant
+    """The most recent moment at which the status is known to have been right."""
+    next_update: Instant
+    """At or before it newer information comes. If it has passed, the answer is stale and a client will refuse it."""
+
+
+def answer(log: StatusLog, serial: Serial, *, now: Instant, exile: bool, lasts_s: int = ANSWER_LASTS_S) -> StatusAnswer:
+    """What may be said of ``serial`` at ``now``; the caller establishes that the authority is here (``exile``).
+
+    In standby ``this_update`` is the log's own time, however old: nobody here knows what home decided since, and an
+    answer dated later would hide revocations. A clock that is behind the log makes it older, never newer. In exile
+    every decision is made here, so the log is complete at ``now``.
+
+    Good is said only of serials that are known to be issued. RFC 6960, section 2.2, would let a responder say it of
+    any serial that is not revoked ("does not necessarily mean that the certificate was ever issued") and would let it
+    say unknown where it "doesn't know about the certificate being requested". The second is the truth of a log that
+    was read from a CRL alone, and it does not vouch for certificates forged with a stolen CA key; ``merge`` such a log
+    into one that knows what was issued.
+    """
+    if exile:
+        return StatusAnswer(log.status(serial), now, Instant(now + lasts_s * 1_000_000))
+    following = log.next_update if log.next_update is not None else Instant(log.as_of + lasts_s * 1_000_000)
+    return StatusAnswer(log.status(serial), min(log.as_of, now), following)
+
+
+# From a CRL
+
+
+def log_of_crl(crl: VerifiedCrl) -> StatusLog:
+    """What a verified CRL says: revocations as of its thisUpdate; not what was issued. ``MalformedError`` for an entry
+    that occurs twice or has no status. A CRL may leave out what expired before it was made."""
+    stopped = collect((Serial(e.serial), stop_of(e.reason, e.time)) for e in crl.entries())
+    return StatusLog(crl.issuer, crl.this_update, None, stopped, crl.next_update)
+
+
+def stop_of(reason: str, time: Instant) -> Stop:
+    """``Held`` or ``Revoked`` by the name of its CRLReason."""
+    if reason == "certificateHold":
+        return Held(time)
+    try:
+        return Revoked(time, Reason(reason))
+    except ValueError as error:
+        raise MalformedError(f"{reason[:40]!r} is no reason for a revocation") from error
+
+
+def collect(stops: Iterable[tuple[Serial, Stop]]) -> dict[Serial, Stop]:
+    """By serial. ``MalformedError`` if one occurs twice, or for more than ``MAX_ENTRIES``."""
+    found: dict[Serial, Stop] = {}
+    for serial, stop in stops:
+        if serial in found:
+            raise MalformedError(f"serial {serial:X} is listed twice")
+        if len(found) >= MAX_ENTRIES:
+            raise MalformedError(f"more than {MAX_ENTRIES} revocations")
+        found[serial] = stop
+    return found
+
+
+# Joining two logs
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A certificate that the two logs do not say the same of, where at least one says that it is revoked or held."""
+
+    serial: Serial
+    here: CertificateStatus
+    there: CertificateStatus
+    taken: Stop
+
+
+@dataclass(frozen=True, slots=True)
+class MergeReport:
+    """The joined log, and what a person should look at."""
+
+    merged: StatusLog
+    differences: tuple[Difference, ...]
+    """By serial."""
+    withdrawn: tuple[Serial, ...]
+    """Revoked or held in the older log and not in the newer one, which claims to be complete: a hold that was released,
+    or a list that somebody shortened. They stay stopped."""
+    issued_only_here: frozenset[Serial] = field(default=frozenset())
+    issued_only_there: frozenset[Serial] = field(default=frozenset())
+    """Both empty if one log does not know what was issued."""
+
+
+def merge(log: StatusLog, other: StatusLog) -> MergeReport:
+    """Both together; the order does not matter for ``merged``. ``WrongFingerprint`` for logs of different issuers.
+
+    Revocations only grow: what is revoked in one is revoked, since the earliest time that either names (a hold's
+    included: ITU-T X.509 dates a revocation out of a hold by the hold). A hold of one log stays: a release cannot be
+    told from a decision that has not arrived, so only the holder of the authority releases, in a new log. Issued is
+    what either knows; without a list of issued serials in either, it stays unknown. ``as_of`` is the newer one's.
+    """
+    if log.issuer != other.issuer:
+        raise WrongFingerprint("these are the certificates of two different issuers")
+    stopped: dict[Serial, Stop] = {}
+    differences, withdrawn = [], []
+    newer, older = (log, other) if log.as_of >= other.as_of else (other, log)
+    for serial in sorted({*log.stopped, *other.stopped}):
+        here, there = log.stopped.get(serial), other.stopped.get(serial)
+        taken = stopped[serial] = _joined(here, there)
+        if here != there:
+            differences.append(Difference(serial, log.status(serial), other.status(serial), taken))
+        if newer.as_of > older.as_of and serial not in newer.stopped:
+            withdrawn.append(serial)
+    issued, only_here, only_there = log.issued, frozenset[Serial](), frozenset[Serial]()
+    if log.issued is not None and other.issued is not None:
+        only_here, only_there = log.issued - other.issued, other.issued - log.issued
+        issued = log.issued | other.issued
+    elif issued is None:
+        issued = other.issued
+    if issued is not None:
+        issued |= stopped.keys()  # the issuer revoked it, so the issuer issued it
+    merged = replace(newer, issued=issued, stopped=stopped, next_update=_promised(log, other))
+    return MergeReport(merged, tuple(differences), tuple(withdrawn), only_here, only_there)
+
+
+def _joined(here: Stop | None, there: Stop | None) -> Stop:
+    """The graver of two, since the earlier time; of two revocations the earlier one's reason counts."""
+    found = [stop for stop in (here, there) if stop is not None]
+    since = min(stop.time for stop in found)
+    revoked = [stop for stop in found if isinstance(stop, Revoked)]
+    if not revoked:
+        return Held(since)
+    # At the same moment a stated reason comes before an unspecified one, then by name: the same from both sides.
+    first = min(revoked, key=lambda r: (r.time, r.reason is Reason.UNSPECIFIED, r.reason))
+    return Revoked(since, first.reason)
+
+
+def _promised(log: StatusLog, other: StatusLog) -> Instant | None:
+    """The newer log's promise; of two of the same time, the nearer one."""
+    if log.as_of != other.as_of:
+        return log.next_update if log.as_of > other.as_of else other.next_update
+    told = [t for t in (log.next_update, other.next_update) if t is not None]
+    return min(told, default=None)
