@@ -16,7 +16,7 @@ from exclave.keys.file import KeyFile
 from exclave.ledger.witness import Authority, Witness
 from exclave.ledger.witness_store import WitnessStore
 from exclave.operations.custody import OpenedRegister
-from exclave.operations.home import Home, key_card
+from exclave.operations.home import Home, absolute_address, key_card
 from exclave.registers.contract import Capture, Clock
 from exclave.registers.files import FolderCapture
 from exclave.registers.postgres import PostgresCapture
@@ -44,16 +44,9 @@ def open_home(folder: Path) -> Home:
     return Home.open(folder.absolute())
 
 
-def site_url(home: Path, url: str) -> str:
-    """``url`` with a relative folder (``dir:sites/north``) made absolute below ``home``."""
-    if url.startswith("dir:") and not url.startswith("dir:/"):
-        return f"dir:{(home / url.removeprefix('dir:')).absolute()}"
-    return url
-
-
 def open_sites(home: Home) -> dict[Label, Site]:
     """All sites of a home's configuration; nothing is contacted yet."""
-    return {Label(site.name): open_site(site_url(home.folder, site.url)) for site in home.config.site}
+    return {Label(site.name): open_site(absolute_address(home.folder, site.url)) for site in home.config.site}
 
 
 def witness_addresses(config: Config) -> dict[Label, str]:
@@ -71,7 +64,7 @@ def open_named_sites(addresses: Iterable[str]) -> dict[Label, Site]:
         label = parse_label(name)
         if label in found:
             raise UsageError(f"two sites are called {label}")
-        found[label] = open_site(site_url(Path.cwd(), url))
+        found[label] = open_site(absolute_address(Path.cwd(), url))
     if not found:
         raise UsageError("no site was named", hint="Name at least one with --site NAME=URL.")
     return found

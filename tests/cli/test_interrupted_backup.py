@@ -69,17 +69,23 @@ def test_killed_ten_times(tmp_path: Path) -> None:
     _tree(acts, 2_000_000)
     home = SmallHome(tmp_path, [Register("gazette", [("acts", "files", {"path": str(acts)})])]).found()
     home.backup()
-    _tree(acts, 60_000_000)
+    _tree(acts, 40_000_000)
     random_ = random.Random(SEED)
-    killed = 0
+    killed = rounds = 0
     while killed < KILLS:
+        (acts / f"more-{rounds}").write_bytes(random_.randbytes(2_000_000))
         process = start("backup", *home.home)
-        # Most of the first half second is Python starting; the whole run takes about two.
-        time.sleep(0.4 + 1.2 * random_.random())
+        opened = home.folder / "cache" / home.id_of() / "index.sqlite-wal"
+        # The cache is open from when the real work begins.
+        while not opened.exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(0.5 * random_.random())
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
+            killed += 1
         process.communicate()
-        killed += 1
+        rounds += 1
+        assert rounds < 4 * KILLS
         assert run("verify", *home.where(), "--quick").code == 0
     done = home.versions()
     assert done[0]["sequence"] == 1

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_capture, open_home, open_sites, witness_addresses
-from exclave.cli.output import HomeFolder, Json, duration, print_json, progress_bar, say, size_text, table, when
+from exclave.cli.output import HomeFolder, Json, duration, note, print_json, progress_bar, say, size_text, table, when
+from exclave.errors import ExclaveError, QuorumMissing
 from exclave.ids import now, parse_label
 from exclave.operations.backup import Receipt
 from exclave.operations.backup import backup as verb
@@ -30,23 +31,38 @@ def backup(
     opened = open_home(home)
     names = registers or [r.name for r in opened.config.register]
     receipts: list[Receipt] = []
+    failures: dict[str, ExclaveError] = {}
     for name in names:
-        with progress_bar(name, quiet=json) as update:
-            receipt = verb(
-                opened,
-                name,
-                sites=open_sites(opened),
-                witnesses=witness_addresses(opened.config),
-                open_capture=open_capture,
-                clock=now,
-                progress=update,
-                to=[parse_label(label) for label in to or ()],
-            )
+        try:
+            with progress_bar(name, quiet=json) as update:
+                receipt = verb(
+                    opened,
+                    name,
+                    sites=open_sites(opened),
+                    witnesses=witness_addresses(opened.config),
+                    open_capture=open_capture,
+                    clock=now,
+                    progress=update,
+                    to=[parse_label(label) for label in to or ()],
+                )
+        except ExclaveError as error:
+            # The other registers do not wait for this one.
+            if len(names) == 1:
+                raise
+            failures[name] = error
+            note(f"{name}: {error.message}")
+            continue
         receipts.append(receipt)
         if not json:
             _show(receipt)
     if json:
-        print_json({"receipts": receipts})
+        print_json({"receipts": receipts, "failures": {name: error.message for name, error in failures.items()}})
+    for failure in failures.values():
+        if not json:
+            raise failure
+        raise typer.Exit(failure.exit_code)
+    if not all(receipt.witnessed for receipt in receipts):
+        raise typer.Exit(QuorumMissing.exit_code)
 
 
 def _show(r: Receipt) -> None:
@@ -60,6 +76,8 @@ def _show(r: Receipt) -> None:
         f" the version is {size_text(r.total_bytes)} in {r.objects} objects"
     )
     met = "met" if r.rpo_met_s <= r.rpo_s else "NOT met"
+    if not r.witnessed:
+        met = "NOT met: too few witnesses vouch for it, so readers do not count it yet"
     say(f"  protected {duration(r.rpo_met_s)} after its state; RPO {duration(r.rpo_s)}: {met}")
     if r.witnesses_needed:
         say(f"  witnesses: {', '.join(r.witnesses) or 'none'} ({r.witnesses_needed} needed)")

@@ -30,16 +30,25 @@ def _view(home: Home) -> StateView | None:
 
 
 @app.command(epilog="Example: exclave charter propose draft-1")
-def propose(draft: DraftFolder, home: HomeFolder = Path(), json: Json = False) -> None:
+def propose(
+    draft: DraftFolder,
+    home: HomeFolder = Path(),
+    drop: Annotated[list[str] | None, typer.Option(help="Id of a register that leaves the charter.")] = None,
+    json: Json = False,
+) -> None:
     """Draft the next charter from exclave.toml; new registers get keys whose shares only custodians can open."""
     opened = open_home(home)
-    made = verb.propose(opened, draft.absolute(), _view(opened), now=now())
+    view = _view(opened)
+    made = verb.propose(opened, draft.absolute(), view, now=now(), drop=drop or ())
+    warnings = verb.lost_power(made, view)
     if json:
-        print_json({"draft": draft, "number": made.charter.number, "digest": made.fingerprint,
+        print_json({"draft": draft, "number": made.charter.number, "digest": made.fingerprint, "warnings": warnings,
                     "registers": {str(n): r for n, r in opened.register_ids().items()}})  # fmt: skip
         return
     say(made.charter.encode())
     say(f"Drafted as charter {made.charter.number} in {draft}; SHA-256 of its text:\n  {made.fingerprint}")
+    for warning in warnings:
+        say(f"Warning: {warning}.")
     say(f"Have {made.charter.threshold} custodians read charter.txt and the annexes, and run `exclave charter sign`.")
 
 
@@ -78,14 +87,19 @@ def publish(draft: DraftFolder, home: HomeFolder = Path(), json: Json = False) -
     say(f"Charter {done.number} is in force, signed by {', '.join(done.signers)}; at: {', '.join(done.sites)}.")
     for label, why in done.failed.items():
         say(f"  {label} did not take it: {why}")
-    say(f"The state's fingerprint; print it and keep it in many places:\n  {done.fingerprint}")
+    if done.number == 1:
+        say(f"The state's fingerprint; print it and keep it in many places:\n  {done.fingerprint}")
+    else:
+        say(f"The state's fingerprint stays what it was:\n  {done.fingerprint}")
 
 
 @app.command(epilog="Example: exclave charter show --site lux=dir:/mnt/luxembourg --fingerprint 3f9a…")
 def show(
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[str, typer.Option(help="The state's fingerprint; default: the home's.")] = "",
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint; default: the home's.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """Show the charter in force, verified from the fingerprint on."""

@@ -17,6 +17,7 @@ from exclave.ids import now, parse_instant
 from exclave.operations.custody import describe_warrant, grant, open_register
 from exclave.operations.failover import FailoverReport, read_progress, served, stop_all
 from exclave.operations.failover import failover as verb
+from exclave.operations.failover_run import Unwitnessed
 
 _EXAMPLE = (
     "Example: exclave failover run --site lux=dir:/mnt/lux --fingerprint 3f9a… --warrant f.warrant"
@@ -42,6 +43,9 @@ def run(
     site: Sites = None,
     answer: Annotated[list[Path] | None, typer.Option(help="A custodian's answer; as many as the quorum asks.")] = None,
     lost_at: Annotated[str, typer.Option(help="When home was lost (2026-11-23T14:22:01.000000Z), for the RPO.")] = "",
+    unwitnessed: Annotated[
+        Unwitnessed, typer.Option(help="What to do with versions that too few witnesses vouch for.")
+    ] = Unwitnessed.STOP,
     json: Json = False,
 ) -> None:
     """Restore, start and probe every register of the warrant; the same command goes on after a crash."""
@@ -64,7 +68,7 @@ def run(
     sites = open_annex_sites(opened.values(), where.sites)
     report = verb(
         target, machine=machine, granted=granted, view=where.view, sites=sites, opened=opened, clock=now, lost=lost,
-        say=note,
+        say=note, unwitnessed=unwitnessed,
     )  # fmt: skip
     if json:
         print_json(report)

@@ -79,7 +79,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     keep_freed_memory()
     try:
-        result = app(args=arguments, standalone_mode=False)
+        result = app(args=arguments, prog_name="exclave", standalone_mode=False)
     except ExclaveError as error:
         return fail(error, as_json)
     except typer.Exit as error:

@@ -123,11 +123,16 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Any]:
         yield update
 
 
+def error_json(error: ExclaveError) -> dict[str, Any]:
+    """An error for machines."""
+    told = {"error": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+    return {**told, "facts": error.facts, "retryable": error.retryable}
+
+
 def fail(error: ExclaveError, as_json: bool) -> int:
     """Shows an error; its exit code."""
     if as_json:
-        told = {"error": error.code, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        print_json({**told, "facts": error.facts, "retryable": error.retryable})
+        print_json(error_json(error))
     else:
         err.print(f"exclave: {error.message}", style="bold red", markup=False)
         if error.hint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,10 @@ import typer
 
 from exclave.app import make_witness, open_named_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import Pinned, Sites, note
+from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note
+from exclave.cli.status import look, told
+from exclave.console import web
+from exclave.console.latest import Latest
 from exclave.errors import UsageError
 from exclave.ids import now, parse_fingerprint
 from exclave.serve.witness import build_app, run
@@ -39,3 +43,29 @@ def witness(
     made = make_witness(folder.absolute(), load_key(key), open_named_sites(site), parse_fingerprint(fingerprint))
     note(f"witness listening at http://{host}:{port}")
     run(build_app(made, now), host, port)
+
+
+@app.command(epilog="Example: exclave serve console --home /srv/exclave --port 8430")
+def console(
+    home: HomeFolder = Path(),
+    site: Sites = None,
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
+    ] = "",
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: any free one.")] = 8430,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(help="A further host name under which it is asked, behind a web server with TLS and a log-in."),
+    ] = None,
+) -> None:
+    """Show the operators in a browser what `exclave status` says. It changes nothing, and asks for no log-in."""
+    latest = Latest(lambda: look(home, site, fingerprint), now, time.monotonic)
+    if isinstance(failure := latest.get().found, UsageError):
+        raise failure  # typed wrong: said here and now. Sites that are down are shown, and may come back.
+    at = web.listen(host, port)
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        note(f"whoever reaches {host} can read the pages: let only a web server with TLS and a log-in reach it")
+    shown = f"[{host}]" if ":" in host else host
+    note(f"console listening at http://{shown}:{at.getsockname()[1]}")
+    web.run(web.build_app(latest, told, error_json, [shown, *(name or [])]), at)

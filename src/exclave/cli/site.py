@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from exclave.app import open_home, open_sites, site_url
+from exclave.app import open_home, open_sites
 from exclave.cli.output import HomeFolder, Json, out, print_json, say, table
 from exclave.errors import ConfigError, ExclaveError, UsageError
 from exclave.formats.config import parse_config
 from exclave.ids import parse_country, parse_label
-from exclave.operations.home import CONFIG_NAME, write_private
+from exclave.operations.home import CONFIG_NAME, absolute_address, write_private
 from exclave.sites.opening import open_site
 from exclave.sites.probe import probe as probe_site
 
@@ -36,7 +36,7 @@ def add(
         raise UsageError(f"there is a site {name!r} already")
     parse_label(name)
     parse_label(operator)
-    open_site(site_url(opened.folder, url))
+    open_site(absolute_address(opened.folder, url))
     block = (
         f'\n[[site]]\nname = "{name}"\nurl = {_quoted(url)}\ncountry = "{parse_country(country)}"\n'
         f'operator = "{operator}"\ncan_run = {"true" if can_run else "false"}\n'
@@ -65,7 +65,7 @@ def list_(home: HomeFolder = Path(), json: Json = False) -> None:
     rows = []
     for site in opened.config.site:
         try:
-            next(iter(open_site(site_url(opened.folder, site.url)).list("")), None)
+            next(iter(open_site(absolute_address(opened.folder, site.url)).list("")), None)
             state = "answers"
         except ExclaveError as error:
             state = error.message
@@ -87,7 +87,7 @@ def probe(
 ) -> None:
     """Try every promise that a site must keep. Leaves about 20 MiB of scratch objects below probe/ there."""
     if ":" in site or site.startswith("/"):
-        target = open_site(site_url(Path.cwd(), site))
+        target = open_site(absolute_address(Path.cwd(), site))
     else:
         sites = open_sites(open_home(home))
         found = next((s for name, s in sites.items() if name == site), None)

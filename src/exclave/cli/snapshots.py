@@ -21,7 +21,9 @@ def snapshots(
     register: Annotated[str | None, typer.Argument(help="Name or id of one register; default: all.")] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[str, typer.Option(help="The state's fingerprint, with --site.")] = "",
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
+    ] = "",
     json: Json = False,
 ) -> None:
     """The versions of registers as their ledgers show them, verified without any key."""

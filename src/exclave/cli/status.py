@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from exclave.cli.output import HomeFolder, Json, Sites, duration, note, plain, print_json, say, table, when
 from exclave.cli.where import view_of
 from exclave.ids import now
+from exclave.operations.status import StateStatus
 from exclave.operations.status import status as verb
 
 
@@ -17,18 +18,30 @@ def register(app: typer.Typer) -> None:
     app.command(name="status", epilog="Example: exclave status --home /srv/exclave")(status)
 
 
+def look(home: Path, site: list[str] | None, fingerprint: str) -> StateStatus:
+    """The state as its sites show it at this moment."""
+    where = view_of(home, site, fingerprint)
+    me = where.home.writer_card() if where.home is not None else None
+    return verb(where.view, where.sites, where.names(), me, now=now())
+
+
+def told(found: StateStatus) -> dict[str, Any]:
+    """What ``--json`` prints, and what the console gives."""
+    return {"ok": found.ok, **plain(found)}
+
+
 def status(
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[str, typer.Option(help="The state's fingerprint, with --site.")] = "",
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """How old the last version of each register is at each site. Exit code 1 if a register is not protected."""
-    where = view_of(home, site, fingerprint)
-    me = where.home.writer_card() if where.home is not None else None
-    found = verb(where.view, where.sites, where.names(), me, now=now())
+    """How old the last version of each register is at each site. Exit code 1 if one is not protected, or at a fault."""
+    found = look(home, site, fingerprint)
     if json:
-        print_json({"ok": found.ok, **plain(found)})
+        print_json(told(found))
     else:
         say(f"{found.state}: charter {found.charter}, {found.threshold} of {found.custodians} custodians, fingerprint")
         say(f"  {found.fingerprint}\n")

@@ -33,6 +33,15 @@ _PARTIAL = {
     ExtensionOID.ISSUING_DISTRIBUTION_POINT: "it covers only a part of the issuer's certificates",
 }
 _WEAK = (hashes.MD5, hashes.SHA1)
+# What the parser raises, some of it only when a field is looked at.
+_BROKEN = (
+    ValueError,
+    TypeError,  # a name's attribute of a string type that it cannot have
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +69,12 @@ class VerifiedCrl:
 
     def entries(self) -> Iterator[CrlEntry]:
         """Entry by entry, without a copy of them all. ``MalformedError`` for one that no full list may hold."""
-        for number, revoked in enumerate(self._list, 1):
-            if number > MAX_ENTRIES:
-                raise MalformedError(f"a CRL of more than {MAX_ENTRIES} entries")
-            try:
-                yield _entry(revoked)
-            except (ValueError, x509.DuplicateExtension) as error:
-                raise MalformedError(f"entry {number} of the CRL is not in the format: {error}") from error
+        number = 0
+        try:
+            for number, revoked in enumerate(self._list, 1):
+                yield _entry(revoked, number)
+        except _BROKEN as error:
+            raise MalformedError(f"the CRL is not in the format after entry {number}: {error}") from error
 
 
 def issuer_id(certificate: bytes) -> Digest:
@@ -86,11 +94,19 @@ def verify_crl(data: bytes, issuer: bytes, *, now: Instant) -> VerifiedCrl:
     """
     if len(data) > MAX_CRL_BYTES:
         raise MalformedError(f"a CRL of more than {MAX_CRL_BYTES} bytes")
-    try:
-        crl = x509.load_der_x509_crl(_der(data, "X509 CRL"))  # (1)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise MalformedError(f"this is not a CRL: {error}") from error
     signer = _certificate(issuer)
+    der = _der(data, "X509 CRL")
+    try:
+        crl = x509.load_der_x509_crl(der)  # (1)
+        if not der.endswith(b"\0" + crl.signature):
+            # The parser ignores how many bits of the signature's BIT STRING are unused: a second form of one list.
+            raise MalformedError("the CRL's signature is not a whole number of bytes")
+        return _verified(crl, signer, now)
+    except _BROKEN as error:
+        raise MalformedError(f"the CRL or its issuer's certificate is not in the format: {error}") from error
+
+
+def _verified(crl: x509.CertificateRevocationList, signer: x509.Certificate, now: Instant) -> VerifiedCrl:
     _check_signer(crl, signer)  # (2)
     _check_signature(crl, signer)  # (3)
     _check_whole(crl)  # (4)
@@ -114,8 +130,6 @@ def _check_signer(crl: x509.CertificateRevocationList, signer: x509.Certificate)
         usage = signer.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return  # RFC 5280, section 4.2.1.3: no such extension, no restriction
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise MalformedError(f"the issuer's certificate is not in the format: {error}") from error
     if not usage.crl_sign:
         raise WrongFingerprint("the issuer's certificate may not sign CRLs (key usage without cRLSign)")
 
@@ -133,18 +147,16 @@ def _check_signature(crl: x509.CertificateRevocationList, signer: x509.Certifica
 
 def _check_whole(crl: x509.CertificateRevocationList) -> None:
     """Refuses lists from whose silence nothing follows, and critical extensions that we do not know (section 5.2)."""
-    try:
-        extensions = list(crl.extensions)
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise MalformedError(f"the CRL's extensions are not in the format: {error}") from error
-    for extension in extensions:
+    for extension in crl.extensions:
         if extension.oid in _PARTIAL:
             raise MalformedError(f"the CRL is not a whole one: {_PARTIAL[extension.oid]}")
         if extension.critical:
             raise MalformedError(f"the CRL has an unknown critical extension {extension.oid.dotted_string}")
 
 
-def _entry(revoked: x509.RevokedCertificate) -> CrlEntry:
+def _entry(revoked: x509.RevokedCertificate, number: int) -> CrlEntry:
+    if number > MAX_ENTRIES:
+        raise MalformedError(f"a CRL of more than {MAX_ENTRIES} entries")
     reason = x509.ReasonFlags.unspecified
     for extension in revoked.extensions:
         if isinstance(extension.value, x509.CRLReason):
@@ -165,7 +177,7 @@ def _certificate(data: bytes) -> x509.Certificate:
         raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
     try:
         return x509.load_der_x509_certificate(_der(data, "CERTIFICATE"))
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _BROKEN as error:
         raise MalformedError(f"this is not a certificate: {error}") from error
 
 
@@ -173,7 +185,7 @@ def _issuer_id(certificate: x509.Certificate) -> Digest:
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     try:
         key = certificate.public_key().public_bytes(*form)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except _BROKEN as error:
         raise MalformedError(f"the certificate's public key is of an unknown kind: {error}") from error
     # Both parts are DER, which says its own length: no other pair gives the same bytes.
     return sha256(certificate.subject.public_bytes() + key)

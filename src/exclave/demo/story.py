@@ -83,6 +83,8 @@ class Stage:
     fingerprint: str = ""
     ids: dict[str, str] = field(default_factory=dict)
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spoilt: list[Path] = field(default_factory=list)
+    """Objects that a host has altered."""
 
     def sites(self, *names: str) -> list[str]:
         """Options that name sites by address."""
@@ -250,6 +252,7 @@ def _a_hostile_host(s: Stage) -> None:
     flipped = attacks.packs(north, s.fingerprint, gazette)[0]
     dropped = attacks.packs(north, s.fingerprint, business)[0]
     attacks.flip(flipped)
+    s.spoilt.append(flipped)
     dropped.unlink()
     attacks.checkpoint_of(north, s.fingerprint, land).write_bytes((s.places.root / "old-checkpoint").read_bytes())
     s.tell("At north a bit was flipped in one object, another one dropped, and an old checkpoint replayed.")
@@ -383,6 +386,10 @@ def _joined(digests: dict[str, str]) -> str:
 def _after(s: Stage) -> None:
     s.chapter("7. After")
     exile = ["--home", str(s.places.exile)]
+    # What is written once cannot be overwritten by the embassy either: only the host can take it away.
+    for path in s.spoilt:
+        path.unlink()
+    s.tell("North's operator takes the spoilt object away; the embassy's next backup brings all that it lacks.")
     for receipt in s.commands.run("backup", *exile).result["receipts"]:
         s.tell(_told(receipt) + f" (epoch {receipt['epoch']})")
         s.receipts[f"exile-{receipt['register']}"] = receipt

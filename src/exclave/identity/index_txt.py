@@ -53,21 +53,21 @@ def read_index(file: BinaryIO, *, issuer: Digest, as_of: Instant) -> StatusLog:
     """
     issued: set[Serial] = set()
     stopped: dict[Serial, Stop] = {}
-    number = 0
-    while data := file.readline(MAX_LINE_BYTES + 1):
-        number += 1
+    for number, data in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
         try:
-            if number > MAX_LINES:
-                raise MalformedError(f"more than {MAX_LINES} lines")
             line = parse_line(data)
-            if line.serial in issued:
-                raise MalformedError(f"serial {line.serial:X} is listed twice")
         except MalformedError as error:
-            raise MalformedError(f"index.txt, line {number}: {error.message}", line=number) from error
+            raise _at(number, error.message) from error
+        if line.serial in issued or number > MAX_LINES:
+            raise _at(number, f"serial {line.serial:X} is listed twice, or there are more than {MAX_LINES} lines")
         issued.add(line.serial)
         if line.stop is not None:
             stopped[line.serial] = line.stop
     return StatusLog(issuer, as_of, frozenset(issued), stopped)
+
+
+def _at(number: int, problem: str) -> MalformedError:
+    return MalformedError(f"index.txt, line {number}: {problem}", line=number)
 
 
 def parse_line(data: bytes) -> IndexLine:
@@ -111,18 +111,18 @@ def _stop(field: str) -> Stop:
 
 
 def parse_asn1_time(text: str) -> Instant:
-    """UTCTime ``YYMMDDhhmmssZ`` (RFC 5280: 50 is 1950, 49 is 2049) or GeneralizedTime ``YYYYMMDDhhmmssZ``; from 1970."""
+    """UTCTime ``YYMMDDhhmmssZ`` (RFC 5280: 50 is 1950, 49 is 2049) or GeneralizedTime ``YYYYMMDDhhmmssZ``."""
     match = _TIME.match(text) if text.isascii() else None
     if match is None:
         raise MalformedError(f"not a time: {text[:40]!r}")
-    year = match[1]
-    if len(year) == 2:
-        year = ("19" if year >= "50" else "20") + year
+    year, rest = int(match[1]), match[2]
+    if len(match[1]) == 2:
+        year += 1900 if year >= 50 else 2000
+    parts = [int(rest[at : at + 2]) for at in range(0, 10, 2)]
     try:
-        moment = datetime.strptime(f"{year}{match[2]}+0000", "%Y%m%d%H%M%S%z")
+        since = datetime(year, parts[0], parts[1], parts[2], parts[3], parts[4], tzinfo=UTC) - _EPOCH_0
     except ValueError as error:
         raise MalformedError(f"not a time: {text[:40]!r}") from error
-    seconds = (moment - _EPOCH_0).days * 86400 + (moment - _EPOCH_0).seconds
-    if seconds < 0:
+    if since.days < 0:
         raise MalformedError(f"a time before 1970: {text[:40]!r}")
-    return Instant(seconds * 1_000_000)
+    return Instant((since.days * 86400 + since.seconds) * 1_000_000)

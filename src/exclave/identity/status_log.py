@@ -21,20 +21,23 @@ Serial = NewType("Serial", int)
 """A certificate's number, 0 to 2^160 - 1; unique for its issuer only."""
 
 ANSWER_LASTS_S = 12 * 3600
-"""From ``this_update`` to ``next_update`` where the issuer promised nothing else; also how long a captured answer lives."""
+"""From ``this_update`` to ``next_update`` where the issuer promised nothing else; so long a captured answer lives."""
 
 
 class Reason(StrEnum):
-    """CRLReason (RFC 5280, section 5.3.1) of a revocation that stays. ``certificateHold`` is ``Held``."""
+    """CRLReason (RFC 5280, section 5.3.1) of a revocation that stays, the gravest first; ``Held``: certificateHold."""
 
-    UNSPECIFIED = "unspecified"
     KEY_COMPROMISE = "keyCompromise"
     CA_COMPROMISE = "cACompromise"
-    AFFILIATION_CHANGED = "affiliationChanged"
-    SUPERSEDED = "superseded"
-    CESSATION_OF_OPERATION = "cessationOfOperation"
-    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
     AA_COMPROMISE = "aACompromise"
+    PRIVILEGE_WITHDRAWN = "privilegeWithdrawn"
+    AFFILIATION_CHANGED = "affiliationChanged"
+    CESSATION_OF_OPERATION = "cessationOfOperation"
+    SUPERSEDED = "superseded"
+    UNSPECIFIED = "unspecified"
+
+
+_GRAVITY = {reason: place for place, reason in enumerate(Reason)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +181,20 @@ class MergeReport:
     """By serial."""
     withdrawn: tuple[Serial, ...]
     """Revoked or held in the older log and not in the newer one, which claims to be complete: a hold that was released,
-    or a list that somebody shortened. They stay stopped."""
+    a CRL that leaves out what expired, or a list that somebody shortened. They stay stopped."""
     issued_only_here: frozenset[Serial] = field(default=frozenset())
     issued_only_there: frozenset[Serial] = field(default=frozenset())
     """Both empty if one log does not know what was issued."""
 
 
 def merge(log: StatusLog, other: StatusLog) -> MergeReport:
-    """Both together; the order does not matter for ``merged``. ``WrongFingerprint`` for logs of different issuers.
+    """Both together; in whatever order, ``merged`` is the same. ``WrongFingerprint`` for logs of different issuers.
 
     Revocations only grow: what is revoked in one is revoked, since the earliest time that either names (a hold's
-    included: ITU-T X.509 dates a revocation out of a hold by the hold). A hold of one log stays: a release cannot be
-    told from a decision that has not arrived, so only the holder of the authority releases, in a new log. Issued is
-    what either knows; without a list of issued serials in either, it stays unknown. ``as_of`` is the newer one's.
+    included: ITU-T X.509 dates a revocation out of a hold by the hold), for the gravest reason that either names.
+    A hold of one log stays: a release cannot be told from a decision that has not arrived, so only the holder of the
+    authority releases, in a new log. Issued is what either knows; if neither does, it stays unknown. ``as_of`` is the
+    newer one's.
     """
     if log.issuer != other.issuer:
         raise WrongFingerprint("these are the certificates of two different issuers")
@@ -217,15 +221,11 @@ def merge(log: StatusLog, other: StatusLog) -> MergeReport:
 
 
 def _joined(here: Stop | None, there: Stop | None) -> Stop:
-    """The graver of two, since the earlier time; of two revocations the earlier one's reason counts."""
+    """The graver of two, since the earlier time, for the gravest reason: so any order of merges ends the same."""
     found = [stop for stop in (here, there) if stop is not None]
     since = min(stop.time for stop in found)
-    revoked = [stop for stop in found if isinstance(stop, Revoked)]
-    if not revoked:
-        return Held(since)
-    # At the same moment a stated reason comes before an unspecified one, then by name: the same from both sides.
-    first = min(revoked, key=lambda r: (r.time, r.reason is Reason.UNSPECIFIED, r.reason))
-    return Revoked(since, first.reason)
+    reasons = [stop.reason for stop in found if isinstance(stop, Revoked)]
+    return Revoked(since, min(reasons, key=_GRAVITY.__getitem__)) if reasons else Held(since)
 
 
 def _promised(log: StatusLog, other: StatusLog) -> Instant | None:

@@ -16,7 +16,7 @@ sealed shares when ``propose`` returns.
 from __future__ import annotations
 
 import secrets as _random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ from exclave.ids import (
     sha256,
 )
 from exclave.keys.file import KeyFile
-from exclave.operations.home import Home, key_card, write_private
+from exclave.operations.home import Home, absolute_address, key_card, write_private
 from exclave.rules.charters import CharterChain, find_charter_chain
 from exclave.rules.quorum import make_epoch_shares
 from exclave.rules.signatures import sign_text
@@ -124,11 +124,12 @@ class Published:
     failed: dict[Label, str]
 
 
-def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant) -> Draft:
+def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant, drop: Sequence[str] = ()) -> Draft:
     """Drafts the next charter from ``exclave.toml`` into ``folder``, which must be new or empty.
 
     ``view`` is the state as its sites show it, None for a first charter. New registers get an id, deduplication keys,
-    an opening key and epoch 1; the others keep theirs. Raises ``ConfigError`` for what cannot be a charter.
+    an opening key and epoch 1; the others keep theirs. Raises ``ConfigError`` for what cannot be a charter, and for a
+    register of the charter in force that ``exclave.toml`` no longer has, unless ``drop`` names its id.
     """
     if folder.exists() and any(folder.iterdir()):
         raise TargetNotEmpty(f"the draft folder {folder} is not empty")
@@ -137,6 +138,7 @@ def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant) -
     watchers = _cards(home, [(w.name, w.card) for w in config.witness])
     writer = home.writer_key()
     ids = home.assign_ids()
+    _require_all(view, {ids[Label(register.name)] for register in config.register}, drop)
     registers = []
     for register in config.register:
         number = ids[Label(register.name)]
@@ -146,7 +148,7 @@ def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant) -
             parsed = parse_epoch(note.text)
         else:
             parsed, opening = epoch.newest.note, SealingKey(epoch.newest.note.opening)
-        box, plain = _annex(folder, config, register, ids, parsed.epoch, opening)
+        box, plain = _annex(home, folder, config, register, ids, parsed.epoch, opening)
         registers.append(_charter_register(register, number, parsed, box, plain))
     newest = view.chain.newest if view else None
     draft = ParsedCharter(
@@ -180,6 +182,35 @@ def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant) -
         write_private(folder / "cards" / card.digest.hex(), card.encode().encode())
     write_private(folder / "charter.txt", draft.encode().encode())
     return read_draft(folder)
+
+
+def _require_all(view: StateView | None, kept: set[RegisterId], drop: Sequence[str]) -> None:
+    """No register leaves the charter by not being mentioned: an embassy may know only some of them."""
+    listed = {register.id for register in view.chain.newest.charter.registers} if view else set()
+    missing = sorted(listed - kept - set(drop))
+    if missing:
+        raise ConfigError(
+            f"exclave.toml has not all registers of the charter in force; these are missing: {', '.join(missing)}",
+            hint="Add them, or name each that shall leave the charter with --drop ID.",
+        )
+
+
+def lost_power(draft: Draft, view: StateView | None) -> tuple[str, ...]:
+    """What a person must know before a charter with other custodians is signed: who can open the present epochs."""
+    told: list[str] = []
+    for rule in draft.charter.registers:
+        if view is None or rule.id in draft.epochs or rule.id not in view.epochs:
+            continue
+        note = view.epochs[rule.id].newest.note
+        holders = {share.custodian for share in note.shares}
+        names = {custodian.label for custodian in draft.charter.custodians}
+        without, left = sorted(names - holders), len(names & holders)
+        if without or holders - names:
+            told.append(
+                f"register {rule.id}: {left} custodians of this charter hold shares of epoch {note.epoch}, and"
+                f" {note.threshold} are needed to open it; without a share: {', '.join(without) or 'nobody'}"
+            )
+    return tuple(told)
 
 
 def _cards(home: Home, named: list[tuple[str, str]]) -> dict[Label, Card]:
@@ -226,6 +257,7 @@ def _first_epoch(
 
 
 def _annex(
+    home: Home,
     folder: Path,
     config: Config,
     register: RegisterConfig,
@@ -234,7 +266,7 @@ def _annex(
     opening: SealingKey,
 ) -> tuple[Digest, Digest]:
     """Writes the annex, in the clear for those who sign and sealed for the sites; digests of the box and the text."""
-    annex = annex_of(config, register, ids)
+    annex = annex_of(home.folder, config, register, ids)
     plain = annex.encode()
     box = opening.seal(plain, annex_info(ids[Label(register.name)], epoch))
     write_private(folder / "annexes" / register.name, plain)
@@ -242,8 +274,8 @@ def _annex(
     return sha256(box), annex.digest
 
 
-def annex_of(config: Config, register: RegisterConfig, ids: Mapping[Label, RegisterId]) -> Annex:
-    """The sealed part of a register's description, with fresh salt."""
+def annex_of(folder: Path, config: Config, register: RegisterConfig, ids: Mapping[Label, RegisterId]) -> Annex:
+    """The sealed part of a register's description, with fresh salt; ``folder`` is home, for relative addresses."""
     annex = Annex(
         format="exclave/annex/v1",
         salt=_random.token_bytes(32),
@@ -263,7 +295,7 @@ def annex_of(config: Config, register: RegisterConfig, ids: Mapping[Label, Regis
             for s in register.service
         ),
         sites=tuple(
-            AnnexSite(s.name, s.url, s.country, s.operator, register.legal_basis[s.name], s.can_run)
+            AnnexSite(s.name, absolute_address(folder, s.url), s.country, s.operator, register.legal_basis[s.name], s.can_run)
             for s in config.site
             if s.name in register.legal_basis
         ),

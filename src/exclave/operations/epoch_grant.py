@@ -34,7 +34,7 @@ from exclave.rules.quorum import make_epoch_shares, seal_ancestors
 from exclave.rules.signatures import sign_text
 from exclave.rules.tree import EMPTY_ROOT
 from exclave.vault.writer import new_secrets
-from exclave.verify.history import CountedVersion, RegisterHistory, read_history
+from exclave.verify.history import CountedVersion, RegisterHistory
 from exclave.verify.state import read_state
 
 
@@ -83,7 +83,7 @@ def _read_grant(path: Path) -> _Grant:
 def _make_grant(run: Run, register: RegisterId, opened: OpenedRegister) -> _Grant:
     charter = run.granted.warrant.charter
     former = run.view.epoch_chain(register).newest
-    history = read_history(run.view, run.sites_of(register), register)
+    history = run.history(register)
     size, root = _cut(history, former)
     number = Epoch(former.number + 1)
     seed = _random.token_bytes(32)

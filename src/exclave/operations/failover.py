@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.errors import Fenced, MissingObject, ServiceFailed, UsageError
+from exclave.errors import Fenced, MissingObject, QuorumMissing, ServiceFailed, UsageError
 from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId, b64
 from exclave.keys.file import KeyFile
 from exclave.operations.custody import Granted, OpenedRegister
 from exclave.operations.epoch_grant import grant_epoch
 from exclave.operations.exile import write_exile
-from exclave.operations.failover_run import RegisterProgress, Run, load_progress, options_of
+from exclave.operations.failover_run import RegisterProgress, Run, Unwitnessed, load_progress, options_of
 from exclave.operations.home import key_card, write_private
 from exclave.operations.register_recovery import (
     probe_register,
@@ -74,6 +74,7 @@ def failover(
     clock: Callable[[], Instant],
     lost: Instant | None = None,
     say: Callable[[str], None] = lambda text: None,
+    unwitnessed: Unwitnessed = Unwitnessed.STOP,
 ) -> FailoverReport:
     """Restores and starts the warrant's registers in ``folder`` and makes this machine their writer.
 
@@ -85,7 +86,19 @@ def failover(
     for name, register in names.items():
         progress.setdefault(name, RegisterProgress(name, register))
         progress[name].bad_shares = list(opened[register].bad)
-    run = Run(folder, machine, granted, view, dict(sites), dict(opened), progress, clock, lost or granted.decided, say)
+    run = Run(
+        folder,
+        machine,
+        granted,
+        view,
+        dict(sites),
+        dict(opened),
+        progress,
+        clock,
+        lost or granted.decided,
+        say,
+        unwitnessed,
+    )
     _require_possible(run)
     # First of all: a restart finds that a failover was begun in this folder, and goes on.
     run.save()
@@ -148,11 +161,29 @@ def _require_possible(run: Run) -> None:
                     f"{run.folder} belongs to another warrant", hint="Use an empty folder for a new failover."
                 )
             raise Fenced(f"{name} was taken over by {newest.writer.name}: epoch {newest.number}", epoch=newest.number)
-        if not mine and not read_history(run.view, run.sites_of(progress.register_id), progress.register_id).versions:
+        if not mine:
+            _require_decided(run, name, progress.register_id)
+        if not mine and not run.history(progress.register_id).versions:
             raise MissingObject(
                 f"register {name} has no version that counts, so it cannot be started",
                 hint="Request a warrant that names only the registers that have one (--register ID).",
             )
+
+
+def _require_decided(run: Run, name: str, register: RegisterId) -> None:
+    """Versions beyond those that witnesses vouch for would be cut off for good; that is for people to decide."""
+    if run.unwitnessed is not Unwitnessed.STOP:
+        return
+    counted = len(run.history(register).versions)
+    shown = read_history(run.view, run.sites_of(register), register, allow_unwitnessed=True).versions
+    if len(shown) > counted:
+        numbers = ", ".join(str(v.leaf.sequence) for v in shown[counted:])
+        raise QuorumMissing(
+            f"register {name}: too few witnesses vouch for version {numbers}, the newest that the sites show",
+            hint="If home wrote it, go on with --unwitnessed take; if a thief may have, with --unwitnessed drop, which"
+            " leaves it behind for good.",
+            register=name,
+        )
 
 
 def _settle(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,19 @@ from exclave.operations.exile import dataset_folder
 from exclave.operations.home import write_private
 from exclave.runners.ports import free_port, port_is_free
 from exclave.sites.contract import Site
+from exclave.verify.history import RegisterHistory, read_history
 from exclave.verify.state import StateView
+
+
+class Unwitnessed(StrEnum):
+    """What to do with versions that too few witnesses vouch for."""
+
+    STOP = "stop"
+    """Do nothing yet: people decide."""
+    TAKE = "take"
+    """They count: the latest of them is restored."""
+    DROP = "drop"
+    """They are left behind for good: the new epoch begins after the last version that witnesses vouch for."""
 
 
 @dataclass(slots=True)
@@ -61,6 +74,7 @@ class Run:
     clock: Callable[[], Instant]
     lost: Instant
     say: Callable[[str], None]
+    unwitnessed: Unwitnessed = Unwitnessed.STOP
 
     @property
     def place(self) -> Label:
@@ -81,6 +95,11 @@ class Run:
         at = self.rule(register).at
         order = sorted((label for label in at if label in self.sites), key=lambda label: label != self.place)
         return {label: self.sites[label] for label in order}
+
+    def history(self, register: RegisterId) -> RegisterHistory:
+        """The versions of ``register`` that count, as the sites show them now."""
+        take = self.unwitnessed is Unwitnessed.TAKE
+        return read_history(self.view, self.sites_of(register), register, allow_unwitnessed=take)
 
     def save(self) -> None:
         data = json.dumps({name: msgspec.to_builtins(p) for name, p in self.progress.items()}, indent=1)

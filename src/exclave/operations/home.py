@@ -160,6 +160,13 @@ class Home:
             yield
 
 
+def absolute_address(folder: Path, url: str) -> str:
+    """``url`` with a relative folder (``dir:sites/north``) made absolute below ``folder``."""
+    if url.startswith("dir:") and not url.startswith("dir:/"):
+        return f"dir:{(folder / url.removeprefix('dir:')).absolute()}"
+    return url
+
+
 def key_card(key: KeyFile) -> Card:
     """The public card of a key file."""
     return card_of(key.name, key.signing(), key.opening())

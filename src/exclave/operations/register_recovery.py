@@ -29,7 +29,6 @@ from exclave.runners.probe import wait_http
 from exclave.runners.process import ServiceSpec, is_running, start
 from exclave.runners.query import ask
 from exclave.runners.unprivileged import reachable_binaries, unprivileged_user
-from exclave.verify.history import read_history
 
 PROBE_S = 60.0
 
@@ -37,7 +36,7 @@ PROBE_S = 60.0
 def restore_register(run: Run, name: str) -> None:
     """The latest version that counts, beside its place and then moved there: what is in place is whole."""
     register, opened, progress = run.register(name)
-    history = read_history(run.view, run.sites_of(register), register)
+    history = run.history(register)
     version = choose_version(history, None)
     reader, root = open_version(run.view.state, run.sites_of(register), opened, version)
     target = run.folder / "registers" / name

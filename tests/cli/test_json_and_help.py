@@ -1,0 +1,178 @@
+"""Every command: its help has an example, each option is explained, and its JSON has the keys that scripts rely on."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from exclave.cli.main import app
+from exclave.operations.failover import stop_all
+from support.small_home import SmallHome, run, served
+
+
+def _commands() -> Iterator[tuple[tuple[str, ...], Any]]:
+    """(path, command) of every command that does something."""
+    todo: list[tuple[tuple[str, ...], Any]] = [((), typer.main.get_command(app))]
+    while todo:
+        path, found = todo.pop()
+        children = getattr(found, "commands", None)
+        if children is None:
+            yield path, found
+        else:
+            todo += [((*path, name), child) for name, child in children.items()]
+
+
+COMMANDS = dict(sorted(_commands()))
+GROUPS = sorted({path[:-1] for path in COMMANDS})
+
+
+def test_the_tree_is_there() -> None:
+    """The walk over the commands finds them."""
+    assert {("backup",), ("charter", "propose"), ("failover", "run"), ("serve", "witness")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help(path: tuple[str, ...]) -> None:
+    """``--help`` ends well, says what the command does, and shows an example that names this very command."""
+    said = run(*path, "--help")
+    assert said.code == 0
+    assert said.err == ""
+    text = " ".join(said.out.split())
+    assert f"Usage: exclave {' '.join(path)} " in text
+    example = re.search(r"Example: (exclave .*)", text)
+    assert example, "no example"
+    assert example[1].startswith(f"exclave {' '.join(path)}")
+    used = set(re.findall(r"(?<![\w-])--[a-z-]+", example[1]))
+    known = {name for parameter in COMMANDS[path].params for name in parameter.opts}
+    assert used <= known, f"the example uses options that there are not: {used - known}"
+    assert shlex.split(example[1].replace("…", "x"))
+    for parameter in COMMANDS[path].params:
+        assert getattr(parameter, "help", ""), f"{parameter.name} is not explained"
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: " ".join(path) or "exclave")
+def test_group_help(path: tuple[str, ...]) -> None:
+    """A group's help lists its commands; without a command it says the same, as a mistake."""
+    said = run(*path, "--help")
+    assert said.code == 0
+    for command in COMMANDS:
+        if command[: len(path)] == path:
+            assert f"\n  {command[len(path)]} " in said.out
+    alone = run(*path)
+    assert alone.code == 2
+    assert "Usage: exclave" in alone.err
+    assert run(*path, "--json").code == 2
+
+
+def test_version() -> None:
+    """``--version`` shows the version alone."""
+    said = run("--version")
+    assert (said.code, said.err) == (0, "")
+    assert re.fullmatch(r"exclave \d+\.\d+\.\d+\n", said.out)
+
+
+KEYS: dict[str, str] = {
+    "init": "card config home writer",
+    "custodian new": "card digest key name",
+    "site add": "can_run country name operator url",
+    "site list": "sites[can_run country name operator state url]",
+    "site probe": "ok promises[detail kept name] site",
+    "charter propose": "digest draft number registers",
+    "charter sign": "charter custodian shares signatures threshold",
+    "charter publish": "failed fingerprint number signers sites",
+    "charter show": "charter charters findings fingerprint signers",
+    "backup": "receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed new_chunks"
+    " objects protected_at read_bytes register register_id reused_files rpo_met_s rpo_s sequence shipped_bytes sites"
+    " time total_bytes witnesses witnesses_failed witnesses_needed]",
+    "snapshots": "registers[id register versions[bytes epoch objects sequence sites time witnessed]]",
+    "status": "charter custodians findings fingerprint ok registers[age_s epoch id mine name problem protected rpo_s"
+    " rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
+    "verify": "charter checked_at findings ok packs_read registers[age_s epoch latest latest_time placement_lacks"
+    " public_name register rpo_s sites[complete country entries latest_complete latest_complete_time site versions]"
+    " versions] state",
+    "warrant request": "card digest text warrant",
+    "warrant sign": "custodian path shares",
+    "warrant show": "digest signatures warrant",
+    "restore": "bad_shares restored",
+    "failover run": "decided epoch lost place registers[answered bad_shares datasets[bytes digest_embassy digest_exact"
+    " digest_home entries kind name rows_embassy rows_home unrestored unrestored_first] done faults name ports"
+    " register_id rpo_s rto_s sequence version_time] services[address kind name pid] state",
+    "failover status": "registers services",
+    "failover stop": "stopped",
+    "demo": "stopped",
+}
+"""Keys of what each command prints with ``--json``; of lists of objects, the keys of their first element."""
+
+
+def _shape(value: Any) -> str:
+    """The keys of an object, sorted; lists of objects in brackets."""
+    parts = []
+    for key in sorted(value):
+        inner = value[key]
+        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
+            parts.append(f"{key}[{_shape(inner[0])}]")
+        else:
+            parts.append(key)
+    return " ".join(parts)
+
+
+def _has(shape: str, value: Any) -> bool:
+    """Whether what was promised is there; more may be."""
+    found = _shape(value)
+    wanted, there = (set(re.findall(r"[a-z_]+", text)) for text in (shape, found))
+    return wanted <= there
+
+
+def test_json_of_every_command(tmp_path: Path) -> None:
+    """With ``--json`` each command prints one object with the keys that are promised, also when it is refused."""
+    seen: dict[str, Any] = {}
+    home = SmallHome(tmp_path, [served("gazette", tmp_path / "systems")])
+
+    def ok(name: str, *arguments: str) -> Any:
+        seen[name] = home.ok(*name.split(), *arguments)
+        return seen[name]
+
+    folder, draft = tmp_path / "embassy", str(tmp_path / "draft")
+    home.make()
+    ok("init", str(tmp_path / "other"))
+    ok("custodian new", "mia", "--out", str(tmp_path))
+    ok("site add", "mon", "dir:/mnt/mon", "--country", "MC", "--operator", "it", "--home", str(tmp_path / "other"))
+    ok("site list", *home.home)
+    ok("site probe", "lux", *home.home)
+    ok("charter propose", draft, *home.home)
+    ok("charter sign", draft, "--key", str(home.key("kaja")))
+    home.ok("charter", "sign", draft, "--key", str(home.key("luc")))
+    home.fingerprint = ok("charter publish", draft, *home.home)["fingerprint"]
+    ok("charter show", *home.home)
+    ok("backup", *home.home)
+    ok("snapshots", *home.home)
+    ok("status", *home.home)
+    ok("verify", *home.home)
+    warrant, key = str(tmp_path / "f.warrant"), str(tmp_path / "machine.key")
+    ok("warrant request", warrant, "--act", "failover", "--place", "lux", "--reason", "r", "--key", key, *home.where())
+    ok("warrant show", warrant)
+    answers = []
+    for name in ("kaja", "luc"):
+        answers += ["--answer", ok("warrant sign", warrant, "--key", str(home.key(name)), *home.where())["path"]]
+    granted = [*home.where(), "--warrant", warrant, *answers, "--key", key]
+    ok("restore", *granted, "--target", str(tmp_path / "target"))
+    try:
+        ok("failover run", *granted, "--dir", str(folder))
+        ok("failover status", "--dir", str(folder))
+        ok("failover stop", "--dir", str(folder))
+    finally:
+        stop_all(folder)
+    (tmp_path / "demo" / "embassy").mkdir(parents=True)
+    (tmp_path / "demo" / "sites").mkdir()
+    ok("demo", "--stop", "--dir", str(tmp_path / "demo"))
+    for name, keys in KEYS.items():
+        assert _has(keys, seen[name]), f"{name}: {_shape(seen[name])}"
+    with_json = {" ".join(p) for p, c in COMMANDS.items() if any("--json" in o.opts for o in c.params)}
+    assert with_json == set(KEYS), "a command with --json is not covered"
+    assert {" ".join(p) for p in COMMANDS} - with_json == {"serve witness"}
