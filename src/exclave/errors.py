@@ -172,7 +172,7 @@ class WarrantForeign(NotAuthorised):
 
 class Fenced(NotAuthorised):
     code, exit_code, http_status = "fenced", 34, 409
-    default_hint = "A later epoch has the pen. Stop writing here; bring this home back by failback."
+    default_hint = "A later epoch has the pen: stop writing here. How this home comes back stands in after-failover.md."
 
 
 class LegalBasisMissing(NotAuthorised):

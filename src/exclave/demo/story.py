@@ -6,6 +6,7 @@ acts) is what the world does to it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -153,7 +154,7 @@ def _a_state_with_a_home(s: Stage) -> None:
     start_services(s.places, s.ports)
     s.tell(f"{STATE_NAME} has three registers at home, each with its own application:")
     for name, facts in made.items():
-        s.tell(f"  {name}: {facts}")
+        s.tell(f"  {name}: {_counts(facts)}")
     s.commands.run("init", str(s.places.home))
     for name, _ in CUSTODIANS:
         s.commands.run("custodian", "new", name, "--out", str(s.places.custodians / name))
@@ -173,6 +174,12 @@ def _a_state_with_a_home(s: Stage) -> None:
     s.fingerprint = s.report.fingerprint = published["fingerprint"]
     s.tell(f"The charter is in force. The state's fingerprint: {s.fingerprint}")
     _start_witness(s)
+
+
+def _counts(facts: object) -> str:
+    """``2112 acts, 4832 versions``, from a frozen value of numbers."""
+    values = dataclasses.asdict(facts) if dataclasses.is_dataclass(facts) and not isinstance(facts, type) else {}
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in values.items() if type(value) is int)
 
 
 def _start_witness(s: Stage) -> None:
@@ -200,7 +207,7 @@ def _protection(s: Stage) -> None:
     (s.places.root / "old-checkpoint").write_bytes(head.read_bytes())
     changed = change_gazette(s.places.systems / "gazette" / "acts", SEED)
     transfers = change_land(dsn(s.places, s.ports), SEED)
-    s.tell(f"A day's work: {changed}, {transfers}; companies file on.")
+    s.tell(f"A day's work: {_counts(changed)} in the gazette; {_counts(transfers)} in the land register.")
     settle_clerk(0.5)
     for receipt in s.commands.run("backup", *s.home).result["receipts"]:
         s.receipts[receipt["register"]] = receipt
@@ -394,7 +401,8 @@ def _after(s: Stage) -> None:
         s.tell(_told(receipt) + f" (epoch {receipt['epoch']})")
         s.receipts[f"exile-{receipt['register']}"] = receipt
     epochs = {name: s.receipts[f"exile-{name}"]["epoch"] for name in REGISTERS}
-    s.report.promise("the embassy is the writer now, in the next epoch", set(epochs.values()) == {2}, str(epochs))
+    s.report.promise("the embassy is the writer now, in the next epoch", set(epochs.values()) == {2},
+                     ", ".join(f"{name}: epoch {epoch}" for name, epoch in epochs.items()))  # fmt: skip
     _revived_home(s)
     last = s.commands.run("snapshots", *s.sites("north", "south"), *s.pinned).result["registers"]
     for item in last:

@@ -295,7 +295,9 @@ def annex_of(folder: Path, config: Config, register: RegisterConfig, ids: Mappin
             for s in register.service
         ),
         sites=tuple(
-            AnnexSite(s.name, absolute_address(folder, s.url), s.country, s.operator, register.legal_basis[s.name], s.can_run)
+            AnnexSite(
+                s.name, absolute_address(folder, s.url), s.country, s.operator, register.legal_basis[s.name], s.can_run
+            )
             for s in config.site
             if s.name in register.legal_basis
         ),
