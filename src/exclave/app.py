@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from exclave.errors import ConfigError, Fenced, MissingObject, UsageError
+from exclave.errors import ConfigError, Fenced, MalformedError, MissingObject, UsageError
 from exclave.formats.annex import Dataset
 from exclave.formats.card import Card
 from exclave.formats.config import Config
@@ -61,10 +61,14 @@ def open_named_sites(addresses: Iterable[str]) -> dict[Label, Site]:
         name, equals, url = address.partition("=")
         if not equals or not name or "/" in name or ":" in name:
             name, url = f"site-{number}", address
-        label = parse_label(name)
-        if label in found:
-            raise UsageError(f"two sites are called {label}")
-        found[label] = open_site(absolute_address(Path.cwd(), url))
+        try:
+            label = parse_label(name)
+            if label in found:
+                raise UsageError(f"two sites are called {label}")
+            found[label] = open_site(absolute_address(Path.cwd(), url))
+        except (MalformedError, ConfigError) as error:
+            hint = "" if error.hint == error.default_hint else error.hint
+            raise UsageError(f"--site {name}: {error.message}", hint=hint) from error
     if not found:
         raise UsageError("no site was named", hint="Name at least one with --site NAME=URL.")
     return found

@@ -39,7 +39,7 @@ WRONG: dict[str, tuple[Callable[[str], str], str]] = {
     "unmeetable-copies": (_swap("copies = 2", "copies = 4"), "asks for 4 copies"),
     "unmeetable-abroad": (_swap("outside_home = 1", "outside_home = 3"), "3 of them abroad"),
     "unmeetable-countries": (_swap("countries = 2", "countries = 4"), "in 4 countries"),
-    "unknown-site": (_swap("nord = \"Agree", "nowhere = \"Agree"), "unknown site 'nowhere'"),
+    "unknown-site": (_swap('nord = "Agree', 'nowhere = "Agree'), "unknown site 'nowhere'"),
     "unknown-kind": (_swap('kind = "files"', 'kind = "tape"'), "tape"),
     "two-of-a-name": (_swap('name = "lux"', 'name = "home"'), "two sites are called 'home'"),
     "no-toml": (_add("\n[[site"), "not TOML"),
@@ -246,8 +246,8 @@ def test_add_site_badly(tmp_path: Path) -> None:
     before = home.config()
     rest = ("--operator", "it", *home.home)
     refused(2, "site", "add", "lux", "dir:/mnt", "--country", "LU", *rest, says="already")
-    refused(4, "site", "add", "Lux!", "dir:/mnt", "--country", "LU", *rest)
-    refused(4, "site", "add", "mon", "dir:/mnt", "--country", "Monaco", *rest)
+    refused(2, "site", "add", "Lux!", "dir:/mnt", "--country", "LU", *rest)
+    refused(2, "site", "add", "mon", "dir:/mnt", "--country", "Monaco", *rest)
     refused(3, "site", "add", "mon", "ftp://mnt", "--country", "MC", *rest)
     refused(2, "site", "add", "mon", 'dir:/m"nt', "--country", "MC", *rest)
     assert (home.folder / "exclave.toml").read_text() == before

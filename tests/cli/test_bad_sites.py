@@ -322,7 +322,7 @@ def test_wrong_fingerprint(tmp_path: Path) -> None:
             "--key", str(tmp_path / "m.key"), *wrong)  # fmt: skip
     assert not (tmp_path / "w").exists()
     assert not (tmp_path / "m.key").exists()
-    refused(4, "verify", "--site", home.urls["lux"], "--fingerprint", "abc")
+    refused(2, "verify", "--site", home.urls["lux"], "--fingerprint", "abc", says="64 lower-case hex digits")
     refused(2, "verify", "--site", home.urls["lux"])
 
 

@@ -99,7 +99,9 @@ def test_killed_ten_times(tmp_path: Path) -> None:
     granted = home.granted("restore")
     for version in (1, receipt["sequence"]):
         target = tmp_path / f"target-{version}"
-        home.ok("restore", *home.where("lux"), *granted, "--target", str(target), "--version", str(version), "--compare")
+        home.ok(
+            "restore", *home.where("lux"), *granted, "--target", str(target), "--version", str(version), "--compare"
+        )
     assert tree_of(tmp_path / f"target-{receipt['sequence']}" / "acts") == tree_of(acts)
 
 

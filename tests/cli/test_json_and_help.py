@@ -175,4 +175,4 @@ def test_json_of_every_command(tmp_path: Path) -> None:
         assert _has(keys, seen[name]), f"{name}: {_shape(seen[name])}"
     with_json = {" ".join(p) for p, c in COMMANDS.items() if any("--json" in o.opts for o in c.params)}
     assert with_json == set(KEYS), "a command with --json is not covered"
-    assert {" ".join(p) for p in COMMANDS} - with_json == {"serve witness"}
+    assert {" ".join(p) for p in COMMANDS} - with_json == {"serve console", "serve witness"}

@@ -24,9 +24,7 @@ def _home(root: Path, engine: Seaweed, prefix: str, copies: int = 2) -> SmallHom
         "gazette", [("acts", "files", {"path": str(acts)})], at=("home", "lux"), copies=copies, countries=copies,
         abroad=copies - 1,
     )  # fmt: skip
-    return SmallHome(
-        root, [register], sites=("home", "lux"), urls={"lux": engine.url(prefix, credentials=keys)}
-    )
+    return SmallHome(root, [register], sites=("home", "lux"), urls={"lux": engine.url(prefix, credentials=keys)})
 
 
 def test_whole_story(tmp_path: Path, seaweed: Seaweed) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,10 +40,9 @@ class Played:
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
-    folder = tmp_path_factory.mktemp("story") / "demo"
-    folder.parent.chmod(0o755)
-    os.chmod(folder.parent.parent, 0o755)  # PostgreSQL runs under an account of its own
-    report = folder.parent / "report.json"
+    # Not below pytest's own folder, which only its user may enter: PostgreSQL runs under an account of its own.
+    folder = Path(tempfile.mkdtemp(prefix="exclave-story-"))
+    report = tmp_path_factory.mktemp("story") / "report.json"
     done = subprocess.run(
         command("demo", "--dir", str(folder), "--keep", "--report", str(report), "--json"),
         capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=400,
@@ -51,6 +52,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
         yield Played(folder, done.returncode, json.loads(done.stdout), json.loads(report.read_text()), done.stderr)
     finally:
         subprocess.run(command("demo", "--stop", "--dir", str(folder)), capture_output=True, check=False)
+        shutil.rmtree(folder)
 
 
 def _processes(folder: Path) -> list[str]:

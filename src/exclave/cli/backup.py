@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_capture, open_home, open_sites, witness_addresses
-from exclave.cli.output import HomeFolder, Json, duration, note, print_json, progress_bar, say, size_text, table, when
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    duration,
+    note,
+    print_json,
+    progress_bar,
+    say,
+    size_text,
+    table,
+    typed,
+    when,
+)
 from exclave.errors import ExclaveError, QuorumMissing
 from exclave.ids import now, parse_label
 from exclave.operations.backup import Receipt
@@ -43,7 +55,7 @@ def backup(
                     open_capture=open_capture,
                     clock=now,
                     progress=update,
-                    to=[parse_label(label) for label in to or ()],
+                    to=[typed(parse_label, label) for label in to or ()],
                 )
         except ExclaveError as error:
             # The other registers do not wait for this one.

@@ -9,7 +9,7 @@ import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, when
+from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, typed, when
 from exclave.errors import UsageError
 from exclave.formats.charter import ParsedCharter
 from exclave.ids import now, parse_fingerprint
@@ -104,7 +104,7 @@ def show(
 ) -> None:
     """Show the charter in force, verified from the fingerprint on."""
     if site:
-        view = read_state(open_named_sites(site), parse_fingerprint(fingerprint))
+        view = read_state(open_named_sites(site), typed(parse_fingerprint, fingerprint))
     else:
         opened = open_home(home)
         view = read_state(open_sites(opened), opened.fingerprint())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exclave.cli.output import Json, print_json, say
+from exclave.cli.output import Json, print_json, say, typed
 from exclave.errors import AlreadyExists
 from exclave.ids import parse_label
 from exclave.keys.file import KeyKind
@@ -27,7 +27,7 @@ def new(
     json: Json = False,
 ) -> None:
     """Make a key file, which never leaves its holder, and the key card that the charter names."""
-    label = parse_label(name)
+    label = typed(parse_label, name)
     secret, card_file = out.absolute() / f"{label}.key", out.absolute() / f"{label}.card"
     if secret.exists():
         raise AlreadyExists(f"{secret} is there already; key files are never overwritten")

@@ -9,7 +9,7 @@ import typer
 
 from exclave.app import open_annex_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import Json, Pinned, Sites, duration, note, print_json, say, table, when
+from exclave.cli.output import Json, Pinned, Sites, duration, note, print_json, say, table, typed, when
 from exclave.cli.where import view_of
 from exclave.errors import TargetNotEmpty, UsageError
 from exclave.formats.warrant import Act
@@ -54,7 +54,7 @@ def run(
     target = folder.absolute()
     if not read_progress(target) and _holds_files(target):
         raise TargetNotEmpty(f"the folder {target} is not empty, and no failover was begun in it")
-    lost = parse_instant(lost_at) if lost_at else None
+    lost = typed(parse_instant, lost_at) if lost_at else None
     where = view_of(Path(), site, fingerprint)
     machine = load_key(key)
     parsed, _ = describe_warrant(warrant)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exclave.cli.output import HomeFolder, Json, print_json, say
+from exclave.cli.output import HomeFolder, Json, print_json, say, typed
 from exclave.errors import TargetNotEmpty
 from exclave.ids import parse_label
 from exclave.keys.file import KeyKind
@@ -99,7 +99,7 @@ def init(
     config = target / CONFIG_NAME
     if config.exists() or config.is_symlink():
         raise TargetNotEmpty(f"{config} is there already")
-    key = make_key(target / "keys" / "writer.key", KeyKind.WRITER, parse_label(name))
+    key = make_key(target / "keys" / "writer.key", KeyKind.WRITER, typed(parse_label, name))
     write_private(config, EXAMPLE.encode())
     card = key_card(key)
     if json:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from exclave.errors import ExclaveError
+from exclave.errors import ExclaveError, MalformedError, UsageError
 from exclave.ids import Instant, instant_text
+
+Value = TypeVar("Value")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on standard output.")]
 HomeFolder = Annotated[
@@ -53,6 +55,14 @@ def plain(value: object, kind: object = None) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(v) for v in value]
     return value
+
+
+def typed(parse: Callable[[str], Value], text: str) -> Value:
+    """``text`` as a person typed it; ``UsageError`` if it is not what ``parse`` takes."""
+    try:
+        return parse(text)
+    except MalformedError as error:
+        raise UsageError(error.message) from error
 
 
 def print_json(value: object) -> None:

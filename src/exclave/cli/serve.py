@@ -10,7 +10,7 @@ import typer
 
 from exclave.app import make_witness, open_named_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note
+from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note, typed
 from exclave.cli.status import look, told
 from exclave.console import web
 from exclave.console.latest import Latest
@@ -40,7 +40,7 @@ def witness(
     """Cosign the checkpoints of a state's ledgers as long as they only grow (C2SP tlog-witness)."""
     if not site:
         raise UsageError("name the site whose charter and epochs the witness goes by with --site NAME=URL")
-    made = make_witness(folder.absolute(), load_key(key), open_named_sites(site), parse_fingerprint(fingerprint))
+    made = make_witness(folder.absolute(), load_key(key), open_named_sites(site), typed(parse_fingerprint, fingerprint))
     note(f"witness listening at http://{host}:{port}")
     run(build_app(made, now), host, port)
 

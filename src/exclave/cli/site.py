@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_sites
-from exclave.cli.output import HomeFolder, Json, out, print_json, say, table
+from exclave.cli.output import HomeFolder, Json, out, print_json, say, table, typed
 from exclave.errors import ConfigError, ExclaveError, UsageError
 from exclave.formats.config import parse_config
 from exclave.ids import parse_country, parse_label
@@ -34,11 +34,11 @@ def add(
     opened = open_home(home)
     if any(site.name == name for site in opened.config.site):
         raise UsageError(f"there is a site {name!r} already")
-    parse_label(name)
-    parse_label(operator)
+    typed(parse_label, name)
+    typed(parse_label, operator)
     open_site(absolute_address(opened.folder, url))
     block = (
-        f'\n[[site]]\nname = "{name}"\nurl = {_quoted(url)}\ncountry = "{parse_country(country)}"\n'
+        f'\n[[site]]\nname = "{name}"\nurl = {_quoted(url)}\ncountry = "{typed(parse_country, country)}"\n'
         f'operator = "{operator}"\ncan_run = {"true" if can_run else "false"}\n'
     )
     path = opened.folder / CONFIG_NAME

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
-from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table
+from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table, typed
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
@@ -33,7 +33,7 @@ def verify(
     if site:
         if not fingerprint:
             raise UsageError("--site needs --fingerprint: without it nobody can tell whose copies these are")
-        sites, pinned = open_named_sites(site), parse_fingerprint(fingerprint)
+        sites, pinned = open_named_sites(site), typed(parse_fingerprint, fingerprint)
     else:
         opened = open_home(home)
         sites, pinned = open_sites(opened), opened.fingerprint()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from exclave.cli.keys import load_key
-from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, when
+from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, typed, when
 from exclave.cli.where import view_of
 from exclave.errors import UsageError
 from exclave.formats.warrant import Act, ParsedWarrant
@@ -39,10 +39,12 @@ def request(
 ) -> None:
     """Ask the custodians to let this machine act."""
     where = view_of(Path(), _named(site), fingerprint)
-    wanted = [parse_register_id(text) for text in register or ()]
-    secret = make_key(key.absolute(), KeyKind.MACHINE, parse_label(machine)) if not key.exists() else load_key(key)
+    wanted = [typed(parse_register_id, text) for text in register or ()]
+    secret = (
+        make_key(key.absolute(), KeyKind.MACHINE, typed(parse_label, machine)) if not key.exists() else load_key(key)
+    )
     made = request_warrant(
-        where.view, secret, warrant.absolute(), act=act, registers=wanted, place=parse_label(place), reason=reason,
+        where.view, secret, warrant.absolute(), act=act, registers=wanted, place=typed(parse_label, place), reason=reason,
         now=now(), valid_s=hours * 3600,
     )  # fmt: skip
     if json:

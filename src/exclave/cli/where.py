@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exclave.app import open_home, open_named_sites, open_sites
+from exclave.cli.output import typed
 from exclave.errors import UsageError
 from exclave.ids import Label, RegisterId, parse_fingerprint
 from exclave.operations.home import Home
@@ -46,7 +47,7 @@ def view_of(home: Path, site: list[str] | None, fingerprint: str) -> Where:
         if not fingerprint:
             raise UsageError("--site needs --fingerprint: without it nobody can tell whose copies these are")
         sites = open_named_sites(site)
-        return Where(read_state(sites, parse_fingerprint(fingerprint)), sites, None)
+        return Where(read_state(sites, typed(parse_fingerprint, fingerprint)), sites, None)
     opened = open_home(home)
     sites = open_sites(opened)
     return Where(read_state(sites, opened.fingerprint()), sites, opened)

@@ -34,6 +34,7 @@ a{color:var(--link)}
 .badge{padding:.1rem .6rem;border-radius:1rem;font-size:.85rem;font-weight:600;white-space:nowrap}
 .why{margin:.5rem 0 0;color:var(--bad);overflow-wrap:anywhere}
 dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.6rem 1rem;margin:.9rem 0 0}
+.card>dl:first-child,.card>.scroll:first-child{margin-top:0}
 dt{color:var(--soft);font-size:.85rem}
 dd{margin:0;overflow-wrap:anywhere}
 .wide{grid-column:1/-1}
@@ -43,8 +44,7 @@ table{border-collapse:collapse;width:100%;font-size:.95rem}
 th,td{text-align:left;vertical-align:top;padding:.4rem .75rem .4rem 0;border-top:1px solid var(--line)}
 thead th{border-top:0;color:var(--soft);font-weight:500;font-size:.85rem}
 tbody th{font-weight:600}
-td{overflow-wrap:anywhere}
-.number{white-space:nowrap}
+td:last-child{overflow-wrap:anywhere}
 footer{margin-top:2rem;color:var(--soft);font-size:.9rem}
 """
 STYLE_HASH = "sha256-" + base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
@@ -55,11 +55,11 @@ def status_page(status: StateStatus, looked_at: Instant) -> str:
     registers = sorted(status.registers, key=lambda r: (r.protected, r.name))  # what needs somebody comes first
     names = {r.id: r.name for r in registers}
     body = (
-        f'<p class="brand">Exclave: the state as its sites prove it</p><h1>{_name(status.state)}</h1>'
-        f"{_verdict(status)}{_charter(status)}"
-        f'<h2 class="part">Registers</h2><div class="cards">{"".join(map(_register, registers))}</div>'
+        f'<p class="brand">Exclave, {_when(looked_at)}</p><h1>{_name(status.state)}</h1>'
+        f'{_verdict(status)}<h2 class="part">Registers</h2><div class="cards">{"".join(map(_register, registers))}</div>'
         f'<h2 class="part">Findings</h2>{_findings(status.findings, names)}'
-        f"<footer>Looked at {_when(looked_at)}. Ages are of that moment. "
+        f'<h2 class="part">Charter</h2>{_charter(status)}'
+        f"<footer>Read from the sites and verified at the time above; ages are of that moment. "
         f'<a href="/">Look again</a> · <a href="/status.json">The same as JSON</a></footer>'
     )
     return _page(f"{'' if status.ok else 'Attention: '}{status.state}", body)
@@ -98,13 +98,13 @@ def _verdict(status: StateStatus) -> str:
 
 def _charter(status: StateStatus) -> str:
     rows = (
-        ("Charter in force", f"number {status.charter}"),
+        ("In force", f"number {status.charter}"),
         ("Custodians", f"any {status.threshold} of {status.custodians}"),
         ("Witnesses needed", str(status.witnesses_needed)),
     )
     told = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in rows)
     pinned = f'<div class="wide"><dt>Fingerprint</dt><dd><code>{_text(status.fingerprint)}</code></dd></div>'
-    return f'<section class="card"><h2>Charter</h2><dl>{told}{pinned}</dl></section>'
+    return f'<div class="card"><dl>{told}{pinned}</dl></div>'
 
 
 def _register(register: RegisterStatus) -> str:
@@ -174,7 +174,7 @@ def age_text(seconds: float) -> str:
 
 def _when(instant: Instant) -> str:
     full = instant_text(instant)
-    return f'<time class="number" datetime="{full}">{full[:10]} {full[11:19]} UTC</time>'
+    return f'<time datetime="{full}">{full[:10]} {full[11:19]} UTC</time>'
 
 
 def _count(number: int, what: str) -> str:

@@ -4,6 +4,7 @@ it listens at the loopback interface unless it is told otherwise."""
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -33,7 +34,13 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+_REFUSALS = {
+    404: "There is no such page.",
+    405: "This console only shows; it takes no orders.",
+    421: "This console does not answer under that name.",
+}
 _CONNECTIONS = 50
+_HOST = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
 def build_app(
@@ -51,7 +58,7 @@ def build_app(
 
     def check_host(request: Request) -> None:
         if _host(request.headers.get("host", "")) not in allowed:
-            raise HTTPException(421, "This console does not answer under that name.")
+            raise HTTPException(421)
 
     async def index(request: Request) -> Response:
         check_host(request)
@@ -87,15 +94,15 @@ def build_app(
 
 async def _refused(_: Request, error: Exception) -> Response:
     """Wrong path, method or host."""
-    status, detail, more = 500, "", None
-    if isinstance(error, HTTPException):
-        status, detail, more = error.status_code, error.detail, error.headers
-    return _html(failure_page(f"{status}: not here", detail), status, more)
+    if not isinstance(error, HTTPException):
+        raise error
+    status = error.status_code
+    return _html(failure_page(f"Error {status}", _REFUSALS.get(status, error.detail)), status, error.headers)
 
 
 async def _broken(_: Request, error: Exception) -> Response:
     """A bug: its traceback goes to the operator's terminal, not to the browser."""
-    page = failure_page("500: a fault in Exclave", "The page could not be made.", "The console's own output says why.")
+    page = failure_page("A fault in Exclave", "The page could not be made.", "The console's own output says why.")
     return _html(page, 500)
 
 
@@ -109,9 +116,9 @@ def _json(value: Mapping[str, Any], status: int = 200) -> Response:
 
 
 def _host(header: str) -> str:
-    """The name in a Host header, without its port."""
-    name = header.lower()
-    return name[: name.find("]") + 1] if name.startswith("[") else name.partition(":")[0]
+    """The name in a Host header, without its port; empty if it is not one."""
+    found = _HOST.fullmatch(header.lower())
+    return found[1] if found else ""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -126,16 +133,22 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
+def server(app: Starlette) -> uvicorn.Server:
+    """A server for ``app`` that tells nobody what it is."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=5,
+        )
+    )
+
+
 def run(app: Starlette, at: socket.socket) -> None:
     """Serves until the process is told to stop."""
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=15,
-        timeout_graceful_shutdown=5,
-    )
-    uvicorn.Server(config).run(sockets=[at])
+    server(app).run(sockets=[at])

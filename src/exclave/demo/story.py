@@ -179,7 +179,8 @@ def _a_state_with_a_home(s: Stage) -> None:
 def _counts(facts: object) -> str:
     """``2112 acts, 4832 versions``, from a frozen value of numbers."""
     values = dataclasses.asdict(facts) if dataclasses.is_dataclass(facts) and not isinstance(facts, type) else {}
-    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in values.items() if type(value) is int)
+    counts = {name: len(v) if isinstance(v, tuple | list) else v for name, v in values.items() if name != "day"}
+    return ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items() if type(value) is int)
 
 
 def _start_witness(s: Stage) -> None:
@@ -261,7 +262,9 @@ def _a_hostile_host(s: Stage) -> None:
     attacks.flip(flipped)
     s.spoilt.append(flipped)
     dropped.unlink()
-    attacks.checkpoint_of(north, s.fingerprint, land).write_bytes((s.places.root / "old-checkpoint").read_bytes())
+    attacks.overwrite(
+        attacks.checkpoint_of(north, s.fingerprint, land), (s.places.root / "old-checkpoint").read_bytes()
+    )
     s.tell("At north a bit was flipped in one object, another one dropped, and an old checkpoint replayed.")
     found = s.commands.run("verify", *s.sites("north", "south"), *s.pinned, expect=(20,)).result["findings"]
     for one in found:
