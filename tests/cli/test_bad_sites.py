@@ -81,6 +81,36 @@ def test_placement_cannot_be_met(tmp_path: Path) -> None:
     _all_whole(home, 2)
 
 
+@pytest.mark.parametrize("missed", [1, 2])
+def test_sites_take_turns(tmp_path: Path, missed: int) -> None:
+    """With one copy asked for and the sites there in turns, the writer goes on or waits, and never forks its history."""
+    acts = tmp_path / "acts"
+    acts.mkdir()
+    (acts / "act").write_bytes(os.urandom(50_000))
+    at = ("home", "lux")
+    register = Register("gazette", [("acts", "files", {"path": str(acts)})], at=at, copies=1, countries=1, abroad=0)
+    home = SmallHome(tmp_path, [register], sites=at).found()
+    home.backup()
+    home.site("lux").rename(tmp_path / "lux-away")
+    for number in range(missed):
+        (acts / f"act-{number}").write_bytes(os.urandom(50_000))
+        assert home.backup()[0]["sites"] == ["home"]
+    home.site("home").rename(tmp_path / "home-away")
+    (tmp_path / "lux-away").rename(home.site("lux"))
+    (acts / "act").write_bytes(os.urandom(50_000))
+    if missed == 1:
+        # The writer kept what it entered last, and enters the same at the other site first.
+        assert (home.backup()[0]["sequence"], home.verify("home", "lux", code=20)["ok"]) == (3, False)
+    else:
+        told = refused(23, "backup", *home.home, says="no site shows")
+        assert "fork" in told["hint"]
+    (tmp_path / "home-away").rename(home.site("home"))
+    receipt = home.backup()[0]
+    assert receipt["sequence"] == 4
+    assert receipt["sites"] == ["home", "lux"]
+    _all_whole(home, 4)
+
+
 class _LeavesMidway:
     """Renames a site's folder away at the ``nth`` write to it."""
 
@@ -316,7 +346,7 @@ def test_wrong_fingerprint(tmp_path: Path) -> None:
     wrong = ["--site", f"lux={home.urls['lux']}", "--fingerprint", "0" * 64]
     for command in ("snapshots", "status"):
         refused(25, command, *wrong)
-    assert [f["fault"] for f in home.fails(20, "verify", *wrong)["findings"]] == ["wrong-fingerprint"]
+    assert [f["fault"] for f in home.fails(25, "verify", *wrong)["findings"]] == ["wrong-fingerprint"]
     refused(25, "charter", "show", *wrong)
     refused(25, "warrant", "request", str(tmp_path / "w"), "--act", "restore", "--place", "lux", "--reason", "r",
             "--key", str(tmp_path / "m.key"), *wrong)  # fmt: skip
@@ -336,6 +366,22 @@ def test_postgres_refuses(tmp_path: Path) -> None:
     home.registers[0].datasets[0][2]["hots"] = "127.0.0.1"
     home.write_config()
     refused(3, "backup", *home.home, says="hots")
+
+
+def test_one_of_two_registers(tmp_path: Path) -> None:
+    """A register that cannot be captured does not hold up the others; the exit code and the JSON name it."""
+    (tmp_path / "acts").mkdir()
+    registers = [Register("gazette", [("acts", "files", {"path": str(tmp_path / "none")})]),
+                 Register("land", [("acts", "files", {"path": str(tmp_path / "acts")})])]  # fmt: skip
+    home = SmallHome(tmp_path / "small", registers).found()
+    told = home.fails(14, "backup", *home.home)
+    assert [r["register"] for r in told["receipts"]] == ["land"]
+    assert str(tmp_path / "none") in told["failures"]["gazette"]
+    said = run("backup", *home.home)
+    assert said.code == 14
+    assert "gazette: " in said.err
+    assert [v["sequence"] for v in home.versions("land")] == [1, 2]
+    assert home.versions("gazette") == []
 
 
 def test_source_is_missing(tmp_path: Path) -> None:

@@ -141,12 +141,12 @@ def test_second_machine(home: SmallHome, tmp_path: Path, embassies: list[Path]) 
     home.ok(*_run(home, first, granted))
     (first / "registers" / "gazette" / "acts" / "act-2").write_text("made in exile")
     assert [r["epoch"] for r in home.ok("backup", "--home", str(first))["receipts"]] == [2, 2]
-    refused(34, "backup", *home.home, says="another writer")
+    refused(34, "backup", "gazette", *home.home, says="another writer")
     stop_all(first)
     home.ok(*_run(home, second, home.granted("failover", machine="second", place="nord")))
     assert (second / "registers" / "gazette" / "acts" / "act-2").read_text() == "made in exile"
-    refused(34, "backup", "--home", str(first), says="another writer")
-    refused(34, "backup", *home.home)
+    refused(34, "backup", "court", "--home", str(first), says="another writer")
+    refused(34, "backup", "court", *home.home)
     refused(34, *_run(home, first, granted), says="epoch 3")
     assert {r["epoch"] for r in home.ok("backup", "--home", str(second))["receipts"]} == {3}
     assert [(v["sequence"], v["epoch"]) for v in home.versions("gazette")] == [(1, 1), (2, 2), (3, 3)]

@@ -87,9 +87,9 @@ KEYS: dict[str, str] = {
     "charter sign": "charter custodian shares signatures threshold",
     "charter publish": "failed fingerprint number signers sites",
     "charter show": "charter charters findings fingerprint signers",
-    "backup": "receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed new_chunks"
-    " objects protected_at read_bytes register register_id reused_files rpo_met_s rpo_s sequence shipped_bytes sites"
-    " time total_bytes witnesses witnesses_failed witnesses_needed]",
+    "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
+    " new_chunks objects protected_at read_bytes register register_id reused_files rpo_met_s rpo_s sequence"
+    " shipped_bytes sites time total_bytes witnesses witnesses_failed witnesses_needed]",
     "snapshots": "registers[id register versions[bytes epoch objects sequence sites time witnessed]]",
     "status": "charter custodians findings fingerprint ok registers[age_s epoch id mine name problem protected rpo_s"
     " rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",

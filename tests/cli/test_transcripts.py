@@ -1,4 +1,7 @@
-"""The command line as text: what people see, command by command. Renew with ``python tests/cli/test_transcripts.py``."""
+"""The command line as text: what people see, command by command.
+
+Renew the transcripts with ``python tests/cli/test_transcripts.py``, and read what has changed.
+"""
 
 from __future__ import annotations
 

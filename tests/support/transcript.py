@@ -1,8 +1,9 @@
 """Transcripts of commands as text: ``$ exclave …``, what it says, and its exit code if that is not 0.
 
 Lines of standard error start with ``! ``. What differs from run to run is replaced: ROOT (the folder), <digest>, <id>,
-<time>, <s> (a duration), <port>, <pid>; runs of spaces and ruled lines are shortened. A line ``% name`` lets the test
-prepare something by the function of that name.
+<time>, <s> (a duration), <port>, <pid>, <size> (what was read: a file that has just been changed is read once more).
+Runs of spaces and ruled lines are shortened. A line ``% name`` lets the test prepare something by the function of that
+name.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _VARYING = (
     (re.compile(r"127\.0\.0\.1:\d+"), "127.0.0.1:<port>"),
     (re.compile(r"(<port> │ )\d+"), r"\1<pid>"),
     (re.compile(r"/[0-9a-f]{2}/<digest>"), "/<digest>"),
+    (re.compile(r"\bread [0-9.]+ [KMG]?i?B\b"), "read <size>"),
     (re.compile(r"[━─]+[╇┼]"), ""),
     (re.compile(r"[━─]{2,}"), "———"),
     (re.compile(r" {2,}"), "  "),

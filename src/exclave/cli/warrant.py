@@ -40,12 +40,11 @@ def request(
     """Ask the custodians to let this machine act."""
     where = view_of(Path(), _named(site), fingerprint)
     wanted = [typed(parse_register_id, text) for text in register or ()]
-    secret = (
-        make_key(key.absolute(), KeyKind.MACHINE, typed(parse_label, machine)) if not key.exists() else load_key(key)
-    )
+    at, name = typed(parse_label, place), typed(parse_label, machine)
+    secret = load_key(key) if key.exists() else make_key(key.absolute(), KeyKind.MACHINE, name)
     made = request_warrant(
-        where.view, secret, warrant.absolute(), act=act, registers=wanted, place=typed(parse_label, place), reason=reason,
-        now=now(), valid_s=hours * 3600,
+        where.view, secret, warrant.absolute(), act=act, registers=wanted, place=at, reason=reason, now=now(),
+        valid_s=hours * 3600,
     )  # fmt: skip
     if json:
         print_json({"warrant": made.warrant, "card": made.card, "digest": made.parsed.digest, "text": made.parsed})

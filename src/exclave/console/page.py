@@ -31,9 +31,9 @@ a{color:var(--link)}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr));gap:1rem;margin-top:1rem}
 .card{background:var(--card);border:1px solid var(--line);border-radius:.6rem;padding:1rem;min-width:0}
 .head{display:flex;flex-wrap:wrap;gap:.5rem;justify-content:space-between;align-items:center}
-.badge{padding:.1rem .6rem;border-radius:1rem;font-size:.85rem;font-weight:600;white-space:nowrap}
+.badge{padding:.1rem .6rem;border:1px solid;border-radius:1rem;font-size:.85rem;font-weight:600;white-space:nowrap}
 .why{margin:.5rem 0 0;color:var(--bad);overflow-wrap:anywhere}
-dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(9rem,1fr));gap:.6rem 1rem;margin:.9rem 0 0}
+dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(8rem,1fr));gap:.6rem 1rem;margin:.9rem 0 0}
 .card>dl:first-child,.card>.scroll:first-child{margin-top:0}
 dt{color:var(--soft);font-size:.85rem}
 dd{margin:0;overflow-wrap:anywhere}
@@ -56,7 +56,8 @@ def status_page(status: StateStatus, looked_at: Instant) -> str:
     names = {r.id: r.name for r in registers}
     body = (
         f'<p class="brand">Exclave, {_when(looked_at)}</p><h1>{_name(status.state)}</h1>'
-        f'{_verdict(status)}<h2 class="part">Registers</h2><div class="cards">{"".join(map(_register, registers))}</div>'
+        f'{_verdict(status)}<h2 class="part">Registers</h2>'
+        f'<div class="cards">{"".join(map(_register, registers))}</div>'
         f'<h2 class="part">Findings</h2>{_findings(status.findings, names)}'
         f'<h2 class="part">Charter</h2>{_charter(status)}'
         f"<footer>Read from the sites and verified at the time above; ages are of that moment. "
@@ -137,18 +138,16 @@ def _site(site: SiteStatus, register: RegisterStatus) -> tuple[str, str, str]:
 
 
 def _findings(findings: Iterable[Finding], names: Mapping[RegisterId, str]) -> str:
-    rows = [
-        (
-            _name(f.site),
-            f'<span class="badge {"bad" if f.grave else ""}">{"grave" if f.grave else "note"}</span>',
-            _name(names.get(f.register, f.register)) if f.register else "all",
-            f"{_text(f.detail)}<br><code>{_text(f.fault)}: {_text(f.what)}</code>",
-        )
-        for f in sorted(findings, key=lambda f: not f.grave)
-    ]
+    rows = [(_name(f.site), _finding(f, names)) for f in sorted(findings, key=lambda f: not f.grave)]
     if not rows:
         return '<p class="card">None.</p>'
-    return f'<div class="card">{_table(("Site", "Weight", "Register", "What was found"), rows)}</div>'
+    return f'<div class="card">{_table(("Site", "What was found"), rows)}</div>'
+
+
+def _finding(found: Finding, names: Mapping[RegisterId, str]) -> str:
+    weight = '<span class="badge bad">grave</span>' if found.grave else '<span class="badge">note</span>'
+    where = f"{_name(names.get(found.register, found.register))}: " if found.register else ""
+    return f"{weight} {where}{_text(found.detail)}<br><code>{_text(found.fault)}: {_text(found.what)}</code>"
 
 
 def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
