@@ -2,10 +2,9 @@
 # Debian packages that the tests use and that Python's packages cannot bring; nothing is done where they are there.
 set -eu
 missing=
-command -v setpriv >/dev/null || missing="$missing util-linux"
-command -v setfattr >/dev/null || missing="$missing attr"
+command -v unshare >/dev/null || missing="$missing util-linux"
 [ -x /usr/lib/postgresql/15/bin/postgres ] || missing="$missing postgresql-15"
-command -v strace >/dev/null || missing="$missing strace"
+command -v openssl >/dev/null || missing="$missing openssl"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
     echo "The tests need these packages; as root run: apt-get install$missing" >&2
