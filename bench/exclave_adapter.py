@@ -66,8 +66,8 @@ CHARTER = [
 # Once the state has its fingerprint. What people do is not measured: the request for the restore and two answers.
 WHERE = ["--site", "local=dir:{site}", "--fingerprint", "{fingerprint}"]
 WARRANT = [
-    ["exclave", "warrant", "request", "{work}/r.warrant", "--act", "restore", "--place", "local", "--reason", "benchmark",
-     "--key", "{work}/machine.key", *WHERE],
+    ["exclave", "warrant", "request", "{work}/r.warrant", "--act", "restore", "--place", "local",
+     "--reason", "benchmark", "--key", "{work}/machine.key", *WHERE],
     *(["exclave", "warrant", "sign", "{work}/r.warrant", "--yes", "--key", f"custodians/{name}.key", *WHERE]
       for name in CUSTODIANS[:2]),
 ]  # fmt: skip

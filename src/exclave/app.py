@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -24,7 +25,10 @@ from exclave.registers.postgres_source import postgres_source
 from exclave.registers.sqlite import SqliteCapture
 from exclave.sites.contract import Site, Sources
 from exclave.sites.opening import open_site
-from exclave.verify.state import read_state
+from exclave.verify.state import StateView, read_state
+
+REFUSAL_S = 2.0
+"""So long a witness goes on refusing by what it read last; in seconds."""
 
 
 def keep_freed_memory() -> None:
@@ -116,20 +120,39 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
 
 
 def witness_authority(sources: Sources, state: Fingerprint) -> Authority:
-    """What a witness goes by: the charter and epochs of ``state`` as its sites show them at this moment."""
+    """What a witness goes by: the charter and epochs of ``state`` as its sites show them at this moment.
+
+    A view of the last ``REFUSAL_S`` serves to refuse former writers and other states' logs, so that a flood of them
+    costs no reading. Whoever may have the pen, or is not known yet, is answered by what the sites show now.
+    """
+    known: tuple[float, StateView] | None = None
 
     def authority(origin: str) -> Card:
+        nonlocal known
+        if not origin.startswith(f"exclave/{state}/"):
+            raise MissingObject(f"no register of this state has the log {origin}")
+        if known is not None and time.monotonic() - known[0] < REFUSAL_S:
+            _find_writer(known[1], origin)
         view = read_state(sources, state)
-        for register, chain in view.epochs.items():
-            for epoch in chain.epochs:
-                if ledger_origin(state, register, epoch.number) == origin:
-                    newest = chain.newest
-                    if newest.number != epoch.number:
-                        raise Fenced(f"epoch {newest.number} has the pen, epoch {epoch.number} may write no more")
-                    return epoch.writer
-        raise MissingObject(f"no register of this state has the log {origin}")
+        known = time.monotonic(), view
+        writer = _find_writer(view, origin)
+        if writer is None:
+            raise MissingObject(f"no register of this state has the log {origin}")
+        return writer
 
     return authority
+
+
+def _find_writer(view: StateView, origin: str) -> Card | None:
+    """The writer of the log ``origin``, None if there is none; ``Fenced`` if its epoch is over."""
+    for register, chain in view.epochs.items():
+        for epoch in chain.epochs:
+            if ledger_origin(view.state, register, epoch.number) == origin:
+                newest = chain.newest
+                if newest.number != epoch.number:
+                    raise Fenced(f"epoch {newest.number} has the pen, epoch {epoch.number} may write no more")
+                return epoch.writer
+    return None
 
 
 def make_witness(folder: Path, key: KeyFile, sources: Sources, state: Fingerprint) -> Witness:

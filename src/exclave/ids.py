@@ -134,6 +134,22 @@ def parse_instant(text: str) -> Instant:
     return value
 
 
+def parse_moment(text: str) -> Instant:
+    """A time as a person types it, in UTC: ``2026-11-23T14:22Z``, with or without seconds and their fraction.
+
+    For command lines only; signed texts have the one form of ``parse_instant``.
+    """
+    for form in ("%Y-%m-%dT%H:%M:%S.%fZ", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%dT%H:%MZ"):
+        try:
+            moment = datetime.strptime(text.strip().replace(" ", "T"), form).replace(tzinfo=UTC)
+        except ValueError:
+            continue
+        return Instant(int((moment - _EPOCH_0).total_seconds() * 1_000_000))
+    raise MalformedError(
+        f"a time must look like 2026-11-23T14:22Z (UTC), not {text[:40]!r}", hint="Nothing was done; type it again."
+    )
+
+
 def now() -> Instant:
     """The wall clock. Called at the entry points only; everything below takes the time as an argument."""
     return Instant(time.time_ns() // 1000)

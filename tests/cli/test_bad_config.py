@@ -119,7 +119,7 @@ def _publish(home: SmallHome, code: int, says: str) -> None:
 
 
 def _sign(home: SmallHome, name: str) -> None:
-    home.ok("charter", "sign", str(home.root / "draft"), "--key", str(home.key(name)))
+    home.ok("charter", "sign", str(home.root / "draft"), "--yes", "--key", str(home.key(name)))
 
 
 def test_draft_folder_not_empty(drafted: SmallHome) -> None:

@@ -83,7 +83,7 @@ def test_placement_cannot_be_met(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("missed", [1, 2])
 def test_sites_take_turns(tmp_path: Path, missed: int) -> None:
-    """With one copy asked for and the sites there in turns, the writer goes on or waits, and never forks its history."""
+    """With one copy asked for and the sites there in turns, the writer goes on or waits, and never forks history."""
     acts = tmp_path / "acts"
     acts.mkdir()
     (acts / "act").write_bytes(os.urandom(50_000))
@@ -100,7 +100,8 @@ def test_sites_take_turns(tmp_path: Path, missed: int) -> None:
     (acts / "act").write_bytes(os.urandom(50_000))
     if missed == 1:
         # The writer kept what it entered last, and enters the same at the other site first.
-        assert (home.backup()[0]["sequence"], home.verify("home", "lux", code=20)["ok"]) == (3, False)
+        assert home.backup()[0]["sequence"] == 3
+        assert [v["sequence"] for v in home.versions("", "lux")] == [1, 2, 3]
     else:
         told = refused(23, "backup", *home.home, says="no site shows")
         assert "fork" in told["hint"]

@@ -146,8 +146,8 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("site list", *home.home)
     ok("site probe", "lux", *home.home)
     ok("charter propose", draft, *home.home)
-    ok("charter sign", draft, "--key", str(home.key("kaja")))
-    home.ok("charter", "sign", draft, "--key", str(home.key("luc")))
+    ok("charter sign", draft, "--yes", "--key", str(home.key("kaja")))
+    home.ok("charter", "sign", draft, "--yes", "--key", str(home.key("luc")))
     home.fingerprint = ok("charter publish", draft, *home.home)["fingerprint"]
     ok("charter show", *home.home)
     ok("backup", *home.home)

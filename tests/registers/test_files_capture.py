@@ -305,9 +305,7 @@ def test_what_may_not_be_read_ends_the_capture(kind: str) -> None:
         (work / "d").mkdir()
         (work / "d" / "secret").write_text("x")
         {"file": work / "d" / "secret"}.get(kind, work / "d").chmod({"file": 0, "folder": 0o111, "search": 0o444}[kind])
-        done = subprocess.run(
-            [sys.executable, "-c", UNREADABLE, str(work)], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run([sys.executable, "-c", UNREADABLE, str(work)], capture_output=True, text=True, check=True)
         assert ("secret" if kind != "folder" else "/d") in done.stdout
     finally:
         shutil.rmtree(work)

@@ -54,7 +54,7 @@ def test_changed_file_is_found(copy: Server) -> None:
     victim.write_bytes(data)
     with pytest.raises(CorruptObject):
         prepare(copy)
-    assert not (copy.pgdata / "exclave_verified").exists()
+    assert not copy.pgdata.with_name(copy.pgdata.name + ".verified").exists()
 
 
 @pytest.mark.parametrize("missing", ["backup_label", "backup_manifest", "PG_VERSION"])

@@ -199,9 +199,10 @@ class SmallHome:
     def new_charter(self, draft: str, *, home: Path | None = None, signers: Iterable[str] = ("kaja", "luc")) -> Any:
         """Proposes, signs and publishes; what ``charter publish`` said."""
         folder, at = self.root / draft, ["--home", str(home or self.folder)]
-        self.ok("charter", "propose", str(folder), *at)
+        number = self.ok("charter", "propose", str(folder), *at)["number"]
+        where = self.where() if number > 1 else []
         for name in signers:
-            self.ok("charter", "sign", str(folder), "--key", str(self.key(name)))
+            self.ok("charter", "sign", str(folder), "--yes", "--key", str(self.key(name)), *where)
         return self.ok("charter", "publish", str(folder), *at)
 
     # Where things are
@@ -277,7 +278,7 @@ class SmallHome:
         """``--answer FILE`` of each custodian."""
         options = []
         for name in custodians:
-            done = self.ok("warrant", "sign", str(warrant), "--key", str(self.key(name)), *self.where(*sites))
+            done = self.ok("warrant", "sign", str(warrant), "--yes", "--key", str(self.key(name)), *self.where(*sites))
             options += ["--answer", done["path"]]
         return options
 

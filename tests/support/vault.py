@@ -69,9 +69,7 @@ class Vault:
             index.close()
 
     def _reconcile(self, index: ChunkIndex) -> dict[Label, Reconciled]:
-        done = {
-            label: reconcile(index, label, site, STATE, REGISTER, INDEX_KEYS) for label, site in self.sites.items()
-        }
+        done = {label: reconcile(index, label, site, STATE, REGISTER, INDEX_KEYS) for label, site in self.sites.items()}
         finish_intents(index)
         return done
 
@@ -88,9 +86,7 @@ class Vault:
         try:
             if reconciling:
                 self._reconcile(index)
-            writer = VersionWriter(
-                identity(), sites=self.sites, index=index, cache=self.cache, check_placement=check
-            )
+            writer = VersionWriter(identity(), sites=self.sites, index=index, cache=self.cache, check_placement=check)
             try:
                 if isinstance(source, Path):
                     capture = FolderCapture(source, lambda: TIME)

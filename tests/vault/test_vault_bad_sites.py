@@ -190,9 +190,7 @@ class _Mixed(PassThrough):
         return (self.bad if key in self.bad_names else self.inner).get_range(key, offset, length)
 
 
-def test_halves_at_two_sites(
-    shipped: tuple[Path, MemorySite, SealedVersion, SealedVersion], tmp_path: Path
-) -> None:
+def test_halves_at_two_sites(shipped: tuple[Path, MemorySite, SealedVersion, SealedVersion], tmp_path: Path) -> None:
     """Each site has lost other packs: together they still have everything."""
     src, site, _, version = shipped
     keys = sorted(pack_key(STATE, REGISTER, name) for name in version.needs)

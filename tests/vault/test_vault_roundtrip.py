@@ -53,7 +53,7 @@ def test_names_are_any_bytes(tmp_path: Path) -> None:
     os.mkdir(base)
     for name in [b"a\nb", b"\xff\xfe\x80", b"a" * 255, b"-rf", b" ", b"'\"\\", b"a", b"a.b", b"\x01", "ü".encode()]:
         os.mkdir(base + b"/" + name)
-        for inner in [b"x\n", b"\xff", b"."  b"hidden", b"...", b"\\n"]:
+        for inner in [b"x\n", b"\xff", b".hidden", b"...", b"\\n"]:
             with open(base + b"/" + name + b"/" + inner, "wb") as file:
                 file.write(name * 3 + inner)
     there_and_back(tmp_path / "src", tmp_path)

@@ -35,6 +35,7 @@ def main() -> None:
         bad("upper-case register", text.replace("ab" * 16, "AB" * 16)),
         bad("epoch 0", text.replace("epoch 2", "epoch 0")),
         bad("sequence 0", text.replace("sequence 71", "sequence 0")),
+        bad("sequence beyond 53 bits", text.replace("sequence 71", "sequence 9007199254740992")),
         bad("leading zero", text.replace("sequence 71", "sequence 071")),
         bad("plus sign", text.replace("sequence 71", "sequence +71")),
         bad("time without fraction", text.replace(".000001Z", "Z")),

@@ -480,7 +480,7 @@ def test_a_note_under_a_wrong_name_is_told_and_still_read() -> None:
 def test_a_flood_of_notes_does_not_hide_what_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cards are asked for by name when a site is so full of junk that its listing is cut off."""
     w = world()
-    monkeypatch.setattr("exclave.verify.shown.MAX_OBJECTS", 3)
+    monkeypatch.setattr("exclave.verify.shown.MAX_NAMES", 3)
     for site in w.sites:
         for n in range(4):
             w.put(site, Key(f"{card_prefix(w.state)}{n:064x}"), b"junk")
@@ -542,7 +542,7 @@ def test_a_site_without_the_newest_epoch_is_behind() -> None:
 def test_a_flooded_listing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only so many notes of one kind are read from one site."""
     w = world()
-    monkeypatch.setattr("exclave.verify.shown.MAX_OBJECTS", 20)
+    monkeypatch.setattr("exclave.verify.shown.MAX_NAMES", 20)
     for n in range(40):
         w.put(LUX, Key(f"{warrant_prefix(w.state)}zz/{n}"), b"junk")
     report = w.report()

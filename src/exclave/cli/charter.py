@@ -10,9 +10,10 @@ import typer
 from exclave.app import open_home, open_named_sites, open_sites
 from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, typed, when
+from exclave.cli.warrant import require_yes
 from exclave.errors import UsageError
 from exclave.formats.charter import ParsedCharter
-from exclave.ids import now, parse_fingerprint
+from exclave.ids import Digest, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
 from exclave.operations import charter as verb
 from exclave.operations.home import Home
 from exclave.verify.state import StateView, read_state
@@ -29,17 +30,26 @@ def _view(home: Home) -> StateView | None:
     return read_state(open_sites(home), home.fingerprint())
 
 
+def _chosen(given: list[str] | None) -> dict[RegisterId, Digest]:
+    pairs = [text.partition("=") for text in given or ()]
+    return {typed(parse_register_id, register): typed(parse_digest, digest) for register, _, digest in pairs}
+
+
 @app.command(epilog="Example: exclave charter propose draft-1")
 def propose(
     draft: DraftFolder,
     home: HomeFolder = Path(),
     drop: Annotated[list[str] | None, typer.Option(help="Id of a register that leaves the charter.")] = None,
+    epoch: Annotated[
+        list[str] | None,
+        typer.Option(help="REGISTER_ID=DIGEST: the epoch note that the charter shall name, if two were granted."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Draft the next charter from exclave.toml; new registers get keys whose shares only custodians can open."""
     opened = open_home(home)
     view = _view(opened)
-    made = verb.propose(opened, draft.absolute(), view, now=now(), drop=drop or ())
+    made = verb.propose(opened, draft.absolute(), view, now=now(), drop=drop or (), epochs=_chosen(epoch))
     warnings = verb.lost_power(made, view)
     if json:
         print_json({"draft": draft, "number": made.charter.number, "digest": made.fingerprint, "warnings": warnings,
@@ -56,19 +66,28 @@ def propose(
 def sign(
     draft: DraftFolder,
     key: Annotated[Path, typer.Option(help="The custodian's key file.")],
+    site: Sites = None,
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint; for later charters.")
+    ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the text was read before.")] = False,
     json: Json = False,
 ) -> None:
-    """Sign a draft as a custodian, after one's own shares were opened and compared with their commitments."""
+    """Sign a draft as a custodian, after one's own shares were opened and compared with their commitments.
+
+    Later charters than the first are compared with the epochs in force, so name sites that show them.
+    """
+    require_yes(yes=yes, json=json)
     read = verb.read_draft(draft)
-    if not yes and not json:
+    view = read_state(open_named_sites(site), typed(parse_fingerprint, fingerprint)) if site else None
+    if not yes:
         say(read.charter.encode())
         for name, annex in read.annexes.items():
             note(f"Annex of {name}:")
             print_json(verb.annex_summary(annex))
         if not typer.confirm("Sign this charter?"):
             raise UsageError("not signed")
-    signed = verb.sign(draft, load_key(key))
+    signed = verb.sign(draft, load_key(key), view)
     if json:
         print_json(signed)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from exclave.cli.output import Json, Pinned, Sites, duration, note, print_json, 
 from exclave.cli.where import view_of
 from exclave.errors import TargetNotEmpty, UsageError
 from exclave.formats.warrant import Act
-from exclave.ids import now, parse_instant
+from exclave.ids import RegisterId, now, parse_count, parse_instant
 from exclave.operations.custody import describe_warrant, grant, open_register
 from exclave.operations.failover import FailoverReport, read_progress, served, stop_all
 from exclave.operations.failover import failover as verb
@@ -46,6 +47,16 @@ def run(
     unwitnessed: Annotated[
         Unwitnessed, typer.Option(help="What to do with versions that too few witnesses vouch for.")
     ] = Unwitnessed.STOP,
+    version: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=N: this version of the register NAME instead of its latest; may be repeated."),
+    ] = None,
+    accept_older: Annotated[
+        bool, typer.Option("--accept-older", help="Go on though a newer version is vouched for that no site proves.")
+    ] = False,
+    only_these: Annotated[
+        bool, typer.Option("--only-these-sites", help="Use no other sites than those named with --site.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Restore, start and probe every register of the warrant; the same command goes on after a crash."""
@@ -66,14 +77,29 @@ def run(
         for custodian in one.bad:
             note(f"{one.annex.name}: the share of {custodian} is wrong and was left out")
     sites = open_annex_sites(opened.values(), where.sites)
+    if only_these:
+        sites = {label: one for label, one in sites.items() if any(one is named for named in where.sites.values())}
+    names = {one.annex.name: number for number, one in opened.items()}
     report = verb(
         target, machine=machine, granted=granted, view=where.view, sites=sites, opened=opened, clock=now, lost=lost,
         say=note, unwitnessed=unwitnessed,
+        versions=_versions(version or [], names), accept_older=accept_older,
     )  # fmt: skip
     if json:
         print_json(report)
         return
     _show(report)
+
+
+def _versions(wanted: list[str], names: Mapping[str, RegisterId]) -> dict[RegisterId, int]:
+    """What ``--version NAME=N`` says, by register. ``UsageError`` for a name that the warrant has not."""
+    found: dict[RegisterId, int] = {}
+    for text in wanted:
+        name, _, number = text.rpartition("=")
+        if name not in names:
+            raise UsageError(f"--version {text}: say NAME=N with one of: {', '.join(names)}")
+        found[names[name]] = typed(parse_count, number)
+    return found
 
 
 def _holds_files(folder: Path) -> bool:

@@ -99,6 +99,9 @@ def init(
     config = target / CONFIG_NAME
     if config.exists() or config.is_symlink():
         raise TargetNotEmpty(f"{config} is there already")
+    # A home among a register's own files would put the writer's key into its next version.
+    if target.is_dir() and any(target.iterdir()):
+        raise TargetNotEmpty(f"the folder {target} is not empty")
     key = make_key(target / "keys" / "writer.key", KeyKind.WRITER, typed(parse_label, name))
     write_private(config, EXAMPLE.encode())
     card = key_card(key)

@@ -13,9 +13,9 @@ from exclave.cli.output import Json, Pinned, Sites, note, print_json, progress_b
 from exclave.cli.where import view_of
 from exclave.errors import UsageError
 from exclave.formats.warrant import Act
-from exclave.ids import now
+from exclave.ids import Label, now
 from exclave.operations.custody import describe_warrant, grant, open_register
-from exclave.operations.restore import Restored, choose_version, open_version, restore_version
+from exclave.operations.restore import Restored, choose_version, open_version, remembered_heads, restore_version
 from exclave.verify.history import read_history
 
 _EXAMPLE = (
@@ -42,6 +42,9 @@ def restore(
     dataset: Annotated[str | None, typer.Option(help="Only this dataset, straight into the target.")] = None,
     compare: Annotated[bool, typer.Option("--compare", help="Read everything again and compare its digest.")] = False,
     unwitnessed: Annotated[bool, typer.Option("--allow-unwitnessed", help="Go on with too few witnesses.")] = False,
+    only_these: Annotated[
+        bool, typer.Option("--only-these-sites", help="Ask no other sites than those named with --site.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Bring a version of a register back into a folder, by warrant. Each chunk is checked as it is written."""
@@ -63,8 +66,12 @@ def restore(
     one = chosen[0]
     for custodian in one.bad:
         note(f"the share of {custodian} is wrong and was left out")
-    sites = open_annex_sites([one], where.sites) | where.sites
-    history = read_history(where.view, sites, one.register, allow_unwitnessed=unwitnessed)
+    sites = where.sites if only_these else open_annex_sites([one], where.sites) | where.sites
+    addresses = {Label(w.label): w.url for w in one.annex.witnesses}
+    remembered, silent = remembered_heads(where.view, one.register, addresses)
+    for witness, why in silent.items():
+        note(f"the witness {witness} does not say what it has seen: {why}")
+    history = read_history(where.view, sites, one.register, allow_unwitnessed=unwitnessed, remembered=remembered)
     reader, root = open_version(where.view.state, sites, one, choose_version(history, version))
     with progress_bar(one.annex.name, quiet=json) as update:
         done = restore_version(reader, root, target.absolute(), only=dataset, compare=compare, progress=update)

@@ -30,7 +30,7 @@ def request(
     key: Annotated[Path, typer.Option(help="This machine's key file; made if there is none.")],
     act: Annotated[Act, typer.Option(help="What shall be allowed.")],
     place: Annotated[str, typer.Option(help="The charter's site where this machine stands.")],
-    reason: Annotated[str, typer.Option(help="Why; the custodians read it.")],
+    reason: Annotated[str, typer.Option(help="Why; the custodians read it, and it is public once used.")],
     site: Sites = None,
     register: Annotated[list[str] | None, typer.Option(help="A register's id; default: all.")] = None,
     hours: Annotated[int, typer.Option(min=1, max=24 * 90, help="How long the warrant holds.")] = 24,
@@ -50,7 +50,14 @@ def request(
         print_json({"warrant": made.warrant, "card": made.card, "digest": made.parsed.digest, "text": made.parsed})
         return
     say(made.parsed.encode())
+    say("Once the warrant is used it lies at the sites, and everybody who reads them can read its reason.")
     say(f"Send {made.warrant} and {made.card} to the custodians; each answers with `exclave warrant sign`.")
+
+
+def require_yes(*, yes: bool, json: bool) -> None:
+    """``--json`` asks nobody, so it must not sign on its own account."""
+    if json and not yes:
+        raise UsageError("--json does not ask, so nothing was signed", hint="Read the text first; then add --yes.")
 
 
 def _named(site: list[str] | None) -> list[str]:
@@ -70,9 +77,10 @@ def sign(
     json: Json = False,
 ) -> None:
     """Consent as a custodian: approve the request, and seal one's shares to the requesting machine alone."""
+    require_yes(yes=yes, json=json)
     secret = load_key(key)
     where = view_of(Path(), _named(site), fingerprint)
-    if not yes and not json:
+    if not yes:
         parsed, _ = describe_warrant(warrant)
         _show(parsed)
         if not typer.confirm("Allow this?"):

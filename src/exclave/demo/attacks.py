@@ -74,6 +74,15 @@ def hide_new_epochs(site: Path, fingerprint: str, aside: Path, known: set[str]) 
         shutil.move(target, note)
 
 
+def carry_over(source: Path, site: Path, fingerprint: str, register: str) -> None:
+    """A thief with write access to a dumb store puts his own ledger and objects there, over what was there."""
+    for path in sorted((source / fingerprint / register).rglob("*")):
+        target = site / path.relative_to(source)
+        if path.is_file() and (path.name == "checkpoint" or not target.exists()):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            overwrite(target, path.read_bytes())
+
+
 def epoch_notes(site: Path, fingerprint: str) -> set[str]:
     """Names of the epoch notes that a site shows."""
     return {note.name for note in (site / fingerprint).glob("*/epoch/*")}

@@ -149,13 +149,13 @@ def _run_folders(exile: Path) -> Iterator[Path]:
 
 def _a_state_with_a_home(s: Stage) -> None:
     s.chapter("1. A state with a home")
+    s.commands.run("init", str(s.places.home))
     make_folders(s.places)
     made = make_systems(s.places, s.ports, s.scale)
     start_services(s.places, s.ports)
     s.tell(f"{STATE_NAME} has three registers at home, each with its own application:")
     for name, facts in made.items():
         s.tell(f"  {name}: {_counts(facts)}")
-    s.commands.run("init", str(s.places.home))
     for name, _ in CUSTODIANS:
         s.commands.run("custodian", "new", name, "--out", str(s.places.custodians / name))
     s.commands.run("custodian", "new", WITNESS, "--kind", "witness", "--out", str(s.places.embassy / "witness"))
@@ -169,7 +169,7 @@ def _a_state_with_a_home(s: Stage) -> None:
     proposed = s.commands.run("charter", "propose", str(draft), *s.home).result
     s.ids = dict(proposed["registers"])
     for name in ("kaja", "luc", "aino"):
-        s.commands.run("charter", "sign", str(draft), "--key", str(s.places.custodian_key(name)))
+        s.commands.run("charter", "sign", str(draft), "--key", str(s.places.custodian_key(name)), "--yes")
     published = s.commands.run("charter", "publish", str(draft), *s.home).result
     s.fingerprint = s.report.fingerprint = published["fingerprint"]
     s.tell(f"The charter is in force. The state's fingerprint: {s.fingerprint}")
@@ -321,7 +321,7 @@ def _the_quorum(s: Stage) -> list[str]:
 
 
 def _answer(s: Stage, warrant: Path, name: str, where: list[str]) -> list[str]:
-    done = s.commands.run("warrant", "sign", str(warrant), "--key", str(s.places.custodian_key(name)), *where)
+    done = s.commands.run("warrant", "sign", str(warrant), "--yes", "--key", str(s.places.custodian_key(name)), *where)
     return ["--answer", str(done.result["path"])]
 
 
@@ -434,8 +434,10 @@ def _revived_home(s: Stage) -> None:
     next(hiding)
     told = s.commands.run("backup", "gazette", "--home", str(revived / "home"), expect=(Fenced.exit_code,))
     next(hiding, None)
-    s.tell(f"North lets it write, but the witness does not cosign: {told.result['message']}")
+    s.tell(f"North would let it write, but the witness does not cosign: {told.result['message']}")
     _refused(s, "the revived home writes to a host that hides the new epoch", told, Fenced)
+    attacks.carry_over(revived / "site", s.places.sites / "north", s.fingerprint, s.ids["gazette"])
+    s.tell("So the thief copies what he wrote into north's store by hand, over its head of epoch 1.")
     found = s.commands.run("verify", *s.sites("north", "south"), *s.pinned, expect=(20,)).result["findings"]
     fenced = [f for f in found if f["fault"] == "fenced" and f["site"] == "north"]
     for one in fenced:

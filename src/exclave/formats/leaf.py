@@ -37,6 +37,8 @@ from exclave.ids import (
 )
 
 HEADER = "exclave/version/v1"
+MAX_SEQUENCE = 2**53 - 1
+"""Every program that reads numbers as IEEE doubles still tells this one from the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def parse_version_leaf(data: bytes) -> VersionLeaf:
     lines.exactly(HEADER)
     register = parse_register_id(lines.field("register"))
     epoch = Epoch(parse_positive(lines.field("epoch")))
-    sequence = Sequence(parse_positive(lines.field("sequence")))
+    sequence = Sequence(parse_positive(lines.field("sequence"), limit=MAX_SEQUENCE))
     time = parse_instant(lines.field("time"))
     manifest = parse_digest(lines.field("manifest"))
     objects, count, size = lines.fields("objects", 3)

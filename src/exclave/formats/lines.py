@@ -27,7 +27,7 @@ class LineReader:
         self._lines = text[:-1].split("\n")
         self._at = 0
         for number, line in enumerate(self._lines, 1):
-            if len(line) > MAX_LINE or any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in line):
+            if len(line) > MAX_LINE or _controlled(line):
                 raise MalformedError(f"{what}: line {number} is too long or holds control characters")
 
     def fail(self, problem: str) -> MalformedError:
@@ -69,6 +69,12 @@ def plain_text(value: str, *, limit: int = 500) -> str:
     """``value`` if it can stand as the last field of a line (names, reasons), else ``MalformedError``."""
     if not value or len(value) > limit or value != value.strip() or "\n" in value:
         raise MalformedError(f"expected 1 to {limit} characters on one line, not {value[:60]!r}")
-    if any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in value):
+    if _controlled(value):
         raise MalformedError("a text holds control characters")
     return value
+
+
+def _controlled(line: str) -> bool:
+    """Whether ``line`` holds control or format characters, surrogates or line separators."""
+    # None of these is printable, so most lines need no second look.
+    return not line.isprintable() and any(unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") for c in line)

@@ -6,6 +6,8 @@
     <prefix>tile/<L>/<N>[.p/<W>]             1 to 256 hashes of 32 bytes
     <prefix>tile/entries/<N>[.p/<W>]         1 to 256 entries, each with its length as two bytes, big-endian
     <prefix>stage/<N>                        what the writer appends to the tree of size N, see formats/stage.py
+    <prefix>cosigned/<size>-<hash>           a head that witnesses cosigned, kept for good: its size in 20 digits, and
+                                             the first 16 hex digits of the SHA-256 of its bytes
 
 ``<N>`` is written in groups of three digits, all but the last with an ``x`` in front: ``x001/x234/067``. ``<W>``, 1 to
 255, is there only while a tile is not full.
@@ -13,11 +15,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exclave.errors import MalformedError
-from exclave.ids import Digest, Key
+from exclave.ids import Digest, Key, sha256
 
 TILE_WIDTH = 256
 HASH_BYTES = 32
@@ -27,6 +30,7 @@ MAX_ENTRY_BYTES = 4096
 """Our own limit (C2SP allows 65,535): a ledger holds short texts, never content."""
 MAX_TILE_BYTES = TILE_WIDTH * HASH_BYTES
 MAX_BUNDLE_BYTES = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
+_COSIGNED = re.compile(r"([0-9]{20})-[0-9a-f]{16}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,24 @@ def bundle_key(prefix: str, index: int, width: int) -> Key:
 def stage_key(prefix: str, size: int) -> Key:
     """Name of what the writer appends to the tree of ``size`` leaves."""
     return Key(f"{prefix}stage/{number_path(size)}")
+
+
+def cosigned_prefix(prefix: str) -> str:
+    """Where the heads that witnesses cosigned are kept."""
+    return f"{prefix}cosigned/"
+
+
+def cosigned_key(prefix: str, size: int, note: bytes) -> Key:
+    """Name under which the cosigned head ``note`` of ``size`` leaves is kept."""
+    if not 0 <= size < 10**20:
+        raise MalformedError("a kept head's size is outside of 0 to 10^20 - 1")
+    return Key(f"{cosigned_prefix(prefix)}{size:020d}-{sha256(note).hex()[:16]}")
+
+
+def cosigned_size(prefix: str, key: str) -> int | None:
+    """The size that a kept head's name says; None if ``key`` is no such name."""
+    match = _COSIGNED.match(key.removeprefix(cosigned_prefix(prefix)))
+    return int(match[1]) if match else None
 
 
 def encode_tile(hashes: Sequence[Digest]) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exclave.errors import CorruptObject, HeadMoved, WrongFingerprint
-from exclave.formats.tile import bundle_key, checkpoint_key, encode_bundle, encode_tile, tile_key
+from exclave.formats.tile import bundle_key, checkpoint_key, cosigned_key, encode_bundle, encode_tile, tile_key
 from exclave.rules.checkpoints import VerifiedCheckpoint, merge_signatures
 from exclave.rules.tree import new_tiles
 from exclave.sites.contract import Site, Tagged
@@ -43,6 +43,18 @@ def publish(reader: LogReader, checkpoint: VerifiedCheckpoint, target: Site, *, 
     objects = _copy(reader, checkpoint, target, 0 if everything else before)
     head = _replace_head(reader, checkpoint, theirs, shown, target)
     return Published(before, checkpoint.size, objects, head)
+
+
+def keep_cosigned(site: Site, prefix: str, head: VerifiedCheckpoint) -> None:
+    """Keeps ``head`` at ``site`` under a name of its own if anybody cosigned it, whatever replaces the head later.
+
+    How many cosignatures are enough is for those who read it to say.
+    """
+    if all(signature.name == head.origin for signature in head.note.signatures):
+        return
+    data = head.encode()
+    # A restart finds it or puts it again: the name follows from the bytes.
+    site.put_same(cosigned_key(prefix, head.size, data), data)
 
 
 def _verify(reader: LogReader, shown: Tagged, everything: bool) -> VerifiedCheckpoint | None:
@@ -89,7 +101,13 @@ def _replace_head(
     if theirs is not None and theirs.size == ours.size:
         note = merge_signatures(theirs.note, ours.note.signatures)
         if set(note.signatures) == set(theirs.note.signatures):
+            keep_cosigned(target, reader.prefix, theirs)
             return theirs
     data = note.encode()
+    made = reader.verify(data)
+    # Before the head says it, and before any head with fewer cosignatures can take its place.
+    for head in (theirs, made):
+        if head is not None:
+            keep_cosigned(target, reader.prefix, head)
     target.replace_if(checkpoint_key(reader.prefix), data, shown.tag if shown else None)
-    return reader.verify(data)
+    return made

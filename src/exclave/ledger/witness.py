@@ -90,7 +90,7 @@ class Witness:
             return _refuse(404, "unknown log")
         except Fenced as error:
             return _refuse(403, FENCED_PREFIX + error.message)
-        except (UnavailableError, IntegrityError):
+        except (UnavailableError, IntegrityError, NotAuthorised, MalformedError):
             return _refuse(503, "the witness cannot tell now whose log this is; try again")
         try:
             checkpoint = verify_checkpoint(request.note.encode(), origin, writer)

@@ -1,4 +1,4 @@
-"""Asks one witness over HTTP to cosign a log's head (C2SP tlog-witness)."""
+"""Asks one witness over HTTP to cosign a log's head, or what it cosigned last (C2SP tlog-witness)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from exclave.errors import (
     NotAuthorised,
     RolledBack,
     SiteUnavailable,
+    WrongFingerprint,
 )
 from exclave.formats.card import Card
+from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
 from exclave.formats.note import ParsedNote, Signature
 from exclave.formats.witness import (
     MAX_ANSWER_BYTES,
@@ -26,7 +28,8 @@ from exclave.formats.witness import (
     parse_size,
 )
 from exclave.ledger.witness import FENCED_PREFIX
-from exclave.rules.checkpoints import verify_cosigned_by
+from exclave.ledger.witness_store import log_name
+from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint, verify_cosigned_by
 from exclave.verify.logs import LogTree
 
 STEP_SECONDS = 10.0
@@ -83,6 +86,25 @@ class WitnessClient:
             old = seen
         raise SiteUnavailable(f"the witness {self.name} keeps changing its mind about the log's size")
 
+    def latest(self, origin: str, writer: Card) -> VerifiedCheckpoint | None:
+        """The last checkpoint of the log ``origin`` that this witness cosigned; None if it knows no such log.
+
+        What it proves: the log had so many entries. ``CorruptObject`` if it is not ``writer``'s and this witness's,
+        ``SiteUnavailable`` if the witness does not answer.
+        """
+        answer = self._ask("GET", f"/{log_name(origin).hex()}/checkpoint", None, MAX_CHECKPOINT_BYTES)
+        if answer.status == 404:
+            return None
+        if answer.status != 200:
+            raise self._failure(answer)
+        try:
+            found = verify_checkpoint(answer.body, origin, writer, [self._card])
+        except (MalformedError, NotAuthorised, WrongFingerprint) as error:
+            raise CorruptObject(f"the witness {self.name} did not answer with a checkpoint of {origin}") from error
+        if not found.cosigners:
+            raise CorruptObject(f"the witness {self.name} shows a checkpoint that it did not cosign")
+        return found
+
     def _signatures(self, tree: LogTree, body: bytes) -> tuple[Signature, ...]:
         checkpoint = tree.checkpoint.checkpoint
         try:
@@ -114,17 +136,20 @@ class WitnessClient:
         return SiteUnavailable(f"the witness {self.name} answered {answer.status}: {text}", status=answer.status)
 
     def _post(self, body: bytes) -> _Answer:
-        """One request; at most ``MAX_ANSWER_BYTES`` and ``TOTAL_SECONDS``."""
+        return self._ask("POST", "/add-checkpoint", body, MAX_ANSWER_BYTES)
+
+    def _ask(self, method: str, path: str, body: bytes | None, limit: int) -> _Answer:
+        """One request; an answer of at most ``limit`` bytes, in at most ``TOTAL_SECONDS``."""
         deadline = time.monotonic() + TOTAL_SECONDS
         headers = {"content-type": "text/plain; charset=utf-8", "accept-encoding": "identity"}
-        url = f"{self._url}/add-checkpoint"
+        url = self._url + path
         data = bytearray()
         try:
-            with self._client.stream("POST", url, content=body, headers=headers, timeout=STEP_SECONDS) as response:
+            with self._client.stream(method, url, content=body, headers=headers, timeout=STEP_SECONDS) as response:
                 # iter_raw: an answer that is compressed against our wish is nonsense, not a bomb.
                 for piece in response.iter_raw():
                     data += piece
-                    if len(data) > MAX_ANSWER_BYTES or time.monotonic() > deadline:
+                    if len(data) > limit or time.monotonic() > deadline:
                         raise SiteUnavailable(f"the witness {self.name} answers too much or too slowly")
                 return _Answer(response.status_code, response.headers.get("content-type", ""), bytes(data))
         except (httpx.HTTPError, httpx.InvalidURL) as error:

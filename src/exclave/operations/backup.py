@@ -15,6 +15,7 @@ from pathlib import Path
 from exclave.crypto.hpke import SealingKey
 from exclave.errors import (
     ConfigError,
+    CorruptObject,
     Fenced,
     LegalBasisMissing,
     UnavailableError,
@@ -22,7 +23,7 @@ from exclave.errors import (
 )
 from exclave.formats.annex import Dataset
 from exclave.formats.charter import CharterRegister
-from exclave.formats.leaf import VersionLeaf
+from exclave.formats.leaf import MAX_SEQUENCE, VersionLeaf, parse_version_leaf
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.operations.carry import carry_lists, carry_state
@@ -36,8 +37,9 @@ from exclave.vault.catchup import catch_up
 from exclave.vault.index import ChunkIndex
 from exclave.vault.reindex import finish_intents, reconcile
 from exclave.vault.sealer import PackKeys
+from exclave.vault.seed import Seeds
 from exclave.vault.writer import SealedVersion, VersionWriter, WriterIdentity
-from exclave.verify.history import CountedVersion, read_history
+from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, read_history
 from exclave.verify.state import StateView, read_state
 
 OpenCapture = Callable[[Dataset, Path, Clock], Capture]
@@ -134,20 +136,22 @@ def backup(
         try:
             _reconcile(run, index)  # (2)
             settle_outbox(run.view, run.epoch, home.writer_key(), sites=run.sites, now=clock(), outbox=outbox)
-            sequence, least_time, versions = _next_version(run)
+            sequence, not_before, versions = _next_version(run, clock())
             _carry(run, versions)
             writer = _writer(run, config.name, index, progress)
             try:
                 for dataset in config.dataset:
                     named = Dataset(dataset.name, dataset.kind, {k: str(v) for k, v in dataset.options.items()})
                     _capture(writer, open_capture(named, staging, clock), named)
-                time = Instant(max(min((d.captured for d in writer.datasets), default=clock()), least_time))
+                time = Instant(max(min((d.captured for d in writer.datasets), default=clock()), not_before))
                 sealed = writer.seal(sequence, time)  # (3)
                 holders = _hand_round(run, writer, index, sealed)  # (4)
                 leaf = VersionLeaf(
                     register, run.epoch.number, sequence, time, sealed.manifest, sealed.objects.root,
                     sealed.objects.count, sealed.objects.size_bytes,
                 )  # fmt: skip
+                parse_version_leaf(leaf.encode())  # what readers would not take is never entered
+                _still_mine(run, sites)
                 entered = enter(  # (5)
                     run.view, run.epoch, home.writer_key(), [leaf.encode()],
                     sites=holders, witnesses=witnesses, now=clock(), outbox=outbox,
@@ -190,13 +194,37 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
     return run
 
 
+def _still_mine(run: _Run, sites: Mapping[Label, Site]) -> None:
+    """Hours may have gone by since (1), and where no witness is needed nobody else would say that the pen is gone."""
+    epoch = read_state(sites, run.view.state).epoch_chain(run.register).newest
+    if epoch.digest != run.epoch.digest:
+        raise Fenced(
+            f"epoch {epoch.number} of this register began while this backup ran; this writer may no longer write",
+            epoch=epoch.number,
+        )
+
+
 def _reconcile(run: _Run, index: ChunkIndex) -> None:
-    index_keys = {Epoch(e): key for e, key in run.home.register_secrets(run.register).index_keys.items()}
-    for label, site in list(run.sites.items()):
-        try:
-            reconcile(index, label, site, run.view.state, run.register, index_keys, whole=True)
-        except UnavailableError as error:
-            _leave_out(run, label, error.message)
+    """(2) Only what this writer alone can have sealed is believed, and what it has opened itself in a restore.
+
+    The index keys of former epochs are known to whoever stole the machine that had the pen then.
+    """
+    epoch, cache = run.epoch.number, run.home.cache(run.register)
+    keys = run.home.register_secrets(run.register).index_keys
+    mine = {Epoch(e): key for e, key in keys.items() if e == epoch}
+    if index.forget_other_epochs(epoch):
+        for catalogue in cache.glob("*.catalogue"):
+            # Its references are as old. A restart finds fewer of them, and an index without what they name.
+            catalogue.unlink()
+    seeds = Seeds(cache)
+    try:
+        for label, site in list(run.sites.items()):
+            try:
+                reconcile(index, label, site, run.view.state, run.register, mine, whole=True, seeds=seeds, epoch=epoch)
+            except UnavailableError as error:
+                _leave_out(run, label, error.message)
+    finally:
+        seeds.close()
     run.placement.check(run.sites, _why(run))
     finish_intents(index)
 
@@ -219,13 +247,26 @@ def _carry(run: _Run, versions: tuple[CountedVersion, ...]) -> None:
     run.placement.check(run.sites, _why(run))
 
 
-def _next_version(run: _Run) -> tuple[VersionNumber, Instant, tuple[CountedVersion, ...]]:
-    """Number of the version to come, the time that it may not be older than, and the versions before it."""
+def _next_version(run: _Run, now: Instant) -> tuple[VersionNumber, Instant, tuple[CountedVersion, ...]]:
+    """Number of the version to come, the time that it may not be older than, and the versions before it.
+
+    A former version whose time lies in the future was made by a wrong clock, or by a thief: it binds nobody.
+    """
     history = read_history(run.view, run.sites, run.register, allow_unwitnessed=True)
     if not history.versions:
         return VersionNumber(1), Instant(0), ()
     last = history.latest.leaf
-    return VersionNumber(last.sequence + 1), last.time, history.versions
+    if last.sequence >= MAX_SEQUENCE:
+        raise CorruptObject(
+            f"the ledger's last version says that it is number {last.sequence}: there is none after it",
+            hint="Somebody with the writer's key entered it: only a charter with a new register goes on from here.",
+        )
+    return VersionNumber(last.sequence + 1), least_time(last.time, now), history.versions
+
+
+def least_time(last: Instant, now: Instant) -> Instant:
+    """The time that a version may not be older than, after one of ``last``."""
+    return last if last <= now + CLOCK_TOLERANCE_US else Instant(0)
 
 
 def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, int, int], None]) -> VersionWriter:
@@ -258,12 +299,18 @@ def _capture(writer: VersionWriter, capture: Capture, dataset: Dataset) -> None:
 
 
 def _hand_round(run: _Run, writer: VersionWriter, index: ChunkIndex, sealed: SealedVersion) -> dict[Label, Site]:
-    """(4) Every site that works gets all packs that any version needs; the sites that hold all of this one."""
+    """(4) Every site that works gets all packs of this version; the sites that hold them all.
+
+    Packs of earlier versions are brought too where that can be done. What no site gives any more, or a site holds
+    spoilt, is for ``verify`` to tell: it does not end all backups. The index holds no pack but this writer's own and
+    those that it restored from, so nobody's rubbish is carried on.
+    """
     for label, error in writer.shipper.failed.items():
         _leave_out(run, label, error.message)
     caught = catch_up(
-        state=run.view.state, register=run.register, needs=index.sizes(), lists=sealed.objects.nodes,
-        sites=run.sites, index=index,
+        state=run.view.state, register=run.register, needs=dict(index.size_of(sealed.needs)),
+        lists=sealed.objects.nodes, sites=run.sites, index=index,
+        others={name: size for name, size in index.sizes().items() if name not in sealed.needs},
     )  # fmt: skip
     for label, problem in caught.failed.items():
         run.failed[label] = problem
@@ -305,5 +352,5 @@ def _receipt(
         witnesses_needed=run.view.chain.newest.charter.witnesses_needed,
         protected_at=done,
         rpo_s=run.rule.rpo_s,
-        rpo_met_s=(done - leaf.time) / 1e6,
+        rpo_met_s=max(done - leaf.time, 0) / 1e6,
     )

@@ -28,6 +28,7 @@ from exclave.errors import (
     BadShare,
     ConfigError,
     ExclaveError,
+    Forked,
     IntegrityError,
     MalformedError,
     NotAuthorised,
@@ -74,7 +75,8 @@ from exclave.ids import (
 )
 from exclave.keys.file import KeyFile
 from exclave.operations.home import Home, absolute_address, key_card, write_private
-from exclave.rules.charters import CharterChain, find_charter_chain
+from exclave.rules.charters import CharterChain, check_successor, find_charter_chain
+from exclave.rules.epochs import VerifiedEpoch, verify_epoch_chain
 from exclave.rules.quorum import make_epoch_shares
 from exclave.rules.signatures import sign_text
 from exclave.sites.contract import Site
@@ -124,12 +126,21 @@ class Published:
     failed: dict[Label, str]
 
 
-def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant, drop: Sequence[str] = ()) -> Draft:
+def propose(
+    home: Home,
+    folder: Path,
+    view: StateView | None,
+    *,
+    now: Instant,
+    drop: Sequence[str] = (),
+    epochs: Mapping[RegisterId, Digest] | None = None,
+) -> Draft:
     """Drafts the next charter from ``exclave.toml`` into ``folder``, which must be new or empty.
 
     ``view`` is the state as its sites show it, None for a first charter. New registers get an id, deduplication keys,
     an opening key and epoch 1; the others keep theirs. Raises ``ConfigError`` for what cannot be a charter, and for a
-    register of the charter in force that ``exclave.toml`` no longer has, unless ``drop`` names its id.
+    register of the charter in force that ``exclave.toml`` no longer has, unless ``drop`` names its id. ``epochs``
+    says which epoch note the charter shall name for a register, where two were granted or the one in force is wrong.
     """
     if folder.exists() and any(folder.iterdir()):
         raise TargetNotEmpty(f"the draft folder {folder} is not empty")
@@ -142,12 +153,12 @@ def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant, d
     registers = []
     for register in config.register:
         number = ids[Label(register.name)]
-        epoch = None if view is None or view.chain.newest.charter.register(number) is None else view.epoch_chain(number)
+        epoch = _present_epoch(view, number, (epochs or {}).get(number))
         if epoch is None:
             note, opening = _first_epoch(home, folder, number, people, config.state.threshold, writer)
             parsed = parse_epoch(note.text)
         else:
-            parsed, opening = epoch.newest.note, SealingKey(epoch.newest.note.opening)
+            parsed, opening = epoch.note, SealingKey(epoch.note.opening)
         box, plain = _annex(home, folder, config, register, ids, parsed.epoch, opening)
         registers.append(_charter_register(register, number, parsed, box, plain))
     newest = view.chain.newest if view else None
@@ -182,6 +193,16 @@ def propose(home: Home, folder: Path, view: StateView | None, *, now: Instant, d
         write_private(folder / "cards" / card.digest.hex(), card.encode().encode())
     write_private(folder / "charter.txt", draft.encode().encode())
     return read_draft(folder)
+
+
+def _present_epoch(view: StateView | None, register: RegisterId, chosen: Digest | None) -> VerifiedEpoch | None:
+    """The epoch that the charter shall name; None for a new register."""
+    if view is None or view.chain.newest.charter.register(register) is None:
+        return None
+    if chosen is None:
+        return view.epoch_chain(register).newest
+    notes = [data for site in view.shown.values() for data in site.epochs.get(register, {}).values()]
+    return verify_epoch_chain(view.chain, register, notes, view.warrants, view.cards, chosen=chosen).newest
 
 
 def _require_all(view: StateView | None, kept: set[RegisterId], drop: Sequence[str]) -> None:
@@ -365,24 +386,52 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def sign(folder: Path, key: KeyFile) -> Signed:
+def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
     """A custodian signs a draft, after his own share of every new register was opened and compared.
 
-    Raises ``NotAuthorised`` if the charter does not name him, ``BadShare`` if a share is not what was committed to.
+    Every other register must keep the epoch that is in force as ``view`` shows it, which later charters need. Raises
+    ``NotAuthorised`` if the charter does not name him, ``BadShare`` if a share is not what was committed to or the
+    draft lacks it, ``Forked`` if the draft names another epoch than the one in force, ``UsageError`` without a view.
     """
     draft = read_draft(folder)
     card = key_card(key)
     if not any(c.label == key.name and c.card == card.digest for c in draft.charter.custodians):
         raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
+    if draft.charter.number > 1:
+        if view is None:
+            raise UsageError(
+                f"charter {draft.charter.number} cannot be signed blind: it says which epoch of each register is right",
+                hint="Name sites to compare it with: --site NAME=URL --fingerprint HEX.",
+            )
+        check_successor(view.chain.newest, draft.charter)
     checked = []
-    for register, note in sorted(draft.epochs.items()):
-        _check_share(folder, register, parse_epoch(note.text), key)
-        checked.append(register)
+    for rule in draft.charter.registers:
+        note = draft.epochs.get(rule.id)
+        if note is not None:
+            _check_share(folder, rule.id, parse_epoch(note.text), key)
+            checked.append(rule.id)
+        elif view is None or draft.charter.number == 1:
+            raise BadShare(f"the draft has no epoch note of register {rule.id}, so no share can be compared")
+        else:
+            _check_epoch(view, rule)
     text = draft.charter.encode()
     note = ParsedNote(text, sign_text(text, key.name, key.signing()))
     write_private(folder / "signatures" / key.name, note.encode())
     count = len(_listed(folder / "signatures"))
     return Signed(key.name, draft.fingerprint, tuple(checked), count, draft.charter.threshold)
+
+
+def _check_epoch(view: StateView, rule: CharterRegister) -> None:
+    """The epoch that a draft names is the one in force; or the custodians decide by it between two, or for a later."""
+    named = _present_epoch(view, rule.id, rule.epoch_note)
+    if named is None:
+        raise BadShare(f"register {rule.id} is new, and the draft has no epoch note of it with shares to compare")
+    known = view.epochs.get(rule.id)
+    if known is not None and known.newest.digest != named.digest and known.newest.number >= named.number:
+        raise Forked(
+            f"register {rule.id} is in epoch {known.newest.number}, and the draft names epoch {named.number}",
+            hint="Have the charter drafted anew, so that it names the epoch in force.",
+        )
 
 
 def _check_share(folder: Path, register: RegisterId, epoch: ParsedEpoch, key: KeyFile) -> None:
@@ -407,6 +456,7 @@ def publish(home: Home, folder: Path, sites: Mapping[Label, Site], view: StateVi
     draft = read_draft(folder)
     note = _assemble(draft)
     chain = _verify(draft, note, view)
+    _require_present(draft, view)
     failed: dict[Label, str] = {}
     done: list[Label] = []
     last: UnavailableError | None = None
@@ -421,6 +471,20 @@ def publish(home: Home, folder: Path, sites: Mapping[Label, Site], view: StateVi
     home.pin(chain.state)
     newest = chain.newest
     return Published(chain.state, newest.charter.number, tuple(sorted(newest.signers)), tuple(done), failed)
+
+
+def _require_present(draft: Draft, view: StateView | None) -> None:
+    """No register got a later epoch since the draft was made: this charter would give the pen back to its former one.
+
+    ``Forked`` otherwise. A register whose epochs cannot be told is left to the custodians, who named one of them.
+    """
+    for rule in draft.charter.registers:
+        chain = view.epochs.get(rule.id) if view is not None else None
+        if chain is not None and chain.newest.number > rule.epoch:
+            raise Forked(
+                f"register {rule.id} is in epoch {chain.newest.number} by now, and the draft names epoch {rule.epoch}",
+                hint="Draft the charter anew, so that it names the epoch in force.",
+            )
 
 
 def _assemble(draft: Draft) -> ParsedNote:

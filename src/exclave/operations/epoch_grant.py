@@ -13,7 +13,9 @@ import msgspec
 from exclave.crypto.hpke import OpeningKey
 from exclave.errors import (
     CorruptObject,
+    ExclaveError,
     Forked,
+    IntegrityError,
     MalformedError,
     PlacementUnmet,
     UnavailableError,
@@ -28,13 +30,13 @@ from exclave.ids import Digest, Epoch, RegisterId, sha256
 from exclave.operations.custody import OpenedRegister
 from exclave.operations.failover_run import Run
 from exclave.operations.home import Home, key_card, write_private
-from exclave.operations.restore import open_version
+from exclave.operations.restore import open_version, require_newest, require_unforked
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.quorum import make_epoch_shares, seal_ancestors
 from exclave.rules.signatures import sign_text
 from exclave.rules.tree import EMPTY_ROOT
 from exclave.vault.writer import new_secrets
-from exclave.verify.history import CountedVersion, RegisterHistory
+from exclave.verify.history import RegisterHistory
 from exclave.verify.state import read_state
 
 
@@ -84,7 +86,7 @@ def _make_grant(run: Run, register: RegisterId, opened: OpenedRegister) -> _Gran
     charter = run.granted.warrant.charter
     former = run.view.epoch_chain(register).newest
     history = run.history(register)
-    size, root = _cut(history, former)
+    size, root = _cut(run, history, former)
     number = Epoch(former.number + 1)
     seed = _random.token_bytes(32)
     opening = OpeningKey(seed).public
@@ -100,12 +102,18 @@ def _make_grant(run: Run, register: RegisterId, opened: OpenedRegister) -> _Gran
     )  # fmt: skip
     text = parse_epoch(note.encode()).encode()
     signed = ParsedNote(text, sign_text(text, run.machine.name, run.machine.signing()))
-    _save_secrets(run, register, opened, history.versions, number)
+    _save_secrets(run, register, opened, history, number)
     return _Grant(run.granted.warrant.digest, (*boxes, ancestors), signed.encode())
 
 
-def _cut(history: RegisterHistory, former: VerifiedEpoch) -> tuple[int, Digest]:
-    """Where the former epoch's log ends: with the last entry that counts."""
+def _cut(run: Run, history: RegisterHistory, former: VerifiedEpoch) -> tuple[int, Digest]:
+    """Where the former epoch's log ends: with the last entry that counts.
+
+    ``RolledBack`` if more is vouched for than can be proven: the cut would take it away for good.
+    """
+    require_unforked(history)
+    if not run.accept_older:
+        require_newest(history, "--accept-older")
     log = history.newest_log
     if log.epoch.number != former.number:
         raise CorruptObject(f"the history of register {former.register} does not end in epoch {former.number}")
@@ -117,17 +125,32 @@ def _cut(history: RegisterHistory, former: VerifiedEpoch) -> tuple[int, Digest]:
 
 
 def _save_secrets(
-    run: Run, register: RegisterId, opened: OpenedRegister, versions: tuple[CountedVersion, ...], epoch: Epoch
+    run: Run, register: RegisterId, opened: OpenedRegister, history: RegisterHistory, epoch: Epoch
 ) -> None:
-    """The former writer's deduplication keys, out of the latest version, and a new index key of this epoch's own."""
+    """The former writer's deduplication keys, out of the version that is restored, and a new index key of this epoch.
+
+    If that version does not open, the newest before it that does: whoever stole the former writer's key can enter
+    versions that are none.
+    """
     home = Home.open(run.folder)
-    if not versions:
+    if not history.versions:
         home.save_secrets(register, new_secrets(epoch))
         return
-    _, root = open_version(run.view.state, run.sites_of(register), opened, versions[-1])
-    old = root.secrets
+    old = _newest_secrets(run, register, opened, history)
     keys = {**old.index_keys, int(epoch): _random.token_bytes(32)}
     home.save_secrets(register, Secrets(old.id_key, old.chunk_seed, keys))
+
+
+def _newest_secrets(run: Run, register: RegisterId, opened: OpenedRegister, history: RegisterHistory) -> Secrets:
+    chosen, sites = run.choose(history), run.sites_of(register)
+    problem: ExclaveError | None = None
+    for version in reversed([v for v in history.versions if v.leaf.sequence <= chosen.leaf.sequence]):
+        try:
+            return open_version(run.view.state, sites, opened, version)[1].secrets
+        except (IntegrityError, MalformedError) as error:
+            run.say(f"{opened.annex.name}: version {version.leaf.sequence} does not open: {error.message}")
+            problem = problem or error
+    raise CorruptObject(f"no version of {opened.annex.name} opens") from problem
 
 
 def _put_epoch(run: Run, register: RegisterId, made: _Grant, me: Card) -> None:

@@ -30,6 +30,7 @@ from exclave.operations.register_recovery import (
     start_services,
     wait_for_answers,
 )
+from exclave.operations.restore import require_newest, require_unforked
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.recovery import NextStep, Step, next_step, recovery_order
 from exclave.runners.process import running, stop
@@ -75,11 +76,15 @@ def failover(
     lost: Instant | None = None,
     say: Callable[[str], None] = lambda text: None,
     unwitnessed: Unwitnessed = Unwitnessed.STOP,
+    versions: Mapping[RegisterId, int] | None = None,
+    accept_older: bool = False,
 ) -> FailoverReport:
     """Restores and starts the warrant's registers in ``folder`` and makes this machine their writer.
 
     ``sites``: by the charter's names. ``lost``: when home was lost, for the RPO; the decision if it is not known.
-    Raises what each step raises; run again, it goes on. Returns once every register answers its reference query.
+    ``versions``: registers that get another version than their latest. ``accept_older``: go on with the latest that
+    can be proven, though more is vouched for. Raises what each step raises; run again, it goes on. Returns once every
+    register answers its reference query.
     """
     names = {annex_name(o): r for r, o in opened.items()}
     progress = load_progress(folder)
@@ -98,6 +103,8 @@ def failover(
         lost or granted.decided,
         say,
         unwitnessed,
+        versions or {},
+        accept_older,
     )
     _require_possible(run)
     # First of all: a restart finds that a failover was begun in this folder, and goes on.
@@ -144,8 +151,8 @@ def _next(order: tuple[str, ...], progress: Mapping[str, RegisterProgress]) -> N
 def _require_possible(run: Run) -> None:
     """Before home is fenced: every register can be restored, and nobody else has taken it over since.
 
-    ``MissingObject`` for a register without a version, ``Fenced`` if a later epoch exists, ``UsageError`` if another
-    warrant's failover was begun in the folder.
+    ``MissingObject`` for a register without a version, ``RolledBack`` and ``Forked`` if it is in doubt which version is
+    the latest, ``Fenced`` if a later epoch exists, ``UsageError`` if another warrant's failover was begun here.
     """
     for name, progress in run.progress.items():
         if progress.register_id not in run.opened:
@@ -163,11 +170,16 @@ def _require_possible(run: Run) -> None:
             raise Fenced(f"{name} was taken over by {newest.writer.name}: epoch {newest.number}", epoch=newest.number)
         if not mine:
             _require_decided(run, name, progress.register_id)
-        if not mine and not run.history(progress.register_id).versions:
-            raise MissingObject(
-                f"register {name} has no version that counts, so it cannot be started",
-                hint="Request a warrant that names only the registers that have one (--register ID).",
-            )
+        if not mine:
+            history = run.history(progress.register_id)
+            if not history.versions:
+                require_unforked(history)
+                require_newest(history, "--accept-older")
+                raise MissingObject(
+                    f"register {name} has no version that counts, so it cannot be started",
+                    hint="Request a warrant that names only the registers that have one (--register ID).",
+                )
+            run.choose(history)
 
 
 def _require_decided(run: Run, name: str, register: RegisterId) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,14 +17,16 @@ from exclave.errors import (
 )
 from exclave.formats.annex import Annex, AnnexService
 from exclave.formats.charter import CharterRegister
-from exclave.ids import Instant, Label, RegisterId
+from exclave.ids import Digest, Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
 from exclave.operations.custody import Granted, OpenedRegister
 from exclave.operations.exile import dataset_folder
 from exclave.operations.home import write_private
+from exclave.operations.restore import choose_version, remembered_heads, require_unforked
+from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.runners.ports import free_port, port_is_free
 from exclave.sites.contract import Site
-from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.history import CountedVersion, RegisterHistory, read_history
 from exclave.verify.state import StateView
 
 
@@ -75,6 +77,12 @@ class Run:
     lost: Instant
     say: Callable[[str], None]
     unwitnessed: Unwitnessed = Unwitnessed.STOP
+    versions: Mapping[RegisterId, int] = field(default_factory=dict)
+    """Registers that are to get this version instead of their latest."""
+    accept_older: bool = False
+    """Go on though more entries are vouched for than any site proves."""
+    asked: dict[Digest, dict[str, VerifiedCheckpoint]] = field(default_factory=dict)
+    """What the witnesses said, by epoch: each is asked once."""
 
     @property
     def place(self) -> Label:
@@ -99,7 +107,27 @@ class Run:
     def history(self, register: RegisterId) -> RegisterHistory:
         """The versions of ``register`` that count, as the sites show them now."""
         take = self.unwitnessed is Unwitnessed.TAKE
-        return read_history(self.view, self.sites_of(register), register, allow_unwitnessed=take)
+        return read_history(
+            self.view, self.sites_of(register), register, allow_unwitnessed=take, remembered=self._remembered(register)
+        )
+
+    def choose(self, history: RegisterHistory) -> CountedVersion:
+        """The version that is restored. Raises what ``choose_version`` does."""
+        wanted = self.versions.get(history.register)
+        if wanted is None and self.accept_older:
+            require_unforked(history)
+            return history.latest
+        return choose_version(history, wanted, override="--accept-older, or --version NAME=N")
+
+    def _remembered(self, register: RegisterId) -> dict[str, VerifiedCheckpoint]:
+        epoch = self.view.epoch_chain(register).newest.digest
+        if epoch not in self.asked:
+            annex = self.opened[register].annex
+            addresses = {Label(w.label): w.url for w in annex.witnesses}
+            self.asked[epoch], silent = remembered_heads(self.view, register, addresses)
+            for label, why in silent.items():
+                self.say(f"{annex.name}: the witness {label} does not say what it has seen: {why}")
+        return self.asked[epoch]
 
     def save(self) -> None:
         data = json.dumps({name: msgspec.to_builtins(p) for name, p in self.progress.items()}, indent=1)

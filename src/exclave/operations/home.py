@@ -174,7 +174,7 @@ def key_card(key: KeyFile) -> Card:
 
 def make_key(path: Path, kind: KeyKind, name: Label, passphrase: str | None = None) -> KeyFile:
     """A new random key file at ``path``, or the one that is there already if it is of the same kind and name."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent)
     try:
         return create(str(path), kind, name, seed=_random.token_bytes(32), passphrase=passphrase)
     except AlreadyExists:
@@ -186,9 +186,19 @@ def make_key(path: Path, kind: KeyKind, name: Label, passphrase: str | None = No
         return found
 
 
+def make_folder(folder: Path) -> None:
+    """A private folder, with those above it; fine if it is there. ``UsageError`` if it cannot be one."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder {folder}: {error.strerror}", hint="Name a folder that can be written to."
+        ) from error
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Durably replaces ``path`` (mode 600): a restart finds the old content or the new, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(path.parent)
     fresh = path.with_name(path.name + ".new")
     try:
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

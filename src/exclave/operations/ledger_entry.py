@@ -1,4 +1,8 @@
-"""Entering something into a register's ledger: append at one site, publish to the others, have it witnessed."""
+"""Entering something into a register's ledger: append at one site, have it witnessed, publish it to the others.
+
+The order matters: what other sites show as their head is what witnesses vouch for. A writer who does not know that he
+is fenced, or whose witnesses are down, changes the head of one site only, and the head that counts is kept there too.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,8 @@ from exclave.formats.note import Signature
 from exclave.formats.paths import ledger_origin, ledger_prefix
 from exclave.ids import Instant, Label
 from exclave.keys.file import KeyFile
-from exclave.ledger.log import Log
-from exclave.ledger.publish import publish
+from exclave.ledger.log import MAX_APPEND, Log
+from exclave.ledger.publish import keep_cosigned, publish
 from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.home import write_private
 from exclave.rules.checkpoints import VerifiedCheckpoint
@@ -42,6 +46,10 @@ class Entered:
     first: int
     """Number of the first entry."""
     sites: tuple[Label, ...]
+    """Sites that show them. If too few witnesses vouch for them: all that hold what the entries promise; they show
+    the entries once witnesses vouch for them or for later ones, and until then only ``shown`` do."""
+    shown: tuple[Label, ...]
+    """Sites whose head has the entries now."""
     failed: dict[Label, str]
     witnesses: tuple[Label, ...]
     refused: dict[Label, str]
@@ -61,6 +69,9 @@ def enter(
 ) -> Entered:
     """Appends ``entries`` to the log of ``epoch``, whose writer ``key`` is.
 
+    (1) append at the first site that works · (2) ask the witnesses · (3) publish to the other sites, but only what
+    enough witnesses vouch for: until then those go on showing the head that counts.
+
     ``outbox`` is a file of the writer's: it holds the last entries from before they are claimed at a site until the
     next ones are, so that no site that was away, and not the loss of the one that had them, can make the writer append
     others in their place. ``sites`` must hold all that the entries promise; the log is written at the first that
@@ -71,15 +82,52 @@ def enter(
 
     def keep(size: int) -> None:
         # A restart finds the outbox, and `settle_outbox` brings these entries to whichever site is there then.
-        write_private(outbox, msgspec.msgpack.encode((epoch.digest, size, list(entries))))
+        write_private(outbox, msgspec.msgpack.encode((epoch.digest, *_unpublished(epoch, earlier, size, entries))))
 
-    log, first = _append(view, epoch, key, entries, sites, failed, now, keep)
-    done = _publish(log, sites, failed)
-    good, refused, signatures = _ask_witnesses(view, log, witnesses, len(entries))
+    earlier = _read_outbox(outbox)
+    label, log, first = _append(view, epoch, key, entries, sites, failed, now, keep)  # (1)
+    good, refused, signatures = _ask_witnesses(view, log, witnesses, len(entries))  # (2)
     if signatures:
-        log.attach(signatures)
-        done = _publish(log, sites, failed)
-    return Entered(first, done, failed, good, refused)
+        head = log.attach(signatures)
+        keep_cosigned(sites[label], log.reader.prefix, head)
+    if not _witnessed(view, log):
+        holders = tuple(name for name in sites if name not in failed)
+        return Entered(first, holders, (label,), failed, good, refused)
+    done = _publish(log, sites, failed)  # (3)
+    if len(sites) == 1 or any(name != label for name in done):
+        # Another site shows them, so no more than the last ones need to be kept. A restart finds either list.
+        write_private(outbox, msgspec.msgpack.encode((epoch.digest, first, list(entries))))
+    return Entered(first, done, done, failed, good, refused)
+
+
+def _witnessed(view: StateView, log: Log) -> bool:
+    """Whether enough witnesses vouch for the log's head."""
+    if log.checkpoint is None:
+        return False
+    head = log.reader.verify(log.checkpoint.encode(), view.witness_cards().values())
+    return len(head.cosigners) >= view.chain.newest.charter.witnesses_needed
+
+
+_Outbox = tuple[bytes, int, list[bytes]]
+"""Digest of the epoch's note, the size of the log before the entries, the entries."""
+
+
+def _read_outbox(outbox: Path) -> _Outbox | None:
+    try:
+        return msgspec.msgpack.decode(outbox.read_bytes(), type=tuple[bytes, int, list[bytes]])
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise CorruptObject(f"{outbox} is damaged", hint="Remove it once `exclave verify` finds no fork.") from error
+
+
+def _unpublished(
+    epoch: VerifiedEpoch, earlier: _Outbox | None, size: int, entries: Sequence[bytes]
+) -> tuple[int, list[bytes]]:
+    """Where the outbox begins, and its entries: those before too that no other site shows yet."""
+    if earlier is not None and earlier[0] == epoch.digest and earlier[1] + len(earlier[2]) == size:
+        return earlier[1], [*earlier[2], *entries]
+    return size, list(entries)
 
 
 def settle_outbox(
@@ -89,12 +137,10 @@ def settle_outbox(
 
     ``RolledBack`` if no site shows what this writer has appended before: it would fork its own history.
     """
-    try:
-        note, size, entries = msgspec.msgpack.decode(outbox.read_bytes(), type=tuple[bytes, int, list[bytes]])
-    except FileNotFoundError:
+    kept = _read_outbox(outbox)
+    if kept is None:
         return
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise CorruptObject(f"{outbox} is damaged", hint="Remove it once `exclave verify` finds no fork.") from error
+    note, size, entries = kept
     if note == epoch.digest:
         failed: dict[Label, str] = {}
         log = _open(view, epoch, key, sites, failed, now, _largest_head(view, epoch, sites, failed))[1]
@@ -103,9 +149,9 @@ def settle_outbox(
                 f"no site shows the {size} entries that this writer has seen; the newest shown are {log.size}",
                 hint="Bring a site up that has the latest version; going on without it would fork the history.",
             )
-        if log.size == size:
-            log = _append(view, epoch, key, entries, sites, failed, now, lambda size: None)[0]
-            _publish(log, sites, failed)
+        # Nothing is published: that is for `enter` to do, once witnesses vouch for it.
+        for at in range(log.size - size, len(entries), MAX_APPEND):
+            _append(view, epoch, key, entries[at : at + MAX_APPEND], sites, failed, now, lambda size: None)
 
 
 def _append(
@@ -117,8 +163,8 @@ def _append(
     failed: dict[Label, str],
     now: Instant,
     keep: Callable[[int], None],
-) -> tuple[Log, int]:
-    """Appends at the first site that takes it; the log there, and the number of the first entry.
+) -> tuple[Label, Log, int]:
+    """Appends at the first site that takes it; that site, the log there, and the number of the first entry.
 
     A site that fails in the middle is passed over: wherever these entries go behind the same head, the tree is the
     same, so it does not matter what became of the first try. ``keep`` gets the size of the log before.
@@ -130,7 +176,7 @@ def _append(
         least = log.checkpoint or least
         keep(log.size)
         try:
-            return log, log.append(entries, now).first
+            return label, log, log.append(entries, now).first
         except (UnavailableError, OutcomeUnknown, CorruptObject) as error:
             failed[label] = error.message
             del left[label]
@@ -140,12 +186,13 @@ def _largest_head(
     view: StateView, epoch: VerifiedEpoch, sites: Mapping[Label, Site], failed: dict[Label, str]
 ) -> VerifiedCheckpoint | None:
     """The largest head that any site shows, so that a site that hides its latest entries cannot make the writer sign
-    a second history.
+    a second history. What witnesses cosigned is kept beside it, because an append will replace it.
     """
     least: VerifiedCheckpoint | None = None
     for label, site in sites.items():
         try:
-            head = view.log_reader(epoch, site).head()
+            reader = view.log_reader(epoch, site)
+            head = reader.head()
         except MissingObject:
             continue
         except (UnavailableError, IntegrityError) as error:
@@ -153,6 +200,10 @@ def _largest_head(
             continue
         if least is None or head.size > least.size:
             least = head
+        try:
+            keep_cosigned(site, reader.prefix, head)
+        except (UnavailableError, CorruptObject) as error:
+            failed[label] = error.message
     return least
 
 

@@ -7,17 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from exclave.errors import (
-    CorruptObject,
-)
+from exclave.errors import CorruptObject, IntegrityError, MalformedError
 from exclave.formats.annex import Annex, AnnexService
 from exclave.formats.fact import Fact
 from exclave.formats.manifest import Root
 from exclave.ids import Instant, Label, instant_text
 from exclave.operations.exile import dataset_folder
 from exclave.operations.failover_run import RegisterProgress, Run, options_of, port_of, socket_dir_of
+from exclave.operations.home import Home
 from exclave.operations.ledger_entry import enter, settle_outbox
-from exclave.operations.restore import Restored, choose_version, open_version, restore_version
+from exclave.operations.restore import Restored, open_version, restore_version
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.postgres_binaries import find_postgres
 from exclave.registers.postgres_digest import postgres_digest
@@ -29,24 +28,32 @@ from exclave.runners.probe import wait_http
 from exclave.runners.process import ServiceSpec, is_running, start
 from exclave.runners.query import ask
 from exclave.runners.unprivileged import reachable_binaries, unprivileged_user
+from exclave.vault.seed import collect_seeds
 
 PROBE_S = 60.0
 
 
 def restore_register(run: Run, name: str) -> None:
-    """The latest version that counts, beside its place and then moved there: what is in place is whole."""
+    """The latest version that counts, or the one that was asked for: beside its place, and moved there once whole."""
     register, opened, progress = run.register(name)
     history = run.history(register)
-    version = choose_version(history, None)
-    reader, root = open_version(run.view.state, run.sites_of(register), opened, version)
+    version = run.choose(history)
+    try:
+        reader, root = open_version(run.view.state, run.sites_of(register), opened, version)
+    except (IntegrityError, MalformedError) as error:
+        raise CorruptObject(
+            f"version {version.leaf.sequence} of {name} does not open: {error.message}",
+            hint=f"Find out who entered it; to restore one before it, say --version {name}=N.",
+        ) from error
     target = run.folder / "registers" / name
     partial = run.folder / "registers" / f"{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)  # of a run that died
     shutil.rmtree(target, ignore_errors=True)
-    restored = restore_version(
-        reader, root, partial, compare=True,
-        progress=lambda dataset, entries, size: run.say(f"{name}: {dataset}: {entries} entries, {size >> 20} MiB"),
-    )  # fmt: skip
+    with collect_seeds(reader, Home.open(run.folder).cache(register)):
+        restored = restore_version(
+            reader, root, partial, compare=True,
+            progress=lambda dataset, entries, size: run.say(f"{name}: {dataset}: {entries} entries, {size >> 20} MiB"),
+        )  # fmt: skip
     partial.rename(target)
     progress.sequence, progress.version_time = root.sequence, Instant(root.time)
     progress.faults = restored.faults

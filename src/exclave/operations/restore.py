@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.errors import CorruptObject, Forked, MissingObject, UsageError
+from exclave.errors import (
+    CorruptObject,
+    Forked,
+    IntegrityError,
+    MissingObject,
+    NotAuthorised,
+    RolledBack,
+    UnavailableError,
+    UsageError,
+)
 from exclave.formats.manifest import Root
-from exclave.ids import Fingerprint, Instant
+from exclave.formats.paths import ledger_origin
+from exclave.ids import Fingerprint, Instant, Label, RegisterId
+from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.custody import OpenedRegister
 from exclave.registers.files import folder_digest
 from exclave.registers.files_restore import FolderSink
+from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.sites.contract import Sources
 from exclave.vault.opener import PackReader
 from exclave.vault.restore import Restorer
 from exclave.verify.history import CountedVersion, RegisterHistory
+from exclave.verify.state import StateView
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +63,15 @@ class Restored:
     """``site pack`` → what was wrong there; the copy came from another site."""
 
 
-def choose_version(history: RegisterHistory, sequence: int | None) -> CountedVersion:
+def choose_version(history: RegisterHistory, sequence: int | None, *, override: str = "--version N") -> CountedVersion:
     """The version with that number, or the latest. ``UsageError`` for a number that does not count.
 
-    ``Forked`` if sites show two histories and no witnesses say which one stands: then people have to decide.
+    ``Forked`` if two histories are shown that could both count: then people have to decide. ``RolledBack`` if the
+    latest that can be proven is not the latest that is vouched for; ``override`` is what the user may say to that.
     """
-    for found in history.findings:
-        if found.grave and found.fault == Forked.code and history.newest_log.counted < _largest(history):
-            raise Forked(
-                f"two histories are shown, and the witnesses do not tell which one stands: {found.detail}",
-                hint="Find out which site is right, and name that one alone with --site.",
-            )
+    require_unforked(history)
     if sequence is None:
+        require_newest(history, override)
         return history.latest
     for version in history.versions:
         if version.leaf.sequence == sequence:
@@ -70,9 +80,66 @@ def choose_version(history: RegisterHistory, sequence: int | None) -> CountedVer
     raise UsageError(f"there is no version {sequence} that counts; the last ones are: {known}")
 
 
-def _largest(history: RegisterHistory) -> int:
-    """Entries of the longest head that any site shows."""
-    return max(history.newest_log.sizes.values(), default=0)
+def require_unforked(history: RegisterHistory) -> None:
+    """``Forked`` if two histories could both count. What too few witnesses vouch for never makes one."""
+    if history.newest_log.forked:
+        detail = next((f.detail for f in history.findings if f.grave and f.fault == Forked.code), "")
+        raise Forked(
+            f"two histories are shown, and the witnesses do not tell which one stands: {detail}",
+            hint="Find out which site is right, and name that one alone with --site and --only-these-sites.",
+        )
+
+
+def require_newest(history: RegisterHistory, override: str) -> None:
+    """``RolledBack`` if more entries are vouched for than are proven, or some that count cannot be read: what seems to
+    be the latest version may be an older one.
+    """
+    why = f"; or go on with what there is: {override}"
+    for log in reversed(history.epochs):
+        for who, size in log.vouched.items():
+            if size > log.counted:
+                raise RolledBack(
+                    f"{who} vouches for {size} entries of epoch {log.epoch.number}'s ledger; only {log.counted} can be"
+                    " proven",
+                    hint=f"Name a site that has the rest, or repair one{why}.",
+                )
+        latest = history.versions[-1] if history.versions else None
+        for first in log.unread:
+            if latest is None or (latest.epoch, latest.index) < (log.epoch.number, first):
+                raise RolledBack(
+                    f"entries from {first} on of epoch {log.epoch.number}'s ledger count, and no site shows them",
+                    hint=f"Name a site that has them, or repair one{why}.",
+                )
+        if latest is not None and latest.epoch == log.epoch.number:
+            return  # What earlier epochs lack cannot be the latest version.
+
+
+def remembered_heads(
+    view: StateView, register: RegisterId, addresses: Mapping[Label, str]
+) -> tuple[dict[str, VerifiedCheckpoint], dict[Label, str]]:
+    """What the charter's witnesses last cosigned of the register's newest log; those that could not say, and why.
+
+    All sites together can hide the latest entries; they cannot make the witnesses forget them.
+    """
+    epoch = view.epoch_chain(register).newest
+    origin = ledger_origin(view.state, register, epoch.number)
+    found: dict[str, VerifiedCheckpoint] = {}
+    silent: dict[Label, str] = {}
+    for label, card in view.witness_cards().items():
+        if label not in addresses:
+            silent[label] = "its address is not known"
+            continue
+        client = WitnessClient(addresses[label], card)
+        try:
+            head = client.latest(origin, epoch.writer)
+        except (UnavailableError, IntegrityError, NotAuthorised) as error:
+            silent[label] = error.message
+            continue
+        finally:
+            client.close()
+        if head is not None:
+            found[label] = head
+    return found, silent
 
 
 def open_version(

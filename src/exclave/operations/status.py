@@ -10,7 +10,7 @@ from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Site
-from exclave.verify.history import read_history
+from exclave.verify.history import CLOCK_TOLERANCE_US, read_history
 from exclave.verify.state import Finding, StateView
 
 
@@ -99,6 +99,8 @@ def status(
             problem = placement_of(charter, rule).missing(Label(s) for s in last.held_by)
             if age > rule.rpo_s:
                 problem = f"older than its RPO{'; ' if problem else ''}{problem}"
+            if now - last.leaf.time < -CLOCK_TOLERANCE_US:
+                problem = f"its time lies in the future{'; ' if problem else ''}{problem}"
         mine = me is not None and epoch.note.writer == me.digest
         registers.append(
             RegisterStatus(

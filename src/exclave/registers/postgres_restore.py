@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from exclave.errors import CorruptObject, MissingObject, SourceUnavailable, UsageError
 from exclave.registers.postgres_binaries import PostgresBinaries, find_postgres
 
-_MARK = "exclave_verified"
+_MARK = ".verified"
+"""Beside the data folder, after its name: what lies in the folder came with the version and vouches for nothing."""
 _BLOCK = "# Written by Exclave for this restored copy."
 _HBA = "exclave_hba.conf"
 _CONFIGURATION = ("postgresql.conf", "pg_hba.conf", "pg_ident.conf")
@@ -88,8 +91,8 @@ def prepare_restored(
     (2) traces of the running server at home are removed;
     (3) missing configuration is written (Debian keeps it in /etc);
     (4) the overrides are written;
-    (5) ``exclave_verified`` is written with the manifest's SHA-256, if (1) was done: it is not done again for this
-        backup, as a server that has run has changed its files.
+    (5) the file ``NAME.verified`` beside the folder is written with the manifest's SHA-256, if (1) was done: it is not
+        done again for this backup, as a server that has run has changed its files.
     """
     major = _major(pgdata)
     binaries = binaries or find_postgres(major)
@@ -99,7 +102,7 @@ def prepare_restored(
             hint=f"Install PostgreSQL {major}, or name its bin folder in EXCLAVE_POSTGRES_BIN.",
         )
     mark = _manifest_digest(pgdata) + "\n"
-    verified = _has_mark(pgdata, mark)
+    verified = _has_mark(_mark_of(pgdata), mark)
     if not verified:
         if not (pgdata / "backup_label").is_file():
             raise MissingObject(f"{pgdata} has no backup_label: without it the copy would start damaged")
@@ -107,7 +110,7 @@ def prepare_restored(
             _verify(binaries, pgdata)  # (1)
             verified = True
     for name in ("postmaster.pid", "postmaster.opts", "standby.signal", "recovery.signal"):
-        (pgdata / name).unlink(missing_ok=True)  # (2)
+        _remove(pgdata / name)  # (2)
     _write_missing(binaries, pgdata)  # (3)
     chosen = _CUT_OFF | {key: value for since, part in _NEWER.items() if major >= since for key, value in part.items()}
     chosen |= {"port": str(port), "unix_socket_directories": str(socket_dir.absolute())}
@@ -116,45 +119,53 @@ def prepare_restored(
     _write_overrides(pgdata, chosen)  # (4)
     _own(pgdata, owner)
     if verified:
-        _write(pgdata / _MARK, mark)  # (5)
-        if owner is not None:
-            # Whoever reads the whole folder next, a base backup for one, reads as its owner.
-            os.chown(pgdata / _MARK, *owner)
+        _write(_mark_of(pgdata), mark)  # (5)
     return Prepared(binaries, verified)
 
 
 def _major(pgdata: Path) -> int:
     try:
-        text = (pgdata / "PG_VERSION").read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise MissingObject(f"{pgdata} is not a PostgreSQL data folder: it has no PG_VERSION") from error
+        text = (_read(pgdata / "PG_VERSION") or b"").decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise CorruptObject(f"PG_VERSION of {pgdata} is not a major version") from error
+    if not text:
+        raise MissingObject(f"{pgdata} is not a PostgreSQL data folder: it has no PG_VERSION")
     if not text.isdecimal():
         raise CorruptObject(f"PG_VERSION of {pgdata} is not a major version: {text[:20]!r}")
     return int(text)
 
 
 def _manifest_digest(pgdata: Path) -> str:
-    try:
-        with (pgdata / "backup_manifest").open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise MissingObject(f"{pgdata} has no backup_manifest: it cannot be checked") from error
+    stream = _open(pgdata / "backup_manifest")
+    if stream is None:
+        raise MissingObject(f"{pgdata} has no backup_manifest: it cannot be checked")
+    with stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _has_mark(pgdata: Path, mark: str) -> bool:
-    try:
-        return (pgdata / _MARK).read_text(encoding="utf-8", errors="replace") == mark
-    except FileNotFoundError:
+def _mark_of(pgdata: Path) -> Path:
+    folder = pgdata.absolute()
+    return folder.with_name(folder.name + _MARK)
+
+
+def _has_mark(file: Path, mark: str) -> bool:
+    stream = _open(file)
+    if stream is None:
         return False
+    with stream:
+        info = os.fstat(stream.fileno())
+        if info.st_uid != os.geteuid() or info.st_mode & 0o077:
+            return False  # not written here, or open to others since
+        return stream.read(len(mark) + 1) == mark.encode()
 
 
 def _verify(binaries: PostgresBinaries, pgdata: Path) -> None:
     command = [str(binaries.program("pg_verifybackup")), "--exit-on-error", "--quiet"]
     # A call that died after (3) left these. A configuration file counts as ours only if the backup had none.
-    for name in (_HBA, _MARK, *_unknown_to_manifest(pgdata, _CONFIGURATION)):
+    for name in (_HBA, *_unknown_to_manifest(pgdata, _CONFIGURATION)):
         command.append(f"--ignore={name}")
-    for name in (_HBA, _MARK, "postgresql.auto.conf", *_CONFIGURATION):
-        (pgdata / (name + _STAGED)).unlink(missing_ok=True)
+    for name in (_HBA, "postgresql.auto.conf", *_CONFIGURATION):
+        _remove(pgdata / (name + _STAGED))
     if not binaries.has("pg_waldump"):
         command.append("--no-parse-wal")
     done = subprocess.run(
@@ -172,18 +183,21 @@ def _verify(binaries: PostgresBinaries, pgdata: Path) -> None:
 
 
 def _unknown_to_manifest(pgdata: Path, names: tuple[str, ...]) -> tuple[str, ...]:
-    with (pgdata / "backup_manifest").open("rb") as stream:
+    stream = _open(pgdata / "backup_manifest")
+    if stream is None:
+        return names
+    with stream:
         known = {name for line in stream for name in names if f'"Path": "{name}"'.encode("ascii") in line}
     return tuple(name for name in names if name not in known)
 
 
 def _write_missing(binaries: PostgresBinaries, pgdata: Path) -> None:
-    if not (pgdata / "postgresql.conf").exists():
+    if _read(pgdata / "postgresql.conf") is None:
         lines = [f"{name} = {value}\n" for name, value in sorted(_control_settings(binaries, pgdata).items())]
         _write(pgdata / "postgresql.conf", "# Written by Exclave: the backup had none.\n" + "".join(lines))
-    if not (pgdata / "pg_hba.conf").exists():
+    if _read(pgdata / "pg_hba.conf") is None:
         _write(pgdata / "pg_hba.conf", "# Written by Exclave: the backup had none.\n" + _MINIMAL_HBA)
-    if not (pgdata / "pg_ident.conf").exists():
+    if _read(pgdata / "pg_ident.conf") is None:
         _write(pgdata / "pg_ident.conf", "# Written by Exclave: the backup had none.\n")
 
 
@@ -211,14 +225,14 @@ def _access(pgdata: Path, socket_dir: Path, owner: tuple[int, int] | None, *, tr
     if not socket_dir.exists():
         socket_dir.mkdir(mode=0o700, parents=True)
         if owner is not None:
-            os.chown(socket_dir, *owner)
+            os.chown(socket_dir, *owner, follow_symlinks=False)
     if socket_dir.stat().st_mode & 0o077:
         raise UsageError(
             f"trust on the socket needs a folder that only its owner can enter, and {socket_dir} is open to others",
             hint=f"Run chmod 700 {socket_dir}, or name a new folder.",
         )
     file = own.with_name(_HBA)
-    text = own.read_text(encoding="utf-8", errors="surrogateescape")
+    text = (_read(own) or b"").decode("utf-8", "surrogateescape")
     _write(
         file, "# Written by Exclave: a copy in quarantine.\nlocal all all trust\nlocal replication all trust\n" + text
     )
@@ -232,13 +246,13 @@ def _own(pgdata: Path, owner: tuple[int, int] | None) -> None:
     for parent, folders, files in os.walk(pgdata):
         for name in (*folders, *files):
             os.chown(os.path.join(parent, name), *owner, follow_symlinks=False)
-    os.chown(pgdata, *owner)
+    os.chown(pgdata, *owner, follow_symlinks=False)
 
 
 def _write_overrides(pgdata: Path, chosen: Mapping[str, str]) -> None:
     """Keeps what ``ALTER SYSTEM`` had set at home, as later lines win; a former block of ours is replaced."""
     file = pgdata / "postgresql.auto.conf"
-    before = file.read_text(encoding="utf-8", errors="surrogateescape") if file.exists() else ""
+    before = (_read(file) or b"").decode("utf-8", "surrogateescape")
     kept = before.partition(_BLOCK)[0].rstrip("\n")
     lines = "".join(f"{name} = '{_quoted(value)}'\n" for name, value in sorted(chosen.items()))
     _write(file, (kept + "\n" if kept else "") + _BLOCK + "\n" + lines)
@@ -250,9 +264,44 @@ def _quoted(value: str) -> str:
     return value.replace("\\", "\\\\").replace("'", "''")
 
 
+def _open(file: Path) -> BufferedReader | None:
+    """A file of the restored folder, or None if there is none.
+
+    ``CorruptObject`` for anything that is not a regular file: the folder's content may be an enemy's, and we are root.
+    """
+    try:
+        # NONBLOCK: a pipe must not keep us waiting.
+        stream = open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CorruptObject(f"{file} is not a plain file that can be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise CorruptObject(f"{file} is not a plain file")
+    return stream
+
+
+def _read(file: Path) -> bytes | None:
+    stream = _open(file)
+    if stream is None:
+        return None
+    with stream:
+        return stream.read()
+
+
+def _remove(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise CorruptObject(f"{file} is not a plain file: {error.strerror}") from error
+
+
 def _write(file: Path, text: str) -> None:
     """A restart finds the former file or this one, never half of one."""
     staged = file.with_name(file.name + _STAGED)
+    # What lies there is left over from a call that died, or came with the version; a link is not followed.
+    _remove(staged)
     with open(staged, "w", encoding="utf-8", errors="surrogateescape", opener=_private) as stream:
         stream.write(text)
         stream.flush()
@@ -266,4 +315,4 @@ def _write(file: Path, text: str) -> None:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    return os.open(path, flags | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -63,6 +63,8 @@ class Rejected:
     digest: Digest | None
     """Of the note's text, if it has one."""
     error: ExclaveError
+    grave: bool = False
+    """Not anybody: at least one custodian signed what it rests on, so it may be what somebody tries to hide."""
 
     @property
     def reason(self) -> str:

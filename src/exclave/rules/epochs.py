@@ -25,7 +25,7 @@ from exclave.errors import (
 from exclave.formats.card import Card
 from exclave.formats.epochnote import ParsedEpoch, parse_epoch
 from exclave.formats.note import ParsedNote, parse_note
-from exclave.formats.warrant import Act
+from exclave.formats.warrant import Act, parse_warrant
 from exclave.ids import Digest, Epoch, RegisterId
 from exclave.rules.charters import CharterChain, Rejected, VerifiedCharter
 from exclave.rules.signatures import verify_signed_by
@@ -97,21 +97,24 @@ def verify_epoch_chain(
     epoch_notes: Sequence[bytes],
     warrants: Mapping[Digest, ParsedNote],
     cards: Mapping[Digest, Card],
+    *,
+    chosen: Digest | None = None,
 ) -> EpochChain:
     """The epochs of ``register``, in whatever order and company the notes come.
 
     (1) Charters fix all epochs up to the one that the newest names. (2) Above it, warrants under that charter go on,
-    one epoch at a time. (3) Everything else is rejected with its reason and stops nothing. ``warrants`` are what
-    ``collect_warrants`` found, ``cards`` by the digest of their text.
+    one epoch at a time. (3) Everything else is rejected with its reason and stops nothing; gravely, if it lies above
+    the chain and its writer and a custodian signed for it. ``warrants`` are what ``collect_warrants`` found, ``cards``
+    by the digest of their text. ``chosen`` is a note that the next charter shall name: the chain ends with it.
 
     Raises ``WarrantForeign`` if no charter lists the register; ``MissingObject`` if an epoch, a warrant or a card is
-    missing that a charter vouches for, or below an epoch that a warrant grants; ``Forked`` if two notes for one epoch
-    are both granted (a new charter that names one of them heals that); ``CorruptObject`` or ``NotAuthorised`` if a
-    charter vouches for what is wrong.
+    missing that a charter vouches for; ``Forked`` if two notes for one epoch are both granted (a new charter that
+    names one of them, as ``chosen``, heals that); ``CorruptObject`` or ``NotAuthorised`` if a charter vouches for what
+    is wrong.
     """
     books = _Books(chain, register, warrants, cards)
     found, rejected = _parse_all(epoch_notes, register)
-    fixed = _fixed_notes(books, found)
+    fixed = _fixed_notes(books, found, chosen)
     epochs: list[VerifiedEpoch] = []
     for number in sorted(fixed):
         epochs.append(_accept(books, found.pop(fixed[number]), epochs))
@@ -121,10 +124,12 @@ def verify_epoch_chain(
             other = NotAuthorised(f"the charters name another note for epoch {rest.note.epoch}")
             rejected.append(Rejected(rest.what, rest.digest, other))
             continue
+        if chosen is not None:
+            continue
         try:
-            granted.append(_by_current_warrant(books, rest))
+            granted.append(_by_current_warrant(books, rest, epochs[-1]))
         except (NotAuthorised, IntegrityError, MalformedError) as error:
-            rejected.append(Rejected(rest.what, rest.digest, error))
+            rejected.append(Rejected(rest.what, rest.digest, error, grave=_is_claimed(books, rest)))
     rejected += _extend(epochs, granted)
     return EpochChain(register, tuple(epochs), tuple(rejected))
 
@@ -151,8 +156,8 @@ def _parse_all(notes: Iterable[bytes], register: RegisterId) -> tuple[dict[Diges
     return found, rejected
 
 
-def _fixed_notes(books: _Books, found: Mapping[Digest, _Found]) -> dict[int, Digest]:
-    """(1) The digest of every epoch's note up to the one that the newest charter names."""
+def _fixed_notes(books: _Books, found: Mapping[Digest, _Found], chosen: Digest | None) -> dict[int, Digest]:
+    """(1) The digest of every epoch's note up to the one that the newest charter names, or that is ``chosen``."""
     fixed: dict[int, Digest] = {}
     for verified in books.chain.charters:
         rule = verified.charter.register(books.register)
@@ -160,6 +165,12 @@ def _fixed_notes(books: _Books, found: Mapping[Digest, _Found]) -> dict[int, Dig
             raise Forked(f"charters name different notes for epoch {rule.epoch} of register {books.register}")
     if not fixed:
         raise WarrantForeign(f"no charter lists register {books.register}")
+    if chosen is not None:
+        if chosen not in found:
+            raise _missing(f"an epoch note of register {books.register}", chosen)
+        at = found[chosen].note.epoch
+        if at < max(fixed) or fixed.setdefault(at, chosen) != chosen:
+            raise Forked(f"charters name another note for epoch {at} of register {books.register}, or a later one")
     for number in range(max(fixed), 0, -1):
         digest = fixed[number]
         if digest not in found:
@@ -191,7 +202,7 @@ def _granting_charter(books: _Books, found: _Found) -> VerifiedCharter:
     raise NotAuthorised(f"no charter names the note of {found.what}")
 
 
-def _by_current_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
+def _by_current_warrant(books: _Books, found: _Found, head: VerifiedEpoch) -> VerifiedEpoch:
     """An epoch above those of the charters: only under the newest charter that lists the register."""
     if found.note.authority is None:
         raise NotAuthorised(f"no charter names the note of {found.what}")
@@ -199,8 +210,31 @@ def _by_current_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
     last = [c for c in books.chain.charters if c.charter.register(books.register) is not None][-1]
     if epoch.charter.digest != last.digest:
         old, new = epoch.charter.charter.number, last.charter.number
+        if found.note.previous is not None and found.note.previous.note == head.digest:
+            # Signed before a failover and published after it, a charter would give the pen back without a word.
+            raise Forked(
+                f"{found.what} ({found.digest.hex()}) was granted under charter {old} and follows epoch {head.number}"
+                f" ({head.digest.hex()}), and charter {new} does not name it: the custodians must say which has the"
+                " pen, in a new charter"
+            )
         raise WarrantForeign(f"{found.what} has a warrant under charter {old}, and charter {new} does not name it")
     return epoch
+
+
+def _is_claimed(books: _Books, found: _Found) -> bool:
+    """Whether a rejected epoch's writer signed it, and at least one custodian its warrant to this writer.
+
+    Nobody can plant that without one of their keys, so it may be an order that somebody hides a part of.
+    """
+    warrant = books.warrants.get(found.note.authority) if found.note.authority else None
+    writer = books.cards.get(found.note.writer)
+    if warrant is None or not warrant.signatures or writer is None or writer.digest != found.note.writer:
+        return False
+    try:
+        _signed_by_any(found, writer)
+        return parse_warrant(warrant.text).machine == found.note.writer
+    except (NotAuthorised, MalformedError):
+        return False
 
 
 def _by_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
@@ -277,9 +311,11 @@ def _extend(epochs: list[VerifiedEpoch], granted: Sequence[VerifiedEpoch]) -> li
         if successor.note.previous is None or successor.note.previous.note != head.digest:
             raise Forked(f"epoch {successor.number} of register {head.register} follows another epoch {head.number}")
         epochs.append(successor)
-    if rest:
-        # Its writer signed it and the quorum its warrant, so somebody is hiding an epoch; who hides one may be fenced.
-        raise MissingObject(f"the note of epoch {epochs[-1].number + 1} of register {epochs[-1].register} is missing")
+    for epoch in rest:
+        # Its writer signed it and the quorum its warrant, so somebody may be hiding an epoch between. It must not
+        # block the register either: any machine with a warrant can sign a number out of the air.
+        gap = MissingObject(f"the note of epoch {epochs[-1].number + 1} of register {epoch.register} is missing")
+        rejected.append(Rejected(f"epoch {epoch.number} of register {epoch.register}", epoch.digest, gap, grave=True))
     return rejected
 
 

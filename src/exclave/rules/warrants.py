@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from exclave.crypto.sign import SigningPair, verify_ed25519, verify_mldsa44
@@ -13,7 +14,7 @@ from exclave.formats.note import ParsedNote, Signature, parse_note
 from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
 from exclave.ids import Digest, Instant, Label, RegisterId, instant_text
 from exclave.rules.charters import CharterChain, VerifiedCharter, require_quorum
-from exclave.rules.signatures import sign_text, signers, verify_signed_by
+from exclave.rules.signatures import good_signatures, sign_text, verify_signed_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +95,13 @@ def collect_warrants(notes: Iterable[bytes], chain: CharterChain) -> dict[Digest
             charter = _charter_of(parse_warrant(note.text), chain, current=False)
         except (MalformedError, WarrantForeign):
             continue
-        names = signers(note, charter.cards)
-        wanted = {(card.name, key) for card in charter.cards if card.name in names for key in card.note_key_ids()}
-        # ``signers`` looked at the last line of each key, so that is the one to keep.
-        good = {(s.name, s.key_id): s for s in note.signatures if (s.name, s.key_id) in wanted}
         known = found.get(note.digest, ParsedNote(note.text, ()))
-        have = {(s.name, s.key_id) for s in known.signatures}
-        found[note.digest] = known.with_signatures(*(s for key, s in good.items() if key not in have))
+        have = {s.name for s in known.signatures}
+        for card in charter.cards:
+            if card.name not in have:
+                with suppress(NotAuthorised, CorruptObject):
+                    known = known.with_signatures(*good_signatures(note, card))
+        found[note.digest] = known
     return found
 
 

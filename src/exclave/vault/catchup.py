@@ -35,6 +35,8 @@ class CaughtUp:
     """Objects that each site still lacks."""
     refused: dict[Label, ExclaveError] = field(default_factory=dict)
     """Sites that failed a write; nothing more was sent to them."""
+    spoilt: dict[tuple[Label, Digest], ExclaveError] = field(default_factory=dict)
+    """Packs under whose names a site holds other bytes: whoever keeps it must remove them. It got all the others."""
     faults: dict[tuple[Label, str], ExclaveError] = field(default_factory=dict)
     """What was wrong at a source: (site, object's name in hex) → error."""
     copied_bytes: int = 0
@@ -56,12 +58,16 @@ class CaughtUp:
             self.copied[label] |= names
             self.lacking[label] = more.lacking[label]
         self.refused.update(more.refused)
+        self.spoilt.update(more.spoilt)
         self.faults.update(more.faults)
         self.copied_bytes += more.copied_bytes
 
     def _reason(self, label: Label, names: set[Digest]) -> str:
         if label in self.refused:
             return self.refused[label].message
+        for name in sorted(names):
+            if (label, name) in self.spoilt:
+                return f"{self.spoilt[label, name].message}: {label} must remove it; the next backup goes on without it"
         sources = [error.message for (_, name), error in self.faults.items() if bytes.fromhex(name) in names]
         return f"lacks {len(names)} objects of this version, and no other site gave them" + (
             f": {sources[0]}" if sources else ""
@@ -128,13 +134,15 @@ def catch_up(
     lists: Iterable[tuple[Digest, bytes]],
     sites: Mapping[Label, Site],
     index: ChunkIndex,
+    others: Mapping[Digest, int] | None = None,
     workers: int = WORKERS,
 ) -> CaughtUp:
     """For the writer of a version: each of ``sites`` gets the packs (``needs``, name → bytes) that ``index`` does not
     know there, and the nodes of the version's list (``lists``, name and text, the root last) that it lacks.
 
-    The index learns what arrived, and which sources turned out not to have what it believed. Raises nothing for a
-    site that fails: ``failed`` of the result names it.
+    ``others``: packs of earlier versions, which are brought too if that can be done; nothing in the result tells of
+    them. The index learns what arrived, what is spoilt, and which sources turned out not to have what it believed.
+    Raises nothing for a site that fails: ``failed`` of the result names it.
     """
     have: dict[Label, Set[Digest]] = {label: index.placed_at(label) for label in sites}
     done = copy_objects(state, register, needs, have, sites, targets=sites, workers=workers)
@@ -147,15 +155,29 @@ def catch_up(
         now = {label: index.placed_at(label) | done.copied[label] for label in sites}
         working = [label for label in liars if label not in done.refused]
         done.add(copy_objects(state, register, needs, now, sites, targets=working, workers=workers))
-    for label, names in done.copied.items():
-        for name in names:
-            # Killed before this: the next start finds the copies by listing the site.
-            index.confirm(name, label)
+    _learn(index, done, needs)
     nodes = list(lists)
     for label, site in sites.items():
         if label not in done.refused:
             _put_nodes(state, register, nodes, label, site, done)
+    if others:
+        working = [label for label in sites if label not in done.refused]
+        # What is spoilt at a site is not fetched for it again and again.
+        held: dict[Label, Set[Digest]] = {label: index.placed_at(label) for label in sites}
+        idle = {label: index.spoilt_at(label) for label in sites}
+        _learn(index, copy_objects(state, register, others, held, sites, targets=working, idle=idle, workers=workers),
+               others)  # fmt: skip
     return done
+
+
+def _learn(index: ChunkIndex, done: CaughtUp, sizes: Mapping[Digest, int]) -> None:
+    for label, names in done.copied.items():
+        for name in names:
+            # Killed before this: the next start finds the copies by listing the site.
+            index.confirm(name, label)
+    for label, name in done.spoilt:
+        # Its chunks are shipped in other packs from now on; killed before this, the next run comes here again.
+        index.refuse(name, sizes[name], label)
 
 
 def _put_nodes(
@@ -189,12 +211,14 @@ def copy_objects(
     *,
     targets: Collection[Label],
     list_nodes: Iterable[Digest] = (),
+    idle: Mapping[Label, Set[Digest]] | None = None,
     workers: int = WORKERS,
 ) -> CaughtUp:
     """Brings each of ``targets`` all of ``needs`` (pack → bytes) and ``list_nodes`` that it lacks by ``have``.
 
     ``have`` says what each of ``sites`` holds (packs and list nodes alike); a site that is not in it holds nothing.
-    Memory: ``workers`` packs. Raises nothing for a site that fails: it is left out.
+    ``idle``: what it is no use to bring to a site. Memory: ``workers`` packs. Raises nothing for a site that fails: it
+    is left out; ``spoilt`` of the result names the packs under whose names it holds other bytes.
     """
     work = _Work(state, register, have, sites)
     for label in targets:
@@ -206,6 +230,7 @@ def copy_objects(
         flights: deque[Future[None]] = deque()
         for name, key, size in jobs:
             lacking = [label for label in targets if name not in have.get(label, frozenset())]
+            lacking = [label for label in lacking if idle is None or name not in idle[label]]
             if not lacking:
                 continue
             for label in lacking:
@@ -245,7 +270,10 @@ class _Work:
                 self._sites[label].put_same(key, data)
             except (UnavailableError, IntegrityError) as error:
                 with self._lock:
-                    self.result.refused.setdefault(label, error)
+                    if size is not None and isinstance(error, IntegrityError):
+                        self.result.spoilt[label, name] = error
+                    else:
+                        self.result.refused.setdefault(label, error)
                 continue
             with self._lock:
                 self.result.copied[label].add(name)

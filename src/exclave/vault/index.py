@@ -28,6 +28,9 @@ CREATE TABLE IF NOT EXISTS chunk(
 CREATE TABLE IF NOT EXISTS placed(
     site TEXT NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(site, pack)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS placed_by_pack ON placed(pack);
+CREATE TABLE IF NOT EXISTS refused(
+    site TEXT NOT NULL, name BLOB NOT NULL, size INTEGER NOT NULL, seen INTEGER NOT NULL,
+    PRIMARY KEY(site, name)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS used(boot TEXT NOT NULL);
 CREATE TEMP TABLE counted(site TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TEMP TABLE seen(site TEXT NOT NULL, pack INTEGER NOT NULL, PRIMARY KEY(site, pack)) WITHOUT ROWID;
@@ -36,6 +39,8 @@ _LOOKUP_BATCH = 200
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 """First eight bits of SQLite's codes."""
+# A pack that a site which counts holds in a spoilt copy cannot be brought there again: its chunks are shipped anew.
+_SPOILT = "NOT EXISTS (SELECT 1 FROM refused JOIN counted ON counted.site = refused.site WHERE refused.name = {}.name)"
 _NOWHERE = "NOT EXISTS (SELECT 1 FROM placed WHERE placed.pack = pack.number)"
 
 
@@ -128,7 +133,9 @@ class ChunkIndex:
                 self._db.close()
 
     def count_only(self, sites: Iterable[str]) -> None:
-        """From now on only what lies at one of ``sites`` counts as shipped for ``lookup`` and ``held``."""
+        """From now on only what lies at one of ``sites`` counts as shipped for ``lookup`` and ``held``, and nothing of
+        which one of them holds a spoilt copy (``refuse``).
+        """
         with self._using(writing=True) as db:
             db.execute("DELETE FROM counted")
             db.executemany("INSERT INTO counted VALUES(?)", ((site,) for site in sites))
@@ -147,6 +154,7 @@ class ChunkIndex:
             query = (
                 "SELECT c.id, p.name, c.offset, c.length, c.raw FROM chunk c JOIN pack p ON p.number = c.pack"  # noqa: S608
                 f" WHERE c.id IN ({marks}) AND EXISTS (SELECT 1 FROM placed WHERE placed.pack = c.pack {self._counts})"
+                f" AND {_SPOILT.format('p')}"
             )
             with self._using() as db:
                 rows = db.execute(query, part).fetchall()
@@ -185,28 +193,68 @@ class ChunkIndex:
         with self._using() as db:
             db.execute("DELETE FROM placed WHERE site=? AND pack=(SELECT number FROM pack WHERE name=?)", (site, name))
 
+    def refuse(self, name: Digest, size_bytes: int, site: str) -> None:
+        """What ``site`` holds under a pack's name, of that size, is not that pack or not ours: it is not read again
+        until a listing lacks it.
+        """
+        with self._using(writing=True) as db:
+            db.execute("DELETE FROM placed WHERE site=? AND pack=(SELECT number FROM pack WHERE name=?)", (site, name))
+            _refuse(db, site, name, size_bytes)
+
+    def spoilt_at(self, site: str) -> set[Digest]:
+        """Known packs under whose names ``site`` holds something else."""
+        query = "SELECT r.name FROM refused r JOIN pack p ON p.name = r.name WHERE r.site=?"
+        with self._using() as db:
+            return {Digest(row[0]) for row in db.execute(query, (site,))}
+
+    def forget_other_epochs(self, epoch: Epoch) -> bool:
+        """Drops all packs that were not noted in ``epoch``, with their chunks; whether there was any.
+
+        Who had the pen before may have been robbed of the keys that made their tables believable.
+        """
+        with self._using(writing=True) as db:
+            other = "(SELECT number FROM pack WHERE epoch<>?)"
+            db.execute(f"DELETE FROM chunk WHERE pack IN {other}", (epoch,))  # noqa: S608
+            db.execute(f"DELETE FROM placed WHERE pack IN {other}", (epoch,))  # noqa: S608
+            gone = db.execute("DELETE FROM pack WHERE epoch<>?", (epoch,)).rowcount
+            if gone:
+                # Refused under keys of then; seeds of a new restore may tell more.
+                db.execute("DELETE FROM refused")
+            return gone > 0
+
     def start_listing(self, site: str) -> None:
         """The packs at ``site`` are about to be listed: see ``found_in_listing``, ``adopt`` and ``end_listing``."""
-        with self._using() as db:
+        with self._using(writing=True) as db:
             db.execute("DELETE FROM seen WHERE site=?", (site,))
+            db.execute("UPDATE refused SET seen=0 WHERE site=?", (site,))
 
     def found_in_listing(self, listed: Mapping[Digest, int], site: str) -> tuple[int, dict[Digest, int]]:
         """Confirms the packs of ``listed`` (name → bytes) that are known with that size; a page of up to 500 names.
 
-        Returns how many of them were not known to be at ``site``, and those of ``listed`` that are not known at all.
+        Returns how many of them were not known to be at ``site``, and those of ``listed`` that are not known at all;
+        what was refused there with that size is in neither.
         """
         marks = ",".join("?" * len(listed))
         with self._using(writing=True) as db:
             query = f"SELECT name, size, number FROM pack WHERE name IN ({marks})"  # noqa: S608
             known = db.execute(query, list(listed)).fetchall()
             # One of another size is no good copy: it is left out here, so `end_listing` counts it as lost.
-            good = [(site, number) for name, size, number in known if listed[Digest(name)] == size]
+            db.executemany("UPDATE refused SET seen=1 WHERE site=? AND name=? AND size=?",
+                           ((site, name, size) for name, size in listed.items()))  # fmt: skip
+            query = f"SELECT name FROM refused WHERE site=? AND seen=1 AND name IN ({marks})"  # noqa: S608
+            spoilt = {Digest(row[0]) for row in db.execute(query, [site, *listed])}
+            good = []
+            for name, size, number in known:
+                if listed[Digest(name)] != size:
+                    _refuse(db, site, Digest(name), listed[Digest(name)])
+                elif name not in spoilt:
+                    good.append((site, number))
             before = db.total_changes
             db.executemany("INSERT OR IGNORE INTO placed(site, pack) VALUES(?,?)", good)
             confirmed = db.total_changes - before
             db.executemany("INSERT OR IGNORE INTO seen(site, pack) VALUES(?,?)", good)
         names = {Digest(name) for name, _, _ in known}
-        return confirmed, {name: size for name, size in listed.items() if name not in names}
+        return confirmed, {name: size for name, size in listed.items() if name not in names and name not in spoilt}
 
     def end_listing(self, site: str) -> int:
         """The listing came to its end: what was not in it is not at ``site``.
@@ -216,6 +264,8 @@ class ChunkIndex:
         unseen = "NOT EXISTS (SELECT 1 FROM seen WHERE seen.site = placed.site AND seen.pack = placed.pack)"
         with self._using(writing=True) as db:
             done = db.execute(f"DELETE FROM placed WHERE site=? AND {unseen}", (site,))  # noqa: S608
+            # Removed there, so that a good copy can be brought.
+            db.execute("DELETE FROM refused WHERE site=? AND NOT seen", (site,))
             db.execute("DELETE FROM seen WHERE site=?", (site,))
             return done.rowcount
 
@@ -243,6 +293,7 @@ class ChunkIndex:
         query = (
             "SELECT name FROM pack WHERE EXISTS"  # noqa: S608
             f" (SELECT 1 FROM placed WHERE placed.pack = pack.number {self._counts})"
+            f" AND {_SPOILT.format('pack')}"
         )
         with self._using() as db:
             return {Digest(row[0]) for row in db.execute(query)}
@@ -273,6 +324,10 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     if isinstance(error, _MachineWentDown):
         return True
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE or type(error) is sqlite3.DatabaseError
+
+
+def _refuse(db: sqlite3.Connection, site: str, name: Digest, size_bytes: int) -> None:
+    db.execute("INSERT OR REPLACE INTO refused(site, name, size, seen) VALUES(?,?,?,1)", (site, name, size_bytes))
 
 
 def _insert_pack(db: sqlite3.Connection, name: Digest, size_bytes: int, epoch: Epoch) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -68,6 +68,11 @@ def decompress(frame: bytes, raw: int) -> bytes:
     return data
 
 
+def sealed_digest(header: Digest, sealed: bytes | memoryview) -> Digest:
+    """Binds a chunk's sealed bytes to the header (by its SHA-256) whose pack secret opened them."""
+    return sha256(header + bytes(sealed))
+
+
 class PackReader:
     """Reads chunks of one register from any of several sites; each failure is noted and the next site is tried."""
 
@@ -82,12 +87,15 @@ class PackReader:
         self._state, self._register = state, register
         self._sites = dict(sites)
         self._keys = dict(sorted(keys.items(), reverse=True))
-        self._ciphers: OrderedDict[bytes, tuple[ObjectCipher, PackSecret]] = OrderedDict()
+        self._ciphers: OrderedDict[bytes, tuple[ObjectCipher, Digest]] = OrderedDict()
+        """By pack: its cipher, and the SHA-256 of the header that gave it."""
         self._lock = threading.Lock()
         self.id_key: bytes | None = None
         self.faults: dict[tuple[Label, str], ExclaveError] = {}
         """What was wrong where: (site, pack) → error."""
         self._silent: set[Label] = set()
+        self.verified: Callable[[Ref, Digest], None] | None = None
+        """Is told every chunk that was opened and had its id, with the ``sealed_digest`` of what was read."""
 
     def _order(self, pack: bytes) -> list[tuple[Label, Readable]]:
         """All sites: those that were wrong about this pack, or did not answer at all lately, come last."""
@@ -117,7 +125,7 @@ class PackReader:
             if isinstance(error, UnavailableError):
                 self._silent.add(label)
 
-    def _cipher(self, pack: bytes) -> tuple[ObjectCipher, PackSecret]:
+    def _cipher(self, pack: bytes) -> tuple[ObjectCipher, Digest]:
         with self._lock:
             known = self._ciphers.get(pack)
             if known is not None:
@@ -125,7 +133,7 @@ class PackReader:
                 return known
         for label, header in self._from_any(pack, 0, HEADER_BYTES):
             try:
-                made = self._open_header(header)
+                made = self._open_header(header)[0], sha256(header)
             except CorruptObject as error:
                 self._note(label, pack, error)
                 continue
@@ -162,16 +170,19 @@ class PackReader:
     def chunks(self, pack: bytes, refs: Sequence[Ref]) -> Iterator[tuple[Ref, bytes]]:
         """The chunks ``refs``, all of one pack, in order of offset. Neighbours are fetched together."""
         for run in _runs(sorted(refs, key=lambda r: r.offset)):
-            cipher, _ = self._cipher(pack)
+            cipher, header = self._cipher(pack)
             start = run[0].offset
             view = self._fetch_run(run)
             for ref in run:
                 at = ref.offset - start
+                sealed: bytes | memoryview = view[at : at + ref.length]
                 try:
-                    data = self._record(cipher, ref, view[at : at + ref.length])
+                    data = self._record(cipher, ref, sealed)
                 except CorruptObject:
-                    data = self._from_each(ref)
-                    cipher, _ = self._cipher(pack)
+                    data, sealed = self._from_each(ref)
+                    cipher, header = self._cipher(pack)
+                if self.verified is not None and self.id_key is not None:
+                    self.verified(ref, sealed_digest(header, sealed))
                 yield ref, data
 
     def _fetch_run(self, run: Sequence[Ref]) -> memoryview:
@@ -182,8 +193,8 @@ class PackReader:
             return memoryview(data)
         return memoryview(b"")
 
-    def _from_each(self, ref: Ref) -> bytes:
-        """A chunk that did not open, from the first site where it does.
+    def _from_each(self, ref: Ref) -> tuple[bytes, bytes]:
+        """A chunk that did not open, and its sealed bytes, from the first site where it does.
 
         The header in use, the record, or both may have been wrong, and may have come from two sites: so each site's
         own header is opened for its own record, and whoever fails that is noted.
@@ -191,14 +202,16 @@ class PackReader:
         key = pack_key(self._state, self._register, Digest(ref.pack))
         for label, site in self._order(ref.pack):
             try:
-                cipher, secret = self._open_header(site.get_range(key, 0, HEADER_BYTES))
-                data = self._record(cipher, ref, site.get_range(key, ref.offset, ref.length))
+                header = site.get_range(key, 0, HEADER_BYTES)
+                cipher, _ = self._open_header(header)
+                sealed = site.get_range(key, ref.offset, ref.length)
+                data = self._record(cipher, ref, sealed)
             except (UnavailableError, IntegrityError) as error:
                 self._note(label, ref.pack, error)
                 continue
             with self._lock:
-                self._ciphers[ref.pack] = cipher, secret
-            return data
+                self._ciphers[ref.pack] = cipher, sha256(header)
+            return data, sealed
         raise MissingObject(f"no site has a good copy of pack {ref.pack.hex()[:16]}…", pack=ref.pack.hex())
 
     def root(self, manifest: Digest) -> Root:

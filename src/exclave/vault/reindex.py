@@ -1,8 +1,9 @@
 """What lies at a site against what the writer's cache believes: after a crash, or when the cache is gone.
 
-Packs that the cache does not know are adopted by their chunk tables, which only the writer can open. Whoever keeps a
-site can show one pack's header and table under another one's name, so that later versions would refer to chunks that
-are not there: with ``whole`` each unknown pack is read in full and must have its own hash.
+Packs that the cache does not know are adopted by their chunk tables, which only the writer of the present epoch can
+seal, or as far as this machine has opened them itself (``seed.py``). Whoever keeps a site can show one pack's header
+and table under another one's name, so that later versions would refer to chunks that are not there: with ``whole``
+each unknown pack is read in full and must have its own hash.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from exclave.ids import Digest, Epoch, Fingerprint, Key, Label, RegisterId, pars
 from exclave.sites.contract import Readable
 from exclave.vault.index import ChunkIndex
 from exclave.vault.sealer import table_key
+from exclave.vault.seed import Seeds
 
 _PAGE: Final = 500
 _READERS: Final = 8
@@ -47,7 +49,7 @@ class Reconciled:
     lost: int
     """Known ones that were believed to be there, and are not or have another size."""
     unreadable: int
-    """Unknown ones that are no packs of this writer: left as they are, and never referred to."""
+    """Unknown ones that are no packs of this writer: left as they are, never referred to, and not read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class _Source:
     register: RegisterId
     index_keys: Mapping[Epoch, bytes]
     whole: bool
+    seeds: Seeds | None
 
 
 def reconcile(
@@ -70,14 +73,19 @@ def reconcile(
     index_keys: Mapping[Epoch, bytes],
     *,
     whole: bool = False,
+    seeds: Seeds | None = None,
+    epoch: Epoch | None = None,
 ) -> Reconciled:
     """Makes ``index`` agree with what lies at ``site``. ``UnavailableError`` if that cannot be read to the end.
+
+    ``index_keys``: only of epochs whose writer alone knows them. What ``seeds`` knows of former ones is adopted too,
+    always from whole packs, and noted as of ``epoch``, the present one.
 
     (1) The site's packs are listed, a page at a time. (2) Known ones are confirmed. (3) Unknown ones are adopted, each
     in one transaction. (4) What the listing lacks is lost. A process that dies before (4) has only added what is true.
     Memory: one page of names and a few chunk tables.
     """
-    source = _Source(site, state, register, index_keys, whole)
+    source = _Source(site, state, register, index_keys, whole, seeds)
     adopted = confirmed = unreadable = 0
     index.start_listing(label)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="reindex") as pool:
@@ -86,10 +94,12 @@ def reconcile(
             confirmed += count
             for name, size, found in _read_all(pool, source, unknown):
                 if found is None:
+                    # Read again at the next start if the process dies before this.
+                    index.refuse(name, size, label)
                     unreadable += 1
                     continue
-                epoch, rows = found
-                index.adopt(name, size, epoch, rows, label)  # (3)
+                sealed_in, rows = found
+                index.adopt(name, size, epoch or sealed_in, rows, label)  # (3)
                 adopted += 1
     return Reconciled(adopted, confirmed, index.end_listing(label), unreadable)  # (4)
 
@@ -151,24 +161,45 @@ def _read_table(source: _Source, name: Digest, size: int) -> _Found:
     if size not in SIZE_CLASSES:
         return None
     try:
-        if not source.whole:
-            return _open_table(source, source.site.get_range(key, 0, HEADER_BYTES), key, None)
+        seeded = source.seeds is not None and source.seeds.knows(name)
+        # A kilobyte tells whether the rest is worth reading: whoever fills a site with rubbish gets no more read.
+        place = None if seeded else _locate(source, source.site.get_range(key, 0, HEADER_BYTES))
+        if place is None and not seeded:
+            return None
+        if place is not None and not source.whole:
+            return _open_table(place, source.site.get_range(key, place.offset, place.length))
         data = source.site.get(key, limit=BULK_BYTES)
         if len(data) != size or sha256(data) != name:
             return None
-        return _open_table(source, data[:HEADER_BYTES], key, data)
+        if seeded and source.seeds is not None:
+            rows = source.seeds.rows(name, data)
+            return (Epoch(0), rows) if rows else None
+        place = _locate(source, data[:HEADER_BYTES])
+        return _open_table(place, data[place.offset : place.offset + place.length]) if place is not None else None
     except IntegrityError:
         return None
 
 
-def _open_table(source: _Source, head: bytes, key: Key, data: bytes | None) -> _Found:
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a pack's sealed chunk table lies, and what opens it."""
+
+    epoch: Epoch
+    tables: ObjectCipher
+    offset: int
+    length: int
+
+
+def _locate(source: _Source, head: bytes) -> _Place | None:
     header = parse_header(head)
     for epoch, index_key in source.index_keys.items():
         tables = ObjectCipher(table_key(index_key, header.salt))
         try:
-            offset, length = parse_locator(tables.open(0, header.sealed_locator, _TABLE))
+            return _Place(epoch, tables, *parse_locator(tables.open(0, header.sealed_locator, _TABLE)))
         except CorruptObject:
             continue
-        sealed = data[offset : offset + length] if data is not None else source.site.get_range(key, offset, length)
-        return epoch, parse_table(tables.open(1, sealed, _TABLE))
     return None
+
+
+def _open_table(place: _Place, sealed: bytes) -> _Found:
+    return place.epoch, parse_table(place.tables.open(1, sealed, _TABLE))

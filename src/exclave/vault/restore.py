@@ -19,6 +19,8 @@ from exclave.vault.opener import PackReader
 
 WINDOW_BYTES = 24 << 20
 WINDOW_RECORDS = 4096
+WINDOW_PLACES = 1 << 16
+"""Each takes some hundred bytes of memory: a manifest of one-byte extents must not fill it."""
 WORKERS = max(2, os.cpu_count() or 2)
 
 
@@ -47,15 +49,17 @@ class _Window:
     needs: dict[bytes, dict[int, tuple[Ref, list[tuple[Entry | _Pieces, int, int, int]]]]] = field(default_factory=dict)
     raw: int = 0
     records: int = 0
+    places: int = 0
 
     def want(self, ref: Ref, place: Entry | _Pieces, offset: int, start: int, length: int) -> None:
         chunk = self.needs.setdefault(ref.pack, {}).setdefault(ref.offset, (ref, []))
         chunk[1].append((place, offset, start, length))
         self.raw += length
+        self.places += 1
 
     @property
     def full(self) -> bool:
-        return self.raw >= WINDOW_BYTES or self.records >= WINDOW_RECORDS
+        return self.raw >= WINDOW_BYTES or self.records >= WINDOW_RECORDS or self.places >= WINDOW_PLACES
 
 
 class Restorer:

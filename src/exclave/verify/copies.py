@@ -23,12 +23,13 @@ from exclave.errors import (
 from exclave.formats.checkpoint import Checkpoint
 from exclave.formats.epochnote import Cut
 from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
-from exclave.formats.tile import TILE_WIDTH, bundle_key, checkpoint_key
+from exclave.formats.tile import TILE_WIDTH, bundle_key, checkpoint_key, cosigned_prefix
 from exclave.ids import Digest
 from exclave.rules.checkpoints import Candidate, VerifiedCheckpoint, choose_freshest
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.tree import EMPTY_ROOT
 from exclave.sites.contract import Readable, Sources
+from exclave.verify.cosigned import newest_cosigned
 from exclave.verify.logs import LogTree, ProvenTree, TreeHead
 from exclave.verify.state import Finding, StateView, finding
 
@@ -44,6 +45,13 @@ class LogCopies:
     prefix: str
     heads: dict[str, VerifiedCheckpoint] = field(default_factory=dict)
     """The checkpoint of each source that shows one the writer signed."""
+    kept: dict[str, VerifiedCheckpoint] = field(default_factory=dict)
+    """Of the newest epoch, heads that enough witnesses cosigned and that are not (or no longer) the one a source
+    shows: kept there beside it, or known to a witness. By source; ``witness NAME`` for a witness."""
+    vouched: dict[str, int] = field(default_factory=dict)
+    """Sizes that must count because somebody vouches for them who can: enough witnesses, or the next epoch's note."""
+    forked: bool = False
+    """Whether heads that could all count contradict each other."""
     refused: set[str] = field(default_factory=set)
     """Sources that did not answer or whose checkpoint is no checkpoint of this log. All others show none."""
     counts: TreeHead | None = None
@@ -114,8 +122,12 @@ def judge_copies(
     *,
     cut: Cut | None,
     allow_unwitnessed: bool = False,
+    remembered: Mapping[str, VerifiedCheckpoint] | None = None,
 ) -> LogCopies:
-    """(1) Every source's head. (2) What counts. (3) Each head beside that. ``cut`` is None for the newest epoch."""
+    """(1) Every source's head. (2) What counts. (3) Each head beside that. ``cut`` is None for the newest epoch.
+
+    ``remembered``: what witnesses say they cosigned last of the newest epoch's log.
+    """
     reader = view.log_reader(epoch, next(iter(sources.values())))
     copies = LogCopies(epoch, reader.prefix)
     witnesses = tuple(view.witness_cards().values())
@@ -129,8 +141,11 @@ def judge_copies(
             copies.note(name, checkpoint_key(copies.prefix), error)
     if cut is None:  # (2)
         needed = view.chain.newest.charter.witnesses_needed
+        _look_for_kept(copies, view, sources, needed)
+        copies.kept |= {f"witness {name}": head for name, head in (remembered or {}).items()}
         _choose(copies, sources, needed, allow_unwitnessed)
     else:
+        copies.vouched["the next epoch's note"] = cut.size
         _take_cut(copies, sources, Checkpoint(reader.origin, cut.size, cut.root), allow_unwitnessed)
     if copies.counts is not None:  # (3)
         for name in copies.heads:
@@ -140,38 +155,91 @@ def judge_copies(
     return copies
 
 
-def _groups(heads: Mapping[str, VerifiedCheckpoint]) -> dict[tuple[int, Digest], tuple[VerifiedCheckpoint, list[str]]]:
+def _look_for_kept(copies: LogCopies, view: StateView, sources: Sources, needed: int) -> None:
+    """Where a head has too few cosignatures, or is none, the largest one with enough that the source has kept."""
+    if not needed:
+        return
+    cards = tuple(view.witness_cards().values())
+    for name, source in sources.items():
+        head = copies.heads.get(name)
+        if (head is None and name not in copies.refused) or (head is not None and len(head.cosigners) >= needed):
+            continue
+        reader = view.log_reader(copies.epoch, source)
+        try:
+            kept = newest_cosigned(reader, cards, needed, near=head.size if head else None)
+        except (IntegrityError, UnavailableError) as error:
+            if name not in copies.refused:
+                copies.note(name, named(error, cosigned_prefix(copies.prefix)), error)
+            continue
+        if kept is not None:
+            copies.kept[name] = kept
+
+
+_Group = tuple[VerifiedCheckpoint, list[str]]
+"""A head with all its cosignatures, and who shows it, keeps it or remembers it."""
+
+
+def _groups(*shown: Mapping[str, VerifiedCheckpoint]) -> dict[tuple[int, Digest], _Group]:
     """Equal heads taken together, with all their cosignatures and the sources that show them; largest first."""
-    names: dict[tuple[int, Digest], list[str]] = {}
-    for name, head in heads.items():
-        names.setdefault((head.size, head.root), []).append(name)
+    found: dict[tuple[int, Digest], list[Candidate]] = {}
+    for heads in shown:
+        for name, head in heads.items():
+            found.setdefault((head.size, head.root), []).append(Candidate(name, head))
     return {
-        key: (choose_freshest([Candidate(name, heads[name]) for name in names[key]], 0).freshest, names[key])
-        for key in sorted(names, reverse=True)
+        key: (choose_freshest(found[key], 0).freshest, list(dict.fromkeys(c.place for c in found[key])))
+        for key in sorted(found, reverse=True)
     }
 
 
 def _choose(copies: LogCopies, sources: Sources, needed: int, allow_unwitnessed: bool) -> None:
     """The largest checkpoint with ``needed`` cosignatures whose tiles some source can show."""
-    groups = _groups(copies.heads)
+    groups = _groups(copies.heads, copies.kept)
     enough = [group for group in groups.values() if len(group[0].cosigners) >= needed]
+    for head, names in enough:
+        for name in names:
+            copies.vouched[name] = max(head.size, copies.vouched.get(name, 0))
     if groups and not enough:
         best = max(len(head.cosigners) for head, _ in groups.values())
         error = QuorumMissing(f"{best} of the {needed} witnesses needed vouch for any checkpoint", needed=needed)
         copies.note("?", checkpoint_key(copies.prefix), error, grave=True)
     if allow_unwitnessed:
-        enough = list(groups.values())
+        first = enough[0][0] if enough else None
+        enough = [g for g in groups.values() if g in enough or first is None or _goes_on(copies, sources, g, first)]
     for place, (head, names) in enumerate(enough):
-        if not _hold(copies, sources, head, names):
+        if not _hold(copies, sources, head, [name for name in names if name in sources]):
             continue
         copies.counts = copies.freshest = head
-        copies.agreed.update(dict.fromkeys(names, head.size))
+        _agree(copies, head, names, head.size)
         _settle_forks(copies, sources, names, enough[place + 1 :])
         return
 
 
+def _goes_on(copies: LogCopies, sources: Sources, group: _Group, witnessed: TreeHead) -> bool:
+    """Whether an unwitnessed head goes on from the ``witnessed`` one: only then may anybody decide that it counts."""
+    head, names = group
+    for name in names:
+        if name in sources:
+            try:
+                return head.size > witnessed.size and ProvenTree(
+                    sources[name], copies.prefix, head
+                ).root_at(witnessed.size) == witnessed.root  # fmt: skip
+            except (IntegrityError, UnavailableError):
+                continue  # _compare says so
+    return False
+
+
+def _agree(copies: LogCopies, head: TreeHead, names: Iterable[str], size: int) -> None:
+    """``size`` entries that count are covered by ``head``, at those of ``names`` whose own head it is."""
+    for name in names:
+        own = copies.heads.get(name)
+        if own is not None and (own.size, own.root) == (head.size, head.root):
+            copies.agreed[name] = size
+
+
 def _hold(copies: LogCopies, sources: Sources, head: TreeHead, claim: Iterable[str]) -> bool:
-    """Finds trees that prove ``head``: at the sources in ``claim``, which should have them, else at any."""
+    """Finds trees that prove ``head``: at the sources in ``claim``, which should have them, else at any, and else by a
+    larger head that goes on from it.
+    """
     first = list(claim)
     for name in (*first, *(n for n in sources if n not in first)):
         tree = ProvenTree(sources[name], copies.prefix, head)
@@ -182,6 +250,15 @@ def _hold(copies: LogCopies, sources: Sources, head: TreeHead, claim: Iterable[s
                 copies.note(name, named(error, f"{copies.prefix}tile"), error)
             continue
         copies.holders[name] = tree
+    for name in () if copies.holders else sources:
+        larger = copies.heads.get(name)
+        if larger is not None and larger.size > head.size:
+            tree = ProvenTree(sources[name], copies.prefix, larger)
+            try:
+                if tree.root_at(head.size) == head.root:
+                    copies.holders[name] = tree
+            except (IntegrityError, UnavailableError):
+                continue  # _compare says so
     return bool(copies.holders)
 
 
@@ -200,7 +277,7 @@ def _settle_forks(
     least = copies.size
     for head, names in rest:
         shared = _shared(copies, sources, head, names)
-        copies.agreed.update(dict.fromkeys(names, shared))
+        _agree(copies, head, names, shared)
         if shared == head.size:
             for_top += names
         else:
@@ -209,8 +286,9 @@ def _settle_forks(
     if not against:
         return
     accused = [*(for_top if len(for_top) <= len(against) else ()), *(against if len(against) <= len(for_top) else ())]
+    copies.forked = True
     for name in accused:
-        size = copies.heads[name].size
+        size = (copies.heads.get(name) or copies.kept[name]).size
         error = Forked(f"its log of {size} entries and another one with the writer's signature part at entry {least}")
         copies.note(name, checkpoint_key(copies.prefix), error)
     tree = copies.tree()
@@ -228,7 +306,7 @@ def _shared(copies: LogCopies, sources: Sources, head: TreeHead, names: Iterable
             break
         except (IntegrityError, UnavailableError):
             continue
-    for name in names:
+    for name in (n for n in names if n in sources):
         other = ProvenTree(sources[name], copies.prefix, head)
         for tree in copies.holders.values():
             try:

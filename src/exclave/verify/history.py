@@ -38,6 +38,13 @@ class EpochLog:
     """What each source shows, if its writer signed it; it need not count."""
     agreed: Mapping[str, int]
     """How many of the entries that count each source's head covers; sources that show none are left out."""
+    vouched: Mapping[str, int] = field(default_factory=dict)
+    """Number of entries that must count, by who says so: sources and witnesses that show or keep a head with enough
+    cosignatures, or the next epoch's note. More than ``counted`` if no source proves them."""
+    forked: bool = False
+    """Whether heads that could all count contradict each other."""
+    unread: tuple[int, ...] = ()
+    """First numbers of bundles of entries that count and that no source shows unharmed."""
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -95,6 +102,7 @@ def read_history(
     *,
     allow_unwitnessed: bool = False,
     newest: int | None = None,
+    remembered: Mapping[str, VerifiedCheckpoint] | None = None,
 ) -> RegisterHistory:
     """The versions of ``register`` that count, from all ``sources`` (site name → site) together.
 
@@ -106,19 +114,27 @@ def read_history(
     in common does; who knows which site is right passes only that one.
 
     ``newest``: read from the end, and stop once so many versions are found; enough for a restore of the latest, and
-    quick on a log of any length. Raises ``MissingObject`` if the register's epochs cannot be told.
+    quick on a log of any length. ``remembered``: what witnesses, asked by name, last cosigned of the newest epoch's
+    log: if no source shows as much, ``EpochLog.vouched`` says so. Raises ``MissingObject`` if the register's epochs
+    cannot be told.
     """
-    return collect_history(read_copies(view, sources, register, allow_unwitnessed=allow_unwitnessed), newest=newest)
+    logs = read_copies(view, sources, register, allow_unwitnessed=allow_unwitnessed, remembered=remembered)
+    return collect_history(logs, newest=newest)
 
 
 def read_copies(
-    view: StateView, sources: Sources, register: RegisterId, *, allow_unwitnessed: bool = False
+    view: StateView,
+    sources: Sources,
+    register: RegisterId,
+    *,
+    allow_unwitnessed: bool = False,
+    remembered: Mapping[str, VerifiedCheckpoint] | None = None,
 ) -> tuple[LogCopies, ...]:
     """Every epoch's log of ``register``, judged; the first epoch first."""
     epochs = view.epoch_chain(register).epochs
     cuts = [*(epoch.note.previous for epoch in epochs[1:]), None]
     return tuple(
-        judge_copies(view, sources, epoch, cut=cut, allow_unwitnessed=allow_unwitnessed)
+        judge_copies(view, sources, epoch, cut=cut, allow_unwitnessed=allow_unwitnessed, remembered=remembered)
         for epoch, cut in zip(epochs, cuts, strict=True)
     )
 
@@ -127,6 +143,7 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
     """The versions in judged logs."""
     register = logs[0].epoch.register
     found: list[CountedVersion] = []
+    unread: dict[str, list[int]] = {}
     room = MAX_ENTRIES
     for copies in reversed(logs):
         lost = 0
@@ -137,6 +154,7 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
                 entries = copies.bundle(index)
             except (IntegrityError, UnavailableError) as error:
                 lost += 1
+                unread.setdefault(copies.prefix, []).append(index * TILE_WIDTH)
                 copies.note("?", f"{copies.prefix}entries from {index * TILE_WIDTH}", error, grave=True)
                 continue
             room -= len(entries)
@@ -146,7 +164,13 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
         long = CorruptObject(f"the ledgers have more than {MAX_ENTRIES} entries; the oldest were not read")
         findings.append(finding("?", "ledger", long, register, grave=False))
     versions = _in_order(found[::-1], register, findings)
-    epochs = tuple(EpochLog(c.epoch, c.freshest, c.size, c.best, dict(c.heads), dict(c.agreed)) for c in logs)
+    epochs = tuple(
+        EpochLog(
+            c.epoch, c.freshest, c.size, c.best, dict(c.heads), dict(c.agreed), dict(c.vouched), c.forked,
+            tuple(unread.get(c.prefix, ())),
+        )
+        for c in logs
+    )  # fmt: skip
     return RegisterHistory(register, epochs, versions, tuple(findings))
 
 

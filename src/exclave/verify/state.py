@@ -8,7 +8,7 @@ write-once storage it stays for years.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exclave.errors import (
@@ -22,7 +22,6 @@ from exclave.errors import (
     WrongFingerprint,
 )
 from exclave.formats.card import Card
-from exclave.formats.epochnote import parse_epoch
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import (
     box_key,
@@ -34,9 +33,21 @@ from exclave.formats.paths import (
 from exclave.ids import Digest, Fingerprint, Key, Label, RegisterId, sha256
 from exclave.rules.charters import CharterChain, Rejected, find_charter_chain
 from exclave.rules.epochs import EpochChain, VerifiedEpoch, verify_epoch_chain
+from exclave.rules.warrants import collect_warrants
 from exclave.sites.contract import Readable, Sources
 from exclave.verify.logs import LogReader
-from exclave.verify.shown import Finding, Shown, fetch_card, fetch_cards, finding, notes_below, read_site
+from exclave.verify.shown import (
+    CharterSearch,
+    Finding,
+    Shown,
+    Told,
+    fetch_card,
+    fetch_cards,
+    finding,
+    read_cards,
+    read_epochs,
+    read_warrants,
+)
 
 __all__ = ["Finding", "StateView", "find_box", "finding", "read_state"]
 
@@ -89,36 +100,79 @@ class StateView:
 def read_state(sources: Sources, pinned: Fingerprint) -> StateView:
     """The state with the fingerprint ``pinned``, from all ``sources`` (site name → site) that answer.
 
-    (1) cards, charters and warrants · (2) the charter chain · (3) each register's epochs · (4) whether each site by
-    itself would tell the same. Raises what nobody can plant or explain away: ``WrongFingerprint``, ``Forked``,
+    (1) cards · (2) the charter chain, then the warrants under it · (3) each register's epochs · (4) whether each site
+    by itself would tell the same. Raises what nobody can plant or explain away: ``WrongFingerprint``, ``Forked``,
     ``MissingObject``, ``QuorumMissing``; ``SiteUnavailable`` if no site answers.
     """
     findings: list[Finding] = []
     cards: dict[Digest, Card] = {}
-    warrants: dict[Digest, ParsedNote] = {}
     shown: dict[str, Shown] = {}
     failures: list[UnavailableError] = []
-    for name, source in sources.items():  # (1)
-        try:
-            shown[name] = read_site(source, pinned, name, cards, warrants, findings)
-        except UnavailableError as error:
-            findings.append(finding(name, "site", error))
-            failures.append(error)
-    if not shown and failures:
+
+    def from_each(step: Callable[[str, Readable], None]) -> None:
+        """A site that stops answering is left out from then on."""
+        for name, source in sources.items():
+            if any(f.site == name and f.what == "site" for f in findings):
+                continue
+            try:
+                step(name, source)
+            except UnavailableError as error:
+                shown.pop(name, None)
+                findings.append(finding(name, "site", error))
+                failures.append(error)
+
+    def cards_at(name: str, source: Readable) -> None:
+        shown[name] = read_cards(source, pinned, name, cards, findings)
+
+    from_each(cards_at)  # (1)
+    chain, rejected = _find_chain(sources, pinned, cards, shown, findings, from_each, failures)  # (2)
+    _attribute(rejected, {n: s.charters for n, s in shown.items()}, findings)
+    raw: list[bytes] = []
+    from_each(lambda name, source: raw.extend(read_warrants(source, chain, name, shown[name], findings)))
+    warrants = collect_warrants(raw, chain)
+    answering = {name: sources[name] for name in shown}
+    if not answering:
         raise failures[0]
     charters = _once(data for site in shown.values() for data in site.charters.values())
-    answering = {name: sources[name] for name in shown}
-    if not charters:
-        raise _nothing_of(pinned, answering)
-    fetch_cards(answering, pinned, charters, cards)
-    chain, rejected = find_charter_chain(charters, cards, pinned)  # (2)
-    _attribute(rejected, {n: s.charters for n, s in shown.items()}, findings)
     view = StateView(pinned, chain, cards, warrants, {}, findings, charters, shown)
     for rule in chain.newest.charter.registers:  # (3)
         _read_epochs(view, answering, rule.id)
     for name in shown:  # (4)
-        _check_site(view, name)
+        _check_site(view, name, answering[name])
     return view
+
+
+def _find_chain(
+    sources: Sources,
+    pinned: Fingerprint,
+    cards: dict[Digest, Card],
+    shown: dict[str, Shown],
+    findings: list[Finding],
+    from_each: Callable[[Callable[[str, Readable], None]], None],
+    failures: Sequence[UnavailableError],
+) -> tuple[CharterChain, tuple[Rejected, ...]]:
+    """(2) The charter chain, from what custodians of its charters signed, and a few other notes with what is wrong."""
+    search = CharterSearch(sources, pinned, cards)
+    while True:
+        taken: list[bool] = []
+        from_each(lambda n, _, t=taken: t.append(search.go_through(n, shown[n], findings)))  # type: ignore[misc]
+        if not shown and failures:
+            raise failures[0]
+        answering = {name: sources[name] for name in shown}
+        charters = _once(data for site in shown.values() for data in site.charters.values())
+        fetch_cards(answering, pinned, charters, cards)
+        grown = False
+        if charters:
+            chain, _ = find_charter_chain(charters, cards, pinned)
+            grown = search.know(p.card for c in chain.charters for p in c.charter.custodians)
+        if not grown and not any(taken):
+            break
+    for name, site in shown.items():
+        search.add_rest(name, site)
+    charters = _once(data for site in shown.values() for data in site.charters.values())
+    if not charters:
+        raise _nothing_of(pinned, answering)
+    return find_charter_chain(charters, cards, pinned)
 
 
 def _nothing_of(state: Fingerprint, sources: Sources) -> ExclaveError:
@@ -167,25 +221,27 @@ def _attribute(
     for wrong in rejected:
         for name, key in places.get(wrong.digest, []) if wrong.digest else []:
             what = f"{wrong.what}: {wrong.reason}"
-            findings.append(Finding(name, wrong.error.code, key, what, register, grave=False))
+            findings.append(Finding(name, wrong.error.code, key, what, register, grave=wrong.grave))
 
 
 def _read_epochs(view: StateView, sources: Sources, register: RegisterId) -> None:
     """(3) The epochs of one register, from all sites together."""
     by_site: dict[str, Mapping[Key, bytes]] = {}
+    named = _named_epochs(view.chain, register)
+
+    def writer_card(digest: Digest) -> Card | None:
+        if digest not in view.cards:
+            fetch_card(sources, view.state, digest, view.cards)
+        return view.cards.get(digest)
+
     for name, source in sources.items():
         notes = view.shown[name].epochs.setdefault(register, {})
         by_site[name] = notes
         try:
-            for key, note in notes_below(source, epoch_prefix(view.state, register), name, view.findings):
-                try:
-                    digest = parse_epoch(note.text).writer
-                except MalformedError as error:
-                    view.findings.append(finding(name, key, error, register, grave=False))
-                    continue
+            prefix = epoch_prefix(view.state, register)
+            told = Told(name, prefix, view.findings, register)
+            for key, note in read_epochs(source, prefix, named, view.warrants, writer_card, told):
                 notes[key] = note.encode()
-                if digest not in view.cards:
-                    fetch_card(sources, view.state, digest, view.cards)
         except UnavailableError as error:
             view.findings.append(finding(name, "epochs", error, register))
             view.shown[name].unread.add(register)
@@ -199,7 +255,13 @@ def _read_epochs(view: StateView, sources: Sources, register: RegisterId) -> Non
     view.epochs[register] = chain
 
 
-def _check_site(view: StateView, name: str) -> None:
+def _named_epochs(chain: CharterChain, register: RegisterId) -> set[Digest]:
+    """Digests of the notes that charters name; those below are granted by warrants."""
+    rules = [c.charter.register(register) for c in chain.charters]
+    return {rule.epoch_note for rule in rules if rule is not None}
+
+
+def _check_site(view: StateView, name: str, source: Readable) -> None:
     """(4) What ``name`` alone lacks of what all sites together show."""
     shown, chain = view.shown[name], view.chain
     _compare(view, name, "charter", len(chain.charters), lambda: _own_charters(view, shown))
@@ -217,7 +279,8 @@ def _check_site(view: StateView, name: str) -> None:
     known = {f.what for f in view.findings if f.site == name}
     for digest in sorted(needed - set(shown.cards.values())):
         key = card_key(view.state, digest)
-        if key not in known:
+        # Its listing may be too long to be read to the end.
+        if key not in known and fetch_card({name: source}, view.state, digest, {}) is None:
             view.findings.append(finding(name, key, MissingObject("a key card is missing here")))
     for digest in sorted(used - set(shown.warrants.values())):
         missing = MissingObject("the warrant that an epoch rests on is missing here")
