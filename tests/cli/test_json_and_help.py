@@ -159,7 +159,10 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("warrant show", warrant)
     answers = []
     for name in ("kaja", "luc"):
-        answers += ["--answer", ok("warrant sign", warrant, "--key", str(home.key(name)), *home.where())["path"]]
+        answers += [
+            "--answer",
+            ok("warrant sign", warrant, "--yes", "--key", str(home.key(name)), *home.where())["path"],
+        ]
     granted = [*home.where(), "--warrant", warrant, *answers, "--key", key]
     ok("restore", *granted, "--target", str(tmp_path / "target"))
     try:

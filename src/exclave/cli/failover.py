@@ -14,7 +14,7 @@ from exclave.cli.output import Json, Pinned, Sites, duration, note, print_json, 
 from exclave.cli.where import view_of
 from exclave.errors import TargetNotEmpty, UsageError
 from exclave.formats.warrant import Act
-from exclave.ids import RegisterId, now, parse_count, parse_instant
+from exclave.ids import RegisterId, now, parse_count, parse_moment
 from exclave.operations.custody import describe_warrant, grant, open_register
 from exclave.operations.failover import FailoverReport, read_progress, served, stop_all
 from exclave.operations.failover import failover as verb
@@ -43,7 +43,7 @@ def run(
     folder: Folder,
     site: Sites = None,
     answer: Annotated[list[Path] | None, typer.Option(help="A custodian's answer; as many as the quorum asks.")] = None,
-    lost_at: Annotated[str, typer.Option(help="When home was lost (2026-11-23T14:22:01.000000Z), for the RPO.")] = "",
+    lost_at: Annotated[str, typer.Option(help="When home was lost, UTC (2026-11-23T14:22Z), for the RPO.")] = "",
     unwitnessed: Annotated[
         Unwitnessed, typer.Option(help="What to do with versions that too few witnesses vouch for.")
     ] = Unwitnessed.STOP,
@@ -65,7 +65,7 @@ def run(
     target = folder.absolute()
     if not read_progress(target) and _holds_files(target):
         raise TargetNotEmpty(f"the folder {target} is not empty, and no failover was begun in it")
-    lost = typed(parse_instant, lost_at) if lost_at else None
+    lost = typed(parse_moment, lost_at) if lost_at else None
     where = view_of(Path(), site, fingerprint)
     machine = load_key(key)
     parsed, _ = describe_warrant(warrant)

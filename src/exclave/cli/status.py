@@ -38,7 +38,7 @@ def status(
     ] = "",
     json: Json = False,
 ) -> None:
-    """How old the last version of each register is at each site. Exit code 1 if one is not protected, or at a fault."""
+    """How old the last version of each register is at each site. Exit code 1 unless all is well."""
     found = look(home, site, fingerprint)
     if json:
         print_json(told(found))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from exclave.errors import ExclaveError
+from exclave.errors import ExclaveError, SiteUnavailable
 from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId
 from exclave.rules.placement import placement_of
@@ -62,7 +62,9 @@ class StateStatus:
 
     @property
     def ok(self) -> bool:
-        return all(r.protected for r in self.registers) and not any(f.grave for f in self.findings)
+        """Every register is protected, every site answers, and none is at fault."""
+        away = any(f.fault == SiteUnavailable.code for f in self.findings)
+        return all(r.protected for r in self.registers) and not away and not any(f.grave for f in self.findings)
 
 
 def status(
