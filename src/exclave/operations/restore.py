@@ -13,6 +13,7 @@ from exclave.errors import (
     MissingObject,
     NotAuthorised,
     RolledBack,
+    TargetNotEmpty,
     UnavailableError,
     UsageError,
 )
@@ -172,6 +173,8 @@ def restore_version(
         raise MissingObject(
             f"this version has no dataset {only!r}; it has: {', '.join(d.label for d in root.datasets)}"
         )
+    if target.is_dir() and any(target.iterdir()):
+        raise TargetNotEmpty(f"the folder {target} is not empty")
     done = []
     for dataset in chosen:
         folder = target if only is not None else target / dataset.label
