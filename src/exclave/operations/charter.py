@@ -74,7 +74,7 @@ from exclave.ids import (
     sha256,
 )
 from exclave.keys.file import KeyFile
-from exclave.operations.home import Home, absolute_address, key_card, write_private
+from exclave.operations.home import Home, absolute_address, key_card, read_limited, write_private
 from exclave.rules.charters import CharterChain, check_successor, find_charter_chain
 from exclave.rules.epochs import VerifiedEpoch, verify_epoch_chain
 from exclave.rules.quorum import make_epoch_shares
@@ -352,15 +352,15 @@ def _charter_register(
 def read_draft(folder: Path) -> Draft:
     """Reads a draft and checks that its parts belong together. Raises ``UsageError``, ``MalformedError``."""
     try:
-        charter = parse_charter(_read(folder / "charter.txt").decode())
+        charter = parse_charter(read_limited(folder / "charter.txt", _LIMIT).decode())
     except UnicodeDecodeError as error:
         raise MalformedError(f"{folder / 'charter.txt'} is not a text") from error
     cards = {}
     for path in _listed(folder / "cards"):
-        card = parse_card(_read(path))
+        card = parse_card(read_limited(path, _LIMIT))
         cards[card.digest] = card
-    epochs = {parse_register_id(p.name): parse_note(_read(p)) for p in _listed(folder / "epochs")}
-    annexes = {Label(p.name): parse_annex(_read(p)) for p in _listed(folder / "annexes")}
+    epochs = {parse_register_id(p.name): parse_note(read_limited(p, _LIMIT)) for p in _listed(folder / "epochs")}
+    annexes = {Label(p.name): parse_annex(read_limited(p, _LIMIT)) for p in _listed(folder / "annexes")}
     plains = {annex.digest for annex in annexes.values()}
     for register in charter.registers:
         if register.annex_plain not in plains:
@@ -373,17 +373,6 @@ def read_draft(folder: Path) -> Draft:
 
 def _listed(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > _LIMIT:
-        raise MalformedError(f"{path} is too long")
-    return data
 
 
 def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
@@ -438,7 +427,7 @@ def _check_share(folder: Path, register: RegisterId, epoch: ParsedEpoch, key: Ke
     line = epoch.share_of(key.name)
     if line is None:
         raise BadShare(f"{key.name} has no share of register {register}", custodian=key.name)
-    box = _read(folder / "boxes" / register / line.box.hex())
+    box = read_limited(folder / "boxes" / register / line.box.hex(), _LIMIT)
     try:
         share = key.opening().open(box, share_info(register, epoch.epoch, line.index, key.name))
     except IntegrityError as error:
@@ -491,7 +480,7 @@ def _assemble(draft: Draft) -> ParsedNote:
     text = draft.charter.encode()
     note = ParsedNote(text, ())
     for path in _listed(draft.folder / "signatures"):
-        signed = parse_note(_read(path))
+        signed = parse_note(read_limited(path, _LIMIT))
         if signed.text != text:
             raise MalformedError(f"{path} signs another text than this draft's charter")
         note = note.with_signatures(*signed.signatures)
@@ -521,7 +510,7 @@ def _verify(draft: Draft, note: ParsedNote, view: StateView | None) -> CharterCh
 def _put_draft(draft: Draft, note: ParsedNote, state: Fingerprint, site: Site) -> None:
     for folder in _listed(draft.folder / "boxes"):
         for path in _listed(folder):
-            data = _read(path)
+            data = read_limited(path, _LIMIT)
             if sha256(data) != parse_digest(path.name):
                 raise MalformedError(f"{path} does not have the digest that it is named by")
             site.put_same(box_key(state, parse_register_id(folder.name), sha256(data)), data)

@@ -13,7 +13,6 @@ from exclave.errors import (
     CorruptObject,
     ExclaveError,
     Fenced,
-    MalformedError,
     NotAuthorised,
     QuorumMissing,
     UsageError,
@@ -24,9 +23,9 @@ from exclave.formats.answer import parse_answer
 from exclave.formats.card import Card, parse_card
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
-from exclave.ids import Epoch, Fingerprint, Instant, Label, RegisterId, sha256
+from exclave.ids import Epoch, Instant, Label, RegisterId, sha256
 from exclave.keys.file import KeyFile
-from exclave.operations.home import key_card, write_private
+from exclave.operations.home import key_card, read_limited, write_private
 from exclave.rules.quorum import OpenedEpoch, open_ancestors, open_epoch, reseal_share
 from exclave.rules.signatures import sign_text
 from exclave.rules.warrants import (
@@ -138,23 +137,12 @@ def request_warrant(
 
 def read_note(path: Path) -> ParsedNote:
     """A note from a file. ``UsageError`` if it cannot be read, ``MalformedError`` if it is none."""
-    return parse_note(_read(path))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > _LIMIT:
-        raise MalformedError(f"{path} is too long")
-    return data
+    return parse_note(read_limited(path, _LIMIT))
 
 
 def read_card(path: Path) -> Card:
     """A key card from a file."""
-    return parse_card(_read(path))
+    return parse_card(read_limited(path, _LIMIT))
 
 
 def sign_warrant(path: Path, view: StateView, sources: Sources, key: KeyFile, out: Path, *, now: Instant) -> Answered:
@@ -261,8 +249,3 @@ def describe_warrant(path: Path) -> tuple[ParsedWarrant, tuple[str, ...]]:
     """A warrant file as it stands, unverified, and the names under its signatures."""
     note = read_note(path)
     return parse_warrant(note.text), tuple(sorted({s.name for s in note.signatures}))
-
-
-def state_of_warrant(path: Path) -> Fingerprint:
-    """The state that a warrant file speaks of."""
-    return parse_warrant(read_note(path).text).state

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.errors import Fenced, MissingObject, QuorumMissing, ServiceFailed, UsageError
+from exclave.errors import Fenced, MissingObject, QuorumMissing, UsageError
 from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId, b64
 from exclave.keys.file import KeyFile
@@ -264,12 +264,3 @@ def stop_all(folder: Path) -> tuple[str, ...]:
 def read_progress(folder: Path) -> tuple[RegisterProgress, ...]:
     """How far the failover in ``folder`` has come."""
     return tuple(load_progress(folder).values())
-
-
-def require_running(folder: Path) -> None:
-    """``ServiceFailed`` naming what should run in ``folder`` and does not."""
-    for name, progress in load_progress(folder).items():
-        alive = {p.name for p in running(folder / "run" / name)}
-        dead = [service for service in progress.ports if service not in alive]
-        if dead and Step.START in progress.done:
-            raise ServiceFailed(f"{name}: not running: {', '.join(dead)}")

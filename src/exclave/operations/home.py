@@ -196,6 +196,18 @@ def make_folder(folder: Path) -> None:
         ) from error
 
 
+def read_limited(path: Path, limit: int) -> bytes:
+    """A file from elsewhere, at most ``limit`` bytes. ``UsageError`` if unreadable, ``MalformedError`` if longer."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > limit:
+        raise MalformedError(f"{path} is too long")
+    return data
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Durably replaces ``path`` (mode 600): a restart finds the old content or the new, whole."""
     make_folder(path.parent)
