@@ -5,6 +5,18 @@ missing=
 command -v unshare >/dev/null || missing="$missing util-linux"
 [ -x /usr/lib/postgresql/15/bin/postgres ] || missing="$missing postgresql-15"
 command -v openssl >/dev/null || missing="$missing openssl"
+# Peers and foreign clients of the identity services.
+command -v ip >/dev/null || missing="$missing iproute2"
+command -v ocsptool >/dev/null || missing="$missing gnutls-bin"
+command -v nginx >/dev/null || missing="$missing nginx-light"
+command -v knotd >/dev/null || missing="$missing knot knot-dnsutils"
+command -v apache2 >/dev/null || missing="$missing apache2"
+[ -e /usr/lib/apache2/modules/mod_auth_openidc.so ] || missing="$missing libapache2-mod-auth-openidc"
+[ -e /usr/share/java/bcpkix.jar ] || missing="$missing libbcpkix-java"
+command -v javac >/dev/null || missing="$missing openjdk-17-jdk-headless"
+[ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$missing softhsm2"
+command -v chromium >/dev/null || missing="$missing chromium"
+command -v npm >/dev/null || missing="$missing nodejs npm"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
     echo "The tests need these packages; as root run: apt-get install$missing" >&2

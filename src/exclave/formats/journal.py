@@ -1,0 +1,285 @@
+"""The identity journal: everything that a state's identity services go by, in the order in which it was decided.
+
+Page: ``docs/spec/journal.md``. Entries are numbered 1, 2, …; each has one strict MessagePack form. The *chain* value of
+entry n is SHA-256(chain of n-1 || bytes of entry n), of entry 0 it is 32 zero bytes: two journals with the same number
+and chain are the same journal up to there.
+
+A segment file holds consecutive entries::
+
+    "exclave/journal/v1\\n"
+    number of its first entry - 1          8 bytes, big-endian
+    chain of that entry                    32 bytes
+    (length, 4 bytes big-endian || entry)  0 or more times
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from itertools import pairwise
+
+import msgspec
+
+from exclave.errors import MalformedError
+from exclave.ids import Digest, Instant, parse_label
+
+HEADER = b"exclave/journal/v1\n"
+HEAD_BYTES = len(HEADER) + 8 + 32
+MAX_ENTRY_BYTES = 1 << 20
+MAX_SERIALS = 20_000
+"""In one entry of issued serials."""
+MAX_SERIAL_BYTES = 20
+MAX_TEXT = 4096
+EMPTY_CHAIN = Digest(bytes(32))
+_NUMBER_LIMIT = 2**53
+
+
+class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What an entry says. Digests are 32 bytes, serials 0 to 20 bytes big-endian without leading zeros, times
+    ``Instant``."""
+
+
+class Issuer(_Body, tag="issuer", frozen=True):
+    """An issuing CA, or a further certificate of one (same name and key: a cross-certificate)."""
+
+    label: str
+    certificate: bytes
+    """DER."""
+    live: bool
+    """True: its decisions reach the journal as they are made (push, index.txt, CSV), so the journal is as recent as its
+    feed. False: known from CRLs only, and as recent as the last one."""
+
+
+class Issued(_Body, tag="issued", frozen=True):
+    """Serials that ``issuer`` has issued."""
+
+    issuer: bytes
+    serials: tuple[bytes, ...]
+
+
+class Stopped(_Body, tag="stopped", frozen=True):
+    """A certificate is revoked for good (``reason``: a CRLReason's name) or held (``certificateHold``)."""
+
+    issuer: bytes
+    serial: bytes
+    since: int
+    reason: str
+
+
+class Released(_Body, tag="released", frozen=True):
+    """A hold ends. Only the holder of the authority writes it."""
+
+    issuer: bytes
+    serial: bytes
+
+
+class Confirmed(_Body, tag="confirmed", frozen=True):
+    """Nothing that ``issuer`` decided before ``as_of`` is missing; ``next_update``: when it promised more, or 0."""
+
+    issuer: bytes
+    as_of: int
+    next_update: int
+
+
+class Responder(_Body, tag="responder", frozen=True):
+    """A certificate that lets ``place`` sign OCSP answers (or CRLs) for ``issuer``; DER."""
+
+    issuer: bytes
+    place: str
+    certificate: bytes
+
+
+class Service(_Body, tag="service", frozen=True):
+    """A relying service as it is from now on; JSON, see ``formats/relying.py``."""
+
+    client_id: str
+    data: bytes
+
+
+class ServiceGone(_Body, tag="service-gone", frozen=True):
+    client_id: str
+
+
+class PlaceKeys(_Body, tag="place-keys", frozen=True):
+    """The public token keys of ``place`` (home or an embassy): a JWK set (RFC 7517), JSON."""
+
+    place: str
+    jwks: bytes
+
+
+class Passkey(_Body, tag="passkey", frozen=True):
+    """A WebAuthn credential that a person enrolled while logged in with a card."""
+
+    credential: bytes
+    """Credential id, up to 1023 bytes."""
+    public_key: bytes
+    """COSE key."""
+    person: bytes
+    """JSON of the person's claims (subject, given_name, family_name, date_of_birth)."""
+    user_handle: bytes
+    """Random, up to 64 bytes: what the authenticator stores."""
+
+
+class PasskeyGone(_Body, tag="passkey-gone", frozen=True):
+    credential: bytes
+
+
+class Extension(_Body, tag="extension", frozen=True):
+    """A signed list that extends validity; the encoded note, see ``formats/extension.py``."""
+
+    note: bytes
+
+
+class ExtensionEnded(_Body, tag="extension-ended", frozen=True):
+    """A signed list (SHA-256 of its text) no longer counts."""
+
+    note: bytes
+
+
+Body = (
+    Issuer
+    | Issued
+    | Stopped
+    | Released
+    | Confirmed
+    | Responder
+    | Service
+    | ServiceGone
+    | PlaceKeys
+    | Passkey
+    | PasskeyGone
+    | Extension
+    | ExtensionEnded
+)
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """One decision."""
+
+    number: int
+    time: int
+    """Instant at which it was entered."""
+    epoch: int
+    """The register's epoch whose writer entered it; 0 before the first charter."""
+    warrant: bytes
+    """SHA-256 of the text of the warrant that allowed it; empty if it needed none."""
+    body: Body
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a journal stands: number and chain of its last entry; (0, 32 zero bytes) if it is empty."""
+
+    number: int = 0
+    chain: Digest = EMPTY_CHAIN
+
+    def after(self, data: bytes) -> Head:
+        """The head once the entry ``data`` (encoded) stands behind it."""
+        return Head(self.number + 1, Digest(hashlib.sha256(self.chain + data).digest()))
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Entry)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """Its bytes. ``MalformedError`` for an entry that ``parse_entry`` would refuse."""
+    data = _encoder.encode(entry)
+    check_entry(entry, len(data))
+    return data
+
+
+def parse_entry(data: bytes) -> Entry:
+    """Strict inverse of ``encode_entry``. Raises ``MalformedError``."""
+    if len(data) > MAX_ENTRY_BYTES:
+        raise MalformedError(f"a journal entry is longer than {MAX_ENTRY_BYTES} bytes")
+    try:
+        entry = _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise MalformedError(f"a journal entry is not in the format: {error}") from error
+    if encode_entry(entry) != data:
+        raise MalformedError("a journal entry is not in its one canonical form")
+    return entry
+
+
+def check_entry(entry: Entry, size: int) -> None:
+    """Limits of an entry of ``size`` encoded bytes. Raises ``MalformedError``."""
+    if size > MAX_ENTRY_BYTES or not 1 <= entry.number < _NUMBER_LIMIT or not 0 <= entry.epoch < 2**32:
+        raise MalformedError("a journal entry is too long, or its number or epoch is impossible")
+    if not 0 <= entry.time < 2**62 or len(entry.warrant) not in (0, 32):
+        raise MalformedError("a journal entry has an impossible time or warrant")
+    _check_body(entry.body)
+
+
+def _check_body(body: Body) -> None:
+    match body:
+        case Issued(issuer, serials):
+            _digest(issuer)
+            if not 1 <= len(serials) <= MAX_SERIALS or any(a >= b for a, b in pairwise(serials)):
+                raise MalformedError("a journal entry's serials must be sorted and different, 1 to 20,000 of them")
+            for serial in serials:
+                _serial(serial)
+        case Stopped(issuer, serial, since, reason):
+            _digest(issuer)
+            _serial(serial)
+            if not 0 <= since < 2**62 or not 1 <= len(reason) <= 40:
+                raise MalformedError("a journal entry stops a certificate at no possible time or for no reason")
+        case Released(issuer, serial):
+            _digest(issuer)
+            _serial(serial)
+        case Confirmed(issuer, as_of, next_update):
+            _digest(issuer)
+            if not 0 <= as_of < 2**62 or not 0 <= next_update < 2**62:
+                raise MalformedError("a journal entry confirms an impossible time")
+        case Responder(issuer, place, _):
+            _digest(issuer)
+            parse_label(place)
+        case PlaceKeys(place, _):
+            parse_label(place)
+        case Issuer(label, _, _):
+            parse_label(label)
+        case Service(client_id, _) | ServiceGone(client_id):
+            if not 1 <= len(client_id) <= 255:
+                raise MalformedError("a journal entry names a client by 1 to 255 characters")
+        case ExtensionEnded(note):
+            _digest(note)
+        case Passkey(credential, _, _, handle):
+            if not 1 <= len(credential) <= 1023 or not 1 <= len(handle) <= 64:
+                raise MalformedError("a journal entry has an impossible passkey")
+        case _:
+            pass
+
+
+def _digest(value: bytes) -> None:
+    if len(value) != 32:
+        raise MalformedError("a journal entry names something by other than 32 bytes")
+
+
+def _serial(value: bytes) -> None:
+    if len(value) > MAX_SERIAL_BYTES or value[:1] == b"\0":
+        raise MalformedError("a serial has 0 to 20 bytes without leading zeros")
+
+
+def serial_bytes(serial: int) -> bytes:
+    """A certificate's number (0 to 2^160 - 1) as the journal writes it."""
+    return serial.to_bytes((serial.bit_length() + 7) // 8, "big")
+
+
+def encode_segment_head(before: Head) -> bytes:
+    """The first bytes of a segment whose first entry follows ``before``."""
+    return HEADER + before.number.to_bytes(8, "big") + before.chain
+
+
+def parse_segment_head(data: bytes) -> Head:
+    """Strict inverse of ``encode_segment_head``; exactly ``HEAD_BYTES``."""
+    if len(data) != HEAD_BYTES or not data.startswith(HEADER):
+        raise MalformedError("not a segment of an identity journal")
+    number = int.from_bytes(data[len(HEADER) : len(HEADER) + 8], "big")
+    if number >= _NUMBER_LIMIT:
+        raise MalformedError("a journal segment begins at an impossible number")
+    return Head(number, Digest(data[len(HEADER) + 8 :]))
+
+
+def entry_at(before: Head, time: Instant, epoch: int, body: Body, warrant: bytes = b"") -> Entry:
+    """The entry that says ``body`` behind ``before``."""
+    return Entry(before.number + 1, time, epoch, warrant, body)
