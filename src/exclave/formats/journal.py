@@ -136,8 +136,16 @@ class ExtensionEnded(_Body, tag="extension-ended", frozen=True):
     note: bytes
 
 
+class Settings(_Body, tag="settings", frozen=True):
+    """What every place needs to know of the services: the content of ``identity.toml``, see
+    ``formats/identityconfig.py``."""
+
+    data: bytes
+
+
 Body = (
-    Issuer
+    Settings
+    | Issuer
     | Issued
     | Stopped
     | Released

@@ -114,6 +114,9 @@ class StatusStore(Protocol):
 
     def services(self) -> tuple[RelyingService, ...]: ...
 
+    def settings(self) -> bytes | None:
+        """``identity.toml`` as it was entered last."""
+
     def place_keys(self) -> Mapping[Label, bytes]:
         """JWK sets (JSON) by place."""
 
