@@ -13,9 +13,7 @@ scrypt key; the three lines above it are authenticated with it.
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,8 +22,9 @@ from exclave.crypto.aead import TAG_BYTES, ObjectCipher, derive
 from exclave.crypto.hpke import OpeningKey
 from exclave.crypto.passphrase import MAX_LOG2_N, MIN_LOG2_N, stretch
 from exclave.crypto.sign import SigningPair
-from exclave.errors import AlreadyExists, CorruptObject, KeyFileExposed, MalformedError, NotAuthorised, UsageError
+from exclave.errors import CorruptObject, MalformedError, NotAuthorised
 from exclave.ids import Label, b64, parse_b64, parse_count, parse_label
+from exclave.keys.private_file import create_private, read_private
 
 HEADER = "exclave/key-file/v1"
 MAX_KEY_FILE_BYTES = 1024
@@ -95,25 +94,7 @@ def create(
     key = KeyFile(kind, name, seed)
     text = _protect(key, passphrase, log2_n, random).encode()
     parse_key_file(text.encode())
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        handle = os.open(path, flags, 0o600)
-    except FileExistsError as error:
-        raise AlreadyExists(f"{path} is there already; key files are never overwritten") from error
-    except OSError as error:
-        raise UsageError(f"cannot create the key file {path}: {error.strerror}") from error
-    # After a crash from here on, a restart finds an empty or cut file that ``load`` refuses as malformed. Nothing is
-    # lost by it: nobody was shown its public keys yet. The user deletes it and creates the key again.
-    try:
-        with os.fdopen(handle, "wb") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(path)
-    except OSError as error:
-        os.unlink(path)
-        raise UsageError(f"cannot write the key file {path}: {error.strerror}") from error
+    create_private(path, text.encode())
     return key
 
 
@@ -124,7 +105,7 @@ def load(path: str, passphrase: Callable[[], str] | None = None) -> KeyFile:
     there is no plain file, ``MalformedError`` for other content.
     """
     try:
-        parsed = parse_key_file(_read_private(path))
+        parsed = parse_key_file(read_private(path, MAX_KEY_FILE_BYTES))
     except MalformedError as error:
         hint = "Take the copy that was kept in another place."
         raise MalformedError(f"{path}: {error.message}", hint=hint) from None  # its cause could quote the secret
@@ -199,36 +180,3 @@ def _protect(key: KeyFile, passphrase: str | None, log2_n: int, random: Callable
     # The salt is new for each file, so the key is, and number 0 is used once under it.
     sealed = ObjectCipher(stretch(passphrase, salt, log2_n)).seal(0, key.seed, plain.head().encode())
     return ParsedKeyFile(key.kind, key.name, None, salt, log2_n, sealed)
-
-
-def _read_private(path: str) -> bytes:
-    # O_NONBLOCK: a named pipe put there must not make us wait.
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    try:
-        handle = os.open(path, flags)
-    except OSError as error:
-        what = "is a symbolic link" if error.errno == errno.ELOOP else f"cannot be opened: {error.strerror}"
-        raise UsageError(f"the key file {path} {what}") from error
-    try:
-        # Of the open file, not of the name: nobody can swap it in between.
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"the key file {path} is not a plain file")
-        if status.st_uid not in (os.geteuid(), 0):
-            raise KeyFileExposed(f"the key file {path} belongs to another user", hint="Think about who wrote it.")
-        if status.st_mode & 0o077:
-            raise KeyFileExposed(f"the key file {path} can be read or changed by other users")
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            return file.read(MAX_KEY_FILE_BYTES + 1)
-    except OSError as error:
-        raise UsageError(f"the key file {path} cannot be read: {error.strerror}") from error
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
