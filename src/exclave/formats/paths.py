@@ -7,10 +7,13 @@ Everything of one state stands under its fingerprint, so many states can share a
     FP/warrant/NOTE                            fully signed warrants that were used
     FP/REGISTER/epoch/NOTE                     epoch notes
     FP/REGISTER/box/SHA256                     sealed annexes, sealed shares, ancestor boxes
-    FP/REGISTER/ledger/EPOCH-HASH/checkpoint   head of one epoch's log (the only object that is ever replaced)
+    FP/REGISTER/ledger/EPOCH-HASH/checkpoint   head of one epoch's log (replaced; all else but a feed's head is not)
     FP/REGISTER/ledger/EPOCH-HASH/tile/…       C2SP tlog-tiles
     FP/REGISTER/pack/ab/SHA256                 packs
     FP/REGISTER/list/SHA256                    nodes of object lists
+    FP/REGISTER/feed/EPOCH-HASH/head           head of one epoch's identity feed (replaced too)
+    FP/REGISTER/feed/EPOCH-HASH/SHA256         its batches
+    FP/REGISTER/statement/NOTE                 signed statements to the public
 
 NOTE is the SHA-256 of a whole signed note, HASH the first 16 hex digits of the SHA-256 of the epoch note's text: every
 name but the head's depends on bytes that nobody knows beforehand, so a thief who can write to a site cannot occupy
@@ -80,3 +83,17 @@ def list_key(state: Fingerprint, register: RegisterId, name: Digest) -> Key:
 def ledger_origin(state: Fingerprint, register: RegisterId, epoch: Epoch) -> str:
     """The C2SP origin line (and log key name) of one epoch's log."""
     return f"exclave/{state}/{register}/{epoch}"
+
+
+def feed_prefix(state: Fingerprint, register: RegisterId, epoch: Epoch, note_text: Digest) -> str:
+    """Prefix of one epoch's identity feed, ending in ``/``; ``note_text`` as for ``ledger_prefix``."""
+    return f"{state}/{register}/feed/{epoch:08d}-{note_text.hex()[:16]}/"
+
+
+def statement_key(state: Fingerprint, register: RegisterId, note: bytes) -> Key:
+    """Signed public statements (revocation gap, merge report)."""
+    return Key(f"{state}/{register}/statement/{sha256(note).hex()}")
+
+
+def statement_prefix(state: Fingerprint, register: RegisterId) -> str:
+    return f"{state}/{register}/statement/"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Protocol
 
 from exclave.crypto.signer import Signer
@@ -15,25 +14,12 @@ from exclave.formats.journal import Entry, Head
 from exclave.formats.relying import RelyingService
 from exclave.identity.status_log import CertificateStatus, Serial, Stop
 from exclave.ids import Digest, Instant, Label
+from exclave.rules.exile import IdentityState as IdentityState  # noqa: PLC0414 - a value of Authority, imported from here
 
 Clock = Callable[[], Instant]
 """The wall clock, passed in."""
 
-
 # Who has the authority
-
-
-class IdentityState(StrEnum):
-    """Where a place stands. Only a warrant moves it."""
-
-    HOME = "home"
-    """This is home, and home is the authority."""
-    STANDBY = "standby"
-    """This is an embassy, and the authority is elsewhere: answers carry the time of the last replicated entry."""
-    EXILE = "exile"
-    """This is an embassy, and the quorum has made it the authority."""
-    RETURNING = "returning"
-    """This is home, and the authority is (or was until now) elsewhere: nothing is answered until it has merged."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,205 @@
+"""Following the identity feed: from what sites show to entries of the journal.
+
+Every site is asked, since any may be behind, spoilt or lying. A head counts that the epoch's writer signed; of two that
+count, the one that goes further; two that cannot both be true are a fork, and nothing is taken then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from exclave.crypto.hpke import OpeningKey
+from exclave.errors import CorruptObject, ExclaveError, Forked, MissingObject, UnavailableError
+from exclave.formats.feed import (
+    BATCH_HEADER,
+    MAX_BATCH_BYTES,
+    ParsedBatch,
+    ParsedFeedHead,
+    parse_batch,
+    parse_feed_head,
+)
+from exclave.formats.journal import Head
+from exclave.formats.note import parse_note
+from exclave.formats.paths import feed_prefix
+from exclave.identity.feed_batch import open_batch
+from exclave.ids import Digest, Epoch, Fingerprint, Instant, Key, sha256
+from exclave.rules.epochs import EpochChain, VerifiedEpoch
+from exclave.rules.signatures import verify_signed_by
+from exclave.sites.contract import MAX_HEAD_BYTES, Sources
+
+_PREVIOUS_AT = len(BATCH_HEADER)
+MAX_BATCHES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FeedHeads:
+    """What the sites show of one epoch's feed."""
+
+    best: ParsedFeedHead | None
+    """The one that goes furthest; verified."""
+    by_site: Mapping[str, ParsedFeedHead]
+    problems: Mapping[str, str]
+    """Sites that show none that counts, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A batch on the way back from the newest one, and the entry that it follows."""
+
+    epoch: VerifiedEpoch
+    batch: Digest
+    before: Head
+
+
+def head_key(state: Fingerprint, epoch: VerifiedEpoch) -> Key:
+    """Where the head of an epoch's feed lies."""
+    return Key(feed_prefix(state, epoch.register, epoch.number, epoch.digest) + "head")
+
+
+def batch_key(state: Fingerprint, epoch: VerifiedEpoch, batch: Digest) -> Key:
+    return Key(feed_prefix(state, epoch.register, epoch.number, epoch.digest) + batch.hex())
+
+
+def verify_feed_head(data: bytes, epoch: VerifiedEpoch) -> ParsedFeedHead:
+    """The head in ``data`` if the writer of ``epoch`` signed it. ``MalformedError``, ``NotAuthorised``,
+    ``CorruptObject`` otherwise."""
+    note = parse_note(data)
+    head = parse_feed_head(note.text)
+    if head.register != epoch.register or head.epoch != epoch.number:
+        raise CorruptObject("a feed's head speaks of another register or epoch")
+    verify_signed_by(note, epoch.writer)
+    return head
+
+
+def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> FeedHeads:
+    """The heads that ``sources`` show. ``Forked`` if two that count cannot both be true."""
+    found: dict[str, ParsedFeedHead] = {}
+    problems: dict[str, str] = {}
+    key = head_key(state, epoch)
+    for name, source in sources.items():
+        try:
+            found[str(name)] = verify_feed_head(source.get(key, limit=MAX_HEAD_BYTES), epoch)
+        except ExclaveError as error:
+            problems[str(name)] = error.message
+    chains: dict[int, Digest] = {}
+    for name, head in found.items():
+        if chains.setdefault(head.head.number, head.head.chain) != head.head.chain:
+            raise Forked(
+                f"{name} shows another entry {head.head.number} of the identity feed than other sites", site=name
+            )
+    best = max(found.values(), key=lambda h: (h.head.number, h.time), default=None)
+    return FeedHeads(best, found, problems)
+
+
+def read_tail(
+    state: Fingerprint, chain: EpochChain, sources: Sources, keys: Mapping[Epoch, OpeningKey], have: Head,
+    *, best: ParsedFeedHead,
+) -> Iterator[list[bytes]]:  # fmt: skip
+    """The entries behind ``have`` up to ``best``, encoded, a batch at a time; each list follows the one before.
+
+    ``keys``: by epoch, the key that its batches are opened with. The walk goes back from the newest batch, through
+    former epochs where one began later, until ``have`` is reached; then the entries come in order. ``Forked`` if the
+    feed does not contain ``have``, before anything is given out; ``MissingObject`` if no site has a good copy of a
+    batch.
+    """
+    if best.head.number < have.number:
+        raise Forked(f"the feed ends at entry {best.head.number}, the journal here at {have.number}")
+    pieces: list[_Piece] = []
+    epoch, last, until = chain.find(best.epoch), best.last, best.head
+    while epoch is not None:
+        before = until
+        for piece in _walk(state, epoch, sources, last, have, _key(keys, epoch)):
+            if piece.before.number < until.number:  # what a former epoch's writer entered later was cut off
+                pieces.append(piece)
+            before = piece.before
+        if before.number <= have.number:
+            break
+        # This epoch went on from an entry that is not here yet: the former one's feed has it.
+        epoch, until = chain.find(Epoch(epoch.number - 1)), before
+        last = _last_of(state, epoch, sources, until) if epoch is not None else None
+    yield from _entries(state, sources, pieces[::-1], keys, have, best.head)
+
+
+def _last_of(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, until: Head) -> Digest | None:
+    best = read_heads(state, epoch, sources).best
+    if best is None or best.head.number < until.number:
+        raise MissingObject(f"no site shows the feed of epoch {epoch.number} up to entry {until.number}")
+    return best.last
+
+
+def _walk(
+    state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, last: Digest | None, have: Head, key: OpeningKey
+) -> Iterator[_Piece]:
+    """Batches of ``epoch`` from the newest back, to the first that begins at or before ``have``."""
+    for _ in range(MAX_BATCHES):
+        if last is None:
+            return
+        parsed = fetch_batch(state, epoch, sources, last)
+        before = open_batch(parsed, key, epoch.register, epoch.number).before
+        yield _Piece(epoch, last, before)
+        if before.number <= have.number:
+            return
+        last = parsed.previous
+    raise CorruptObject("the identity feed has more batches than any good one")
+
+
+def _entries(
+    state: Fingerprint, sources: Sources, pieces: Sequence[_Piece], keys: Mapping[Epoch, OpeningKey], have: Head,
+    wanted: Head,
+) -> Iterator[list[bytes]]:  # fmt: skip
+    """The entries of ``pieces`` behind ``have``, each checked against the chain."""
+    at = have
+    for number, piece in enumerate(pieces):
+        # The next one may begin before this one ends: a former writer was cut off there.
+        end = pieces[number + 1].before if number + 1 < len(pieces) else wanted
+        parsed = fetch_batch(state, piece.epoch, sources, piece.batch)
+        batch = open_batch(parsed, _key(keys, piece.epoch), piece.epoch.register, piece.epoch.number)
+        before, found = batch.before, []
+        for data in batch.entries:
+            if before.number == at.number:
+                if before.chain != at.chain:
+                    raise Forked(f"entry {at.number} of the journal here is not the one in the feed")
+                if at.number == end.number:
+                    break
+                found.append(data)
+                at = before.after(data)
+            before = before.after(data)
+        if before.number == at.number and before.chain != at.chain:
+            raise Forked(f"entry {at.number} of the journal here is not the one in the feed")
+        if found:
+            yield found
+    if at != wanted:
+        raise Forked(f"the feed does not lead from entry {have.number} to its head, entry {wanted.number}")
+
+
+def _key(keys: Mapping[Epoch, OpeningKey], epoch: VerifiedEpoch) -> OpeningKey:
+    found = keys.get(epoch.number)
+    if found is None:
+        raise MissingObject(f"there is no key here to the feed of epoch {epoch.number}")
+    return found
+
+
+def fetch_batch(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batch: Digest) -> ParsedBatch:
+    """A batch from whichever site has it unharmed."""
+    return parse_batch(fetch_bytes(state, epoch, sources, batch))
+
+
+def fetch_bytes(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batch: Digest) -> bytes:
+    key = batch_key(state, epoch, batch)
+    last: ExclaveError = MissingObject(f"no site has the batch {batch.hex()[:16]}… of the identity feed")
+    for source in sources.values():
+        try:
+            data = source.get(key, limit=MAX_BATCH_BYTES)
+        except (UnavailableError, MissingObject, CorruptObject) as error:
+            last = error
+            continue
+        if sha256(data) == batch:
+            return data
+        last = CorruptObject(f"the batch {batch.hex()[:16]}… of the identity feed does not have its hash")
+    raise MissingObject(f"no site has a good copy of batch {batch.hex()[:16]}… of the identity feed") from last
+
+
+def as_of(heads: FeedHeads, have: Head) -> Instant:
+    """The moment up to which a journal that stands at ``have`` is complete, as far as the heads tell; 0: not known."""
+    return max((h.time for h in heads.by_site.values() if h.head == have), default=Instant(0))

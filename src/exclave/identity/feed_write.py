@@ -1,0 +1,226 @@
+"""Sending the identity journal abroad: new entries as sealed batches, then a head that says how recent they are.
+
+(1) where the feed stands · (2) batches to every site · (3) that is written down here · (4) at each site, what it missed
+while it was away, then the head. Until (4) nothing names a batch, so a crash leaves at most objects that nobody reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from exclave.crypto.hpke import SealingKey
+from exclave.crypto.sign import SigningPair
+from exclave.errors import ExclaveError, HeadMoved, IntegrityError, RolledBack, UnavailableError
+from exclave.formats.feed import MAX_CONTENT_BYTES, Batch, ParsedFeedHead
+from exclave.formats.journal import Head
+from exclave.formats.note import ParsedNote
+from exclave.identity.feed_batch import recipient_of, seal_batch
+from exclave.identity.feed_read import batch_key, fetch_batch, fetch_bytes, head_key, read_heads, verify_feed_head
+from exclave.ids import Digest, Fingerprint, Instant, Label, sha256
+from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.signatures import sign_text
+from exclave.sites.contract import Site
+
+_OLDER = "This journal is an older copy: bring it up to date from the feed before anything is decided here."
+_ENTRY_OVERHEAD = 8
+_CONTENT_OVERHEAD = 64
+
+ReadAfter = Callable[[Head], Iterator[tuple[bytes, Head]]]
+"""From a head to the encoded entries behind it, each with the head after it."""
+
+
+class _Position(msgspec.Struct, frozen=True):
+    """How far the feed of an epoch was sent; kept in a file of the writer's."""
+
+    epoch: bytes
+    number: int
+    chain: bytes
+    last: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pushed:
+    """What a push did."""
+
+    head: Head
+    time: Instant
+    entries: int
+    sites: tuple[Label, ...]
+    """Sites that show the head now."""
+    failed: Mapping[Label, str]
+
+
+@dataclass(slots=True)
+class FeedWriter:
+    """Sends the journal of one epoch, whose writer this place is. One at a time; not for several threads."""
+
+    state: Fingerprint
+    epoch: VerifiedEpoch
+    pair: SigningPair
+    recipients: Mapping[Digest, SealingKey]
+    start: Head
+    """The entry that this epoch goes on from."""
+    file: Path
+    """Where it keeps how far it has come."""
+    save: Callable[[Path, bytes], None]
+    """Replaces a file durably."""
+    random: Callable[[int], bytes] = os.urandom
+    _position: _Position | None = None
+    _tags: dict[Label, tuple[str, bytes]] = field(default_factory=dict)
+    """By site: the tag of its head and the head's bytes, as this writer left them."""
+
+    def push(self, sites: Mapping[Label, Site], read_after: ReadAfter, ends: Head, now: Instant) -> Pushed:
+        """Sends what the feed lacks, and a head of ``now``, to every site that works.
+
+        ``now`` must have been taken before the journal's head ``ends`` was read: all that was decided before it is then in
+        the feed. Raises ``RolledBack`` if the sites show entries that the journal here does not have.
+        """
+        at = self._position = self._position or self._find(sites)  # (1)
+        if at.number > ends.number:
+            raise RolledBack(f"the feed was sent up to entry {at.number}, the journal here ends at {ends.number}",
+                             hint=_OLDER)  # fmt: skip
+        failed: dict[Label, str] = {}
+        sent = 0
+        for batch in _batches(Head(at.number, Digest(at.chain)), read_after):  # (2)
+            previous = Digest(at.last) if at.last else None
+            data = seal_batch(
+                batch, previous, self.recipients, self.epoch.register, self.epoch.number, random=self.random
+            )
+            name = sha256(data)
+            if not self._put(sites, name, data, failed):
+                break
+            head = batch.before
+            for entry in batch.entries:
+                head = head.after(entry)
+            at = _Position(self.epoch.digest, head.number, head.chain, name)
+            # A restart goes on from here. Before: it seals the same entries anew; nothing names the first try.
+            self.save(self.file, msgspec.msgpack.encode(at))  # (3)
+            self._position, sent = at, sent + len(batch.entries)
+        shown = self._show(sites, at, now, failed)  # (4)
+        return Pushed(Head(at.number, Digest(at.chain)), now, sent, shown, failed)
+
+    def _put(self, sites: Mapping[Label, Site], name: Digest, data: bytes, failed: dict[Label, str]) -> bool:
+        """Whether at least one site has the batch now."""
+        key, good = batch_key(self.state, self.epoch, name), False
+        for label, site in sites.items():
+            try:
+                site.put_same(key, data)
+                good = True
+            except (UnavailableError, IntegrityError) as error:
+                failed[label] = error.message
+        return good
+
+    def _find(self, sites: Mapping[Label, Site]) -> _Position:
+        """(1) From the file, or from what the sites show of this writer's own."""
+        kept = self._read()
+        best = read_heads(self.state, self.epoch, sites).best
+        if kept is not None and (best is None or best.head.number <= kept.number):
+            return kept
+        if best is not None:
+            return _Position(self.epoch.digest, best.head.number, best.head.chain, best.last or b"")
+        return _Position(self.epoch.digest, self.start.number, self.start.chain, b"")
+
+    def _read(self) -> _Position | None:
+        try:
+            kept = msgspec.msgpack.decode(self.file.read_bytes(), type=_Position)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, UnicodeError):
+            return None  # a cache: the sites tell the same
+        return kept if kept.epoch == self.epoch.digest and len(kept.chain) == 32 else None
+
+    def _show(
+        self, sites: Mapping[Label, Site], at: _Position, now: Instant, failed: dict[Label, str]
+    ) -> tuple[Label, ...]:
+        head = ParsedFeedHead(
+            self.epoch.register, self.epoch.number, now, Head(at.number, Digest(at.chain)),
+            Digest(at.last) if at.last else None,
+        )  # fmt: skip
+        text = head.encode()
+        note = ParsedNote(text, sign_text(text, self.epoch.writer.name, self.pair)).encode()
+        done = []
+        for label, site in sites.items():
+            try:
+                self._bring(sites, label, site, head)
+                self._replace(label, site, note, head)
+            except ExclaveError as error:
+                failed[label] = error.message
+                self._tags.pop(label, None)
+            else:
+                failed.pop(label, None)
+                done.append(label)
+        return tuple(done)
+
+    def _bring(self, sites: Mapping[Label, Site], label: Label, site: Site, head: ParsedFeedHead) -> None:
+        """The batches that ``site`` missed, the newest last, so that what it shows is always whole."""
+        known = self._known(label)
+        if known is not None and known.last == head.last:
+            return
+        missing: list[Digest] = []
+        name = head.last
+        while name is not None and (known is None or name != known.last):
+            if known is None and site.stat(batch_key(self.state, self.epoch, name)) is not None:
+                break
+            missing.append(name)
+            name = fetch_batch(self.state, self.epoch, sites, name).previous
+        for lacking in reversed(missing):
+            site.put_same(
+                batch_key(self.state, self.epoch, lacking), fetch_bytes(self.state, self.epoch, sites, lacking)
+            )
+
+    def _known(self, label: Label) -> ParsedFeedHead | None:
+        if label not in self._tags:
+            return None
+        try:
+            return verify_feed_head(self._tags[label][1], self.epoch)
+        except ExclaveError:
+            return None
+
+    def _replace(self, label: Label, site: Site, note: bytes, head: ParsedFeedHead) -> None:
+        key = head_key(self.state, self.epoch)
+        if label in self._tags:
+            with suppress(HeadMoved):  # somebody else wrote there: look at what
+                self._tags[label] = (site.replace_if(key, note, self._tags[label][0]), note)
+                return
+        there = site.read_head(key)
+        if there is not None:
+            self._check_there(there.data, head)
+        self._tags[label] = (site.replace_if(key, note, there.tag if there else None), note)
+
+    def _check_there(self, data: bytes, head: ParsedFeedHead) -> None:
+        """What stands at the site may be replaced: it is nothing of ours, or no further than what we know."""
+        try:
+            shown = verify_feed_head(data, self.epoch)
+        except ExclaveError:
+            return  # not ours: whoever can write there can do this, and it is undone by writing again
+        if shown.head.number > head.head.number:
+            raise RolledBack(
+                f"a site shows entry {shown.head.number} of the identity feed; the journal here ends at"
+                f" {head.head.number}",
+                hint=_OLDER,
+            )
+
+
+def _batches(before: Head, read_after: ReadAfter) -> Iterator[Batch]:
+    """The entries behind ``before`` in pieces that fit."""
+    entries: list[bytes] = []
+    size, first, head = _CONTENT_OVERHEAD, before, before
+    for data, after in read_after(before):
+        if entries and size + len(data) + _ENTRY_OVERHEAD > MAX_CONTENT_BYTES:
+            yield Batch(first, tuple(entries))
+            entries, size, first = [], _CONTENT_OVERHEAD, head
+        entries.append(data)
+        size, head = size + len(data) + _ENTRY_OVERHEAD, after
+    if entries:
+        yield Batch(first, tuple(entries))
+
+
+def recipients(opening: SealingKey, machines: Mapping[Label, SealingKey]) -> dict[Digest, SealingKey]:
+    """Who can read the feed: the quorum by the epoch's opening key, and the machines that stand by."""
+    return {recipient_of(key): key for key in (opening, *machines.values())}

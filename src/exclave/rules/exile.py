@@ -1,0 +1,72 @@
+"""Where a place of the identity services stands. Only a warrant moves it, through an epoch; silence moves nothing.
+
+A place holds the authority if it is the writer of the identity register's newest epoch **and** has taken that epoch up:
+an embassy has every entry that could be had, home has taken in what exile decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from exclave.ids import Digest, Instant
+
+
+class IdentityState(StrEnum):
+    """Where a place stands."""
+
+    HOME = "home"
+    """This is home, and home is the authority."""
+    STANDBY = "standby"
+    """This is an embassy, and the authority is elsewhere: answers carry the time of the last replicated entry."""
+    EXILE = "exile"
+    """This is an embassy, and the quorum has made it the authority."""
+    RETURNING = "returning"
+    """This is home, and it is not known to be the authority: nothing is answered until it has merged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a place knows of the authority."""
+
+    writer: Digest
+    """Card of the newest epoch's writer, as the sites prove it."""
+    epoch: int
+    by_charter: bool
+    """The epoch was granted by a charter: nothing was before it that would have to be taken in."""
+    verified: Instant
+    """When the sites were read last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The decision, and why, for people."""
+
+    state: IdentityState
+    epoch: int
+    why: str
+
+
+def stands(
+    *, home: bool, me: Digest, seen: Seen | None, taken_up: int, now: Instant, lease_s: int
+) -> Standing:  # fmt: skip
+    """Where a place stands at ``now``.
+
+    ``home``: whether it is home. ``seen``: None until a site has been read since the process started; a place that
+    comes back trusts nothing that it knew before. ``taken_up``: the epoch that this place has taken up by warrant.
+    ``lease_s``: so long home goes on without being able to read any site. An embassy in exile goes on: it was made the
+    authority because others are silent.
+    """
+    waiting = IdentityState.RETURNING if home else IdentityState.STANDBY
+    if seen is None:
+        return Standing(waiting, 0, "no site has been read since this process started")
+    if seen.writer != me:
+        return Standing(waiting, seen.epoch, f"epoch {seen.epoch} belongs to another place")
+    if not seen.by_charter and taken_up != seen.epoch:
+        return Standing(waiting, seen.epoch, f"epoch {seen.epoch} is this place's, but it has not taken it up yet")
+    if home and now - seen.verified > lease_s * 1_000_000:
+        ago = (now - seen.verified) // 1_000_000
+        return Standing(
+            waiting, seen.epoch, f"no site could be read for {ago} s: another place may be the authority now"
+        )
+    return Standing(IdentityState.HOME if home else IdentityState.EXILE, seen.epoch, "")
