@@ -9,27 +9,39 @@ A segment file holds consecutive entries::
     "exclave/journal/v1\\n"
     number of its first entry - 1          8 bytes, big-endian
     chain of that entry                    32 bytes
-    (length, 4 bytes big-endian || entry)  0 or more times
+    length 4 bytes big-endian || entry || check 8 bytes     0 or more times
+
+*check* is the beginning of the chain value after the entry, so a changed byte is found where it stands. What a crash
+leaves at the end, a record that is cut off or whose end was never written (zeros), is *torn* and counts as absent.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import msgspec
 
-from exclave.errors import MalformedError
+from exclave.errors import CorruptObject, MalformedError
 from exclave.ids import Digest, Instant, parse_label
 
 HEADER = b"exclave/journal/v1\n"
 HEAD_BYTES = len(HEADER) + 8 + 32
+CHECK_BYTES = 8
 MAX_ENTRY_BYTES = 1 << 20
+MAX_SEGMENT_BYTES = 8 << 20
 MAX_SERIALS = 20_000
 """In one entry of issued serials."""
 MAX_SERIAL_BYTES = 20
 MAX_TEXT = 4096
+REASONS = frozenset({
+    "certificateHold", "keyCompromise", "cACompromise", "aACompromise", "privilegeWithdrawn", "affiliationChanged",
+    "cessationOfOperation", "superseded", "unspecified",
+})  # fmt: skip
+"""CRLReasons (RFC 5280, section 5.3.1) that an entry may give."""
 EMPTY_CHAIN = Digest(bytes(32))
 _NUMBER_LIMIT = 2**53
 
@@ -58,7 +70,7 @@ class Issued(_Body, tag="issued", frozen=True):
 
 
 class Stopped(_Body, tag="stopped", frozen=True):
-    """A certificate is revoked for good (``reason``: a CRLReason's name) or held (``certificateHold``)."""
+    """A certificate is revoked for good (``reason``: of ``REASONS``) or held (``certificateHold``)."""
 
     issuer: bytes
     serial: bytes
@@ -230,8 +242,8 @@ def _check_body(body: Body) -> None:
         case Stopped(issuer, serial, since, reason):
             _digest(issuer)
             _serial(serial)
-            if not 0 <= since < 2**62 or not 1 <= len(reason) <= 40:
-                raise MalformedError("a journal entry stops a certificate at no possible time or for no reason")
+            if not 0 <= since < 2**62 or reason not in REASONS:
+                raise MalformedError("a journal entry stops a certificate at no possible time or for no known reason")
         case Released(issuer, serial):
             _digest(issuer)
             _serial(serial)
@@ -286,6 +298,51 @@ def parse_segment_head(data: bytes) -> Head:
     if number >= _NUMBER_LIMIT:
         raise MalformedError("a journal segment begins at an impossible number")
     return Head(number, Digest(data[len(HEADER) + 8 :]))
+
+
+class Record(NamedTuple):
+    """One entry of a segment as it stands there."""
+
+    data: bytes
+    """The entry, encoded; not yet parsed."""
+    head: Head
+    """After it."""
+    end: int
+    """Where the next record begins, from the beginning of what was read."""
+
+
+def encode_record(data: bytes, head: Head) -> bytes:
+    """The entry ``data`` as it stands in a segment; ``head``: after it."""
+    return len(data).to_bytes(4, "big") + data + head.chain[:CHECK_BYTES]
+
+
+def read_records(data: bytes, before: Head) -> Iterator[Record]:
+    """The records in ``data``, the first following ``before``, up to the end or a torn one.
+
+    ``CorruptObject`` for a record that is whole and does not follow from those before it.
+    """
+    at, head = 0, before
+    while len(data) - at >= 4:
+        size = int.from_bytes(data[at : at + 4], "big")
+        if size == 0 and not any(data[at:]):
+            return
+        if not 0 < size <= MAX_ENTRY_BYTES:
+            raise CorruptObject(
+                f"the journal's entry {head.number + 1} has an impossible length", entry=head.number + 1
+            )
+        end = at + 4 + size + CHECK_BYTES
+        if end > len(data):
+            return
+        entry, check = data[at + 4 : end - CHECK_BYTES], data[end - CHECK_BYTES : end]
+        head = head.after(entry)
+        if head.chain[:CHECK_BYTES] != check:
+            if not any(data[end - CHECK_BYTES :]):
+                return
+            raise CorruptObject(
+                f"the journal's entry {head.number} does not follow from the ones before", entry=head.number
+            )
+        yield Record(entry, head, end)
+        at = end
 
 
 def entry_at(before: Head, time: Instant, epoch: int, body: Body, warrant: bytes = b"") -> Entry:

@@ -1,0 +1,426 @@
+"""The folder that keeps an identity journal: appended to by one process at a time, read by any number at any time.
+
+Format: docs/spec/journal.md. What a crash leaves: at the end of the last segment, entries that were never acknowledged,
+the last of which may be torn. Readers pass over a torn one, the next writer cuts it off; whole ones stay.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+import time as clocks
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from exclave.errors import (
+    Busy,
+    ConfigError,
+    CorruptObject,
+    Fenced,
+    Forked,
+    MalformedError,
+    OutcomeUnknown,
+    RolledBack,
+    UnavailableError,
+)
+from exclave.formats.journal import (
+    HEAD_BYTES,
+    MAX_SEGMENT_BYTES,
+    Body,
+    Entry,
+    Head,
+    Record,
+    encode_entry,
+    encode_record,
+    encode_segment_head,
+    entry_at,
+    parse_entry,
+    parse_segment_head,
+    read_records,
+)
+from exclave.ids import Instant
+
+SEGMENT_BYTES = 4 << 20
+LOCK_WAIT_S = 10.0
+_LOCK_POLL_S = 0.005
+_NAME = re.compile(r"([0-9]{16})\.journal\Z")
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Behind the entry ``head.number``: in the segment that begins with ``first``, at byte ``offset``."""
+
+    first: int
+    offset: int
+    head: Head
+
+
+class Journal:
+    """The journal in a folder. ``open`` makes one; safe to use from several threads.
+
+    ``append`` and ``extend`` hold the folder's lock while they write; between two calls others may write.
+    """
+
+    def __init__(self, folder: str, *, captured: bool, sleep: Callable[[float], None]) -> None:
+        self._folder = folder
+        self._captured = captured
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._end: _Place | None = None
+        self._last_epoch: tuple[int, int] = (0, 0)  # (number, its epoch)
+        self._broken = ""
+        self._named = 0  # the segment whose name is known to be durable
+
+    @classmethod
+    def open(cls, folder: str, *, captured: bool = False, sleep: Callable[[float], None] = clocks.sleep) -> Journal:
+        """The journal in the existing ``folder``; an empty folder is an empty journal.
+
+        ``captured``: a copy that was taken while it was written to; it ends where its first gap is. ``ConfigError`` if
+        there is no such folder, ``CorruptObject`` if its last segment is damaged.
+        """
+        if not os.path.isdir(folder):
+            raise ConfigError(
+                f"there is no folder {folder} for the identity journal", hint="Create it, then try again."
+            )
+        journal = cls(folder, captured=captured, sleep=sleep)
+        journal.head()
+        return journal
+
+    # Reading
+
+    def head(self) -> Head:
+        """Where it stands now, what other processes appended included."""
+        with self._lock:
+            end = self._end
+        for place in self._scan(end):
+            end = place
+        if end is None:
+            return Head()
+        self._note(end)
+        return end.head
+
+    def read_after(self, after: Head) -> Iterator[tuple[Entry, bytes, Head]]:
+        """Each entry behind ``after`` with its bytes and the head after it, as far as there are any now.
+
+        ``Forked`` if this journal says something else up to there, ``RolledBack`` if it ends before it;
+        ``CorruptObject`` where it is damaged.
+        """
+        for place, record in self._walk(self._locate(after)):
+            yield _parsed(record), record.data, record.head
+            self._note(place)  # so that the next call finds its place without a search
+
+    def at(self, number: int) -> Head | None:
+        """Number and chain of entry ``number`` (0: of the empty journal); None if it does not go as far."""
+        if number == 0:
+            return Head()
+        start = self._segment_before(number)
+        if start is None:
+            return None
+        return next((record.head for record in self._records(start) if record.head.number == number), None)
+
+    def _locate(self, after: Head) -> _Place | None:
+        """The place behind ``after``; None: at the very beginning."""
+        with self._lock:
+            end = self._end
+        if end is not None and end.head == after:
+            return end
+        if after.number == 0:
+            if after != Head():
+                raise Forked("an empty journal has no other chain than zeros")
+            return None
+        begin = self._segment_before(after.number)
+        behind = self._places(begin) if begin is not None else iter(())
+        place = next((place for place in behind if place.head.number == after.number), None)
+        if place is None:
+            raise RolledBack(f"the identity journal ends before entry {after.number}", entry=after.number)
+        if place.head != after:
+            raise Forked(f"the identity journal has another entry {after.number}", entry=after.number)
+        return place
+
+    def _note(self, place: _Place) -> None:
+        with self._lock:
+            if self._end is None or place.head.number >= self._end.head.number:
+                self._end = place
+
+    def _segment_before(self, number: int) -> _Place | None:
+        """The beginning of the segment that holds entry ``number``, if there is one that could."""
+        firsts = [first for first in self._segments() if first <= number]
+        if not firsts:
+            return None
+        return self._begin(firsts[-1])
+
+    def _segments(self) -> list[int]:
+        """First numbers, sorted."""
+        try:
+            found = [match[1] for name in os.listdir(self._folder) if (match := _NAME.match(name))]
+        except OSError as error:
+            raise UnavailableError(f"the identity journal cannot be read: {error.strerror}") from error
+        return sorted(int(name) for name in found)
+
+    def _begin(self, first: int) -> _Place | None:
+        """The place before the first record of a segment; None if not even its head was written."""
+        data = self._bytes(first, 0, HEAD_BYTES)
+        if len(data) < HEAD_BYTES or not any(data):
+            return None
+        before = _segment_head(data, first)
+        return _Place(first, HEAD_BYTES, before)
+
+    def _bytes(self, first: int, offset: int, length: int) -> bytes:
+        path = self._path(first)
+        try:
+            file = os.open(path, _READ)
+            try:
+                data = os.pread(file, length, offset)
+                while len(data) < length and (more := os.pread(file, length - len(data), offset + len(data))):
+                    data += more
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise UnavailableError(f"the identity journal cannot be read: {path}: {error.strerror}") from error
+        return data
+
+    def _path(self, first: int) -> str:
+        return os.path.join(self._folder, f"{first:016d}.journal")
+
+    def _scan(self, start: _Place | None) -> Iterator[_Place]:
+        """Places from ``start`` to the end; from None, only of the last segment that has a head."""
+        if start is None:
+            for first in reversed(self._segments()):
+                start = self._begin(first)
+                if start is not None:
+                    yield start
+                    break
+            else:
+                return
+        yield from self._places(start)
+
+    def _places(self, start: _Place | None) -> Iterator[_Place]:
+        for place, _ in self._walk(start):
+            yield place
+
+    def _records(self, start: _Place | None) -> Iterator[Record]:
+        for _, record in self._walk(start):
+            yield record
+
+    def _walk(self, place: _Place | None) -> Iterator[tuple[_Place, Record]]:
+        """Record by record from ``place`` (None: the first segment's) to the end, across segments."""
+        if place is None:
+            firsts = self._segments()
+            if not firsts or (place := self._begin(firsts[0])) is None:
+                return
+            if place.head != Head():
+                raise CorruptObject("the identity journal's beginning is missing")
+        while True:
+            # In this order: when a next segment is seen, this one is complete and the read comes after that.
+            following = [first for first in self._segments() if first > place.first]
+            offset = place.offset
+            data = self._bytes(place.first, offset, MAX_SEGMENT_BYTES + 1)
+            if offset + len(data) > MAX_SEGMENT_BYTES:
+                raise CorruptObject(f"a segment of the identity journal is longer than {MAX_SEGMENT_BYTES} bytes")
+            done = 0
+            for record in read_records(data, place.head):
+                done = record.end
+                place = _Place(place.first, offset + done, record.head)
+                yield place, record
+            begin = self._begin(following[0]) if following else None
+            if begin is None and len(following) < 2:
+                return
+            if begin is None or begin.head != place.head or done != len(data):
+                if self._captured and (begin is None or begin.head.number >= place.head.number):
+                    return
+                raise CorruptObject(f"the identity journal's entry {place.head.number + 1} is missing or damaged")
+            place = begin
+
+    # Writing
+
+    def append(self, bodies: Iterable[Body], *, time: Instant, epoch: int, warrant: bytes = b"") -> Head:
+        """Enters ``bodies`` in order, together; they are durable when it returns the head after them.
+
+        ``Fenced`` if the journal holds an entry of a later epoch, ``Busy`` if another process keeps writing,
+        ``OutcomeUnknown`` if the disk failed on the way: the entries may be there or a part of them; this object then
+        writes no more. ``MalformedError`` for a body beyond the format's limits; nothing is written then.
+        """
+        with self._alone() as (place, last_epoch):
+            if epoch < last_epoch:
+                raise Fenced(f"the identity journal has entries of epoch {last_epoch}", epoch=last_epoch)
+            head, records = place.head if place else Head(), []
+            for body in bodies:
+                data = encode_entry(entry_at(head, time, epoch, body, warrant))
+                head = head.after(data)
+                records.append((data, head))
+            self._write(place, records, epoch)
+            return head
+
+    def extend(self, entries: Iterable[bytes], *, to: Head) -> Head:
+        """Adopts encoded entries that come from elsewhere and must lead from here to ``to``; all or none.
+
+        ``MalformedError`` or ``CorruptObject`` for an entry that cannot follow, ``Forked`` if they end elsewhere.
+        Otherwise as ``append``.
+        """
+        with self._alone() as (place, last_epoch):
+            head, records, epoch = place.head if place else Head(), [], last_epoch
+            for data in entries:
+                entry = parse_entry(data)
+                if entry.number != head.number + 1 or entry.epoch < epoch:
+                    raise CorruptObject(f"entry {entry.number} cannot follow entry {head.number}", entry=entry.number)
+                head, epoch = head.after(data), entry.epoch
+                records.append((data, head))
+            if head != to:
+                raise Forked(f"the entries lead to another entry {head.number} than they should", entry=head.number)
+            self._write(place, records, epoch)
+            return head
+
+    def adopt(self, source: Journal, *, batch_bytes: int = SEGMENT_BYTES) -> Head:
+        """Extends this one by all that ``source`` has beyond it. ``Forked`` or ``RolledBack`` if it does not continue
+        this one. In batches: a crash leaves a part, and the next call adopts the rest."""
+        taken: list[bytes] = []
+        start = head = self.head()
+        size = 0
+        for _, data, head in source.read_after(start):
+            taken.append(data)
+            size += len(data)
+            if size >= batch_bytes:
+                self.extend(taken, to=head)
+                taken, size = [], 0
+        return self.extend(taken, to=head) if taken else head
+
+    @contextmanager
+    def _alone(self) -> Iterator[tuple[_Place | None, int]]:
+        """Alone among threads and processes, with the place behind the last whole entry and its epoch."""
+        if self._captured:
+            raise ConfigError("a captured copy of an identity journal is not written to")
+        with self._writing, self._locked():
+            if self._broken:
+                raise OutcomeUnknown(f"the identity journal must be opened again: {self._broken}")
+            head = self.head()
+            place = self._end
+            number, epoch = self._last_epoch
+            if head.number not in (0, number):
+                epoch = self._epoch_of_last(place)
+            self._last_epoch = (head.number, epoch)
+            yield place, epoch
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UnavailableError(f"the identity journal cannot be opened: {error.strerror}") from error
+        try:
+            waited = 0.0
+            while True:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if waited >= LOCK_WAIT_S:
+                        raise Busy("another process is writing the identity journal") from error
+                waited += _LOCK_POLL_S
+                self._sleep(_LOCK_POLL_S)
+            yield
+        finally:
+            os.close(folder)
+
+    def _epoch_of_last(self, place: _Place | None) -> int:
+        """Reads the last entry; a segment may end in a head alone, so its predecessor is asked then."""
+        if place is None:
+            return 0
+        last: Record | None = None
+        for first in [first for first in self._segments() if first <= place.head.number][-1:]:
+            for record in self._records(self._begin(first)):
+                last = record
+        return _parsed(last).epoch if last is not None else 0
+
+    def _write(self, place: _Place | None, records: list[tuple[bytes, Head]], epoch: int) -> None:
+        """Durably, segment by segment; a crash leaves a prefix of ``records``, its last one perhaps torn."""
+        at = 0
+        try:
+            while at < len(records):
+                fresh = place is None or place.offset >= SEGMENT_BYTES
+                if place is None or fresh:
+                    before = place.head if place is not None else Head()
+                    place = _Place(before.number + 1, 0, before)
+                offset = place.offset or HEAD_BYTES
+                pieces = [encode_segment_head(place.head)] if fresh else []
+                while at < len(records) and offset < SEGMENT_BYTES:
+                    data, head = records[at]
+                    pieces.append(encode_record(data, head))
+                    offset += len(pieces[-1])
+                    at += 1
+                self._write_segment(place, b"".join(pieces))
+                place = _Place(place.first, offset, records[at - 1][1])
+                with self._lock:
+                    self._end = place
+        except OSError as error:
+            self._broken = error.strerror or "the disk failed"
+            raise OutcomeUnknown(
+                f"the identity journal could not be written: {self._broken}",
+                hint="Make room or mend the disk, then look whether the entries are there before repeating them.",
+            ) from error
+        if records:
+            self._last_epoch = (records[-1][1].number, epoch)
+
+    def _write_segment(self, place: _Place, data: bytes) -> None:
+        file = os.open(self._path(place.first), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        try:
+            size = os.fstat(file).st_size
+            if size < place.offset:
+                raise RolledBack("the identity journal became shorter while it was open")
+            if size > place.offset:  # a dead writer's torn record, or a segment of which not even the head was whole
+                os.ftruncate(file, place.offset)
+            at = 0
+            while at < len(data):
+                at += os.pwrite(file, data[at:], place.offset + at)
+            # Entries that a dead writer did not sync become durable with these, before these are acknowledged.
+            os.fsync(file)
+        finally:
+            os.close(file)
+        if place.first != self._named:  # until this is done, a restart may find no such segment: none of it was told
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+            self._named = place.first
+
+
+def _segment_head(data: bytes, first: int) -> Head:
+    try:
+        before = parse_segment_head(data)
+    except MalformedError as error:
+        raise CorruptObject(f"a segment of the identity journal is damaged: {error.message}") from error
+    if before.number + 1 != first:
+        raise CorruptObject(f"a segment of the identity journal is not the one that its name says: {first}")
+    return before
+
+
+def _parsed(record: Record) -> Entry:
+    try:
+        entry = parse_entry(record.data)
+    except MalformedError as error:
+        raise CorruptObject(
+            f"the journal's entry {record.head.number} is not in the format: {error.message}"
+        ) from error
+    if entry.number != record.head.number:
+        raise CorruptObject(f"the journal's entry {record.head.number} says that it is number {entry.number}")
+    return entry
+
+
+def fork_point(one: Journal, other: Journal) -> Head:
+    """The last entry up to which both are the same; by halving, so long journals are compared in moments."""
+    low, high = 0, min(one.head().number, other.head().number)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one.at(middle) == other.at(middle):
+            low = middle
+        else:
+            high = middle - 1
+    found = one.at(low)
+    if found is None:
+        raise CorruptObject("the identity journal became shorter while it was read")
+    return found
