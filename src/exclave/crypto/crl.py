@@ -33,8 +33,8 @@ _PARTIAL = {
     ExtensionOID.ISSUING_DISTRIBUTION_POINT: "it covers only a part of the issuer's certificates",
 }
 _WEAK = (hashes.MD5, hashes.SHA1)
-# What the parser raises, some of it only when a field is looked at.
-_BROKEN = (
+# What the X.509 parser raises, some of it only when a field is looked at.
+BROKEN = (
     ValueError,
     TypeError,  # a name's attribute of a string type that it cannot have
     UnsupportedAlgorithm,
@@ -73,7 +73,7 @@ class VerifiedCrl:
         try:
             for number, revoked in enumerate(self._list, 1):
                 yield _entry(revoked, number)
-        except _BROKEN as error:
+        except BROKEN as error:
             raise MalformedError(f"the CRL is not in the format after entry {number}: {error}") from error
 
 
@@ -102,7 +102,7 @@ def verify_crl(data: bytes, issuer: bytes, *, now: Instant) -> VerifiedCrl:
             # The parser ignores how many bits of the signature's BIT STRING are unused: a second form of one list.
             raise MalformedError("the CRL's signature is not a whole number of bytes")
         return _verified(crl, signer, now)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the CRL or its issuer's certificate is not in the format: {error}") from error
 
 
@@ -112,7 +112,7 @@ def _verified(crl: x509.CertificateRevocationList, signer: x509.Certificate, now
     _check_whole(crl)  # (4)
     if crl.next_update_utc is None:
         raise MalformedError("the CRL does not say when the next one comes (RFC 5280, section 5.1.2.5)")
-    this, following = _instant(crl.last_update_utc), _instant(crl.next_update_utc)  # (5)
+    this, following = instant_of(crl.last_update_utc), instant_of(crl.next_update_utc)  # (5)
     if following <= this:
         raise MalformedError("the CRL's nextUpdate is not after its thisUpdate")
     if this > now + CLOCK_SKEW_S * 1_000_000:
@@ -169,7 +169,7 @@ def _entry(revoked: x509.RevokedCertificate, number: int) -> CrlEntry:
         raise MalformedError("removeFromCRL stands in a list that is not a delta CRL")
     if not 0 <= revoked.serial_number <= MAX_SERIAL:
         raise MalformedError("a serial number is negative or longer than 20 octets")
-    return CrlEntry(revoked.serial_number, _instant(revoked.revocation_date_utc), str(reason.value))
+    return CrlEntry(revoked.serial_number, instant_of(revoked.revocation_date_utc), str(reason.value))
 
 
 def _certificate(data: bytes) -> x509.Certificate:
@@ -177,7 +177,7 @@ def _certificate(data: bytes) -> x509.Certificate:
         raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
     try:
         return x509.load_der_x509_certificate(_der(data, "CERTIFICATE"))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"this is not a certificate: {error}") from error
 
 
@@ -185,7 +185,7 @@ def _issuer_id(certificate: x509.Certificate) -> Digest:
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     try:
         key = certificate.public_key().public_bytes(*form)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the certificate's public key is of an unknown kind: {error}") from error
     # Both parts are DER, which says its own length: no other pair gives the same bytes.
     return sha256(certificate.subject.public_bytes() + key)
@@ -205,7 +205,7 @@ def _der(data: bytes, kind: str) -> bytes:
     return parse_b64(body, limit=MAX_CRL_BYTES)
 
 
-def _instant(moment: datetime) -> Instant:
+def instant_of(moment: datetime) -> Instant:
     """X.509 times are whole seconds."""
     value = int((moment - _EPOCH_0).total_seconds()) * 1_000_000
     if value < 0:

@@ -1,0 +1,54 @@
+"""From when to when an answer about certificates' status may claim to hold. Pure; page: docs/spec/ocsp.md."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from exclave.identity.contract import Authority, IdentityState, IssuerInfo
+from exclave.identity.status_log import ANSWER_LASTS_S
+from exclave.ids import Instant
+
+_SECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """RFC 6960, section 2.4."""
+
+    this_update: Instant
+    """The most recent moment at which the status is known to have been right."""
+    next_update: Instant
+    """At or before it newer information comes. It lies after the moment for which the window was made."""
+
+
+def known_until(authority: Authority, issuer: IssuerInfo, *, now: Instant) -> Instant:
+    """The moment up to which this place knows what was decided about ``issuer``'s certificates; 0: nothing is known.
+
+    In exile every decision is made here: it is now. At home it is so for an issuer whose decisions arrive as they are
+    made; another is known as of its last list. In standby it is when the last entry arrived, and no later than the
+    issuer's last list. A clock that is behind makes it older, never newer.
+    """
+    known = now
+    if authority.state is IdentityState.STANDBY:
+        known = min(known, authority.as_of)
+    if authority.state is not IdentityState.EXILE and not issuer.live:
+        known = min(known, issuer.as_of)
+    return known
+
+
+def window(
+    authority: Authority, issuer: IssuerInfo, *, now: Instant, key_ends: Instant, lasts_s: int = ANSWER_LASTS_S
+) -> Window | None:
+    """What an answer for ``issuer`` may claim at ``now``; None if what is known has run out.
+
+    ``next_update`` is what the issuer promised with its last list, else ``lasts_s`` after ``this_update``; never beyond
+    ``key_ends``, since nothing that a key signed is believed once its certificate has expired.
+    """
+    known = known_until(authority, issuer, now=now)
+    following = Instant(known + lasts_s * _SECOND)
+    if authority.state is not IdentityState.EXILE and not issuer.live and issuer.next_update:
+        following = issuer.next_update
+    following = min(following, key_ends)
+    if known <= 0 or following // _SECOND <= now // _SECOND:  # the wire has whole seconds
+        return None
+    return Window(known, following)
