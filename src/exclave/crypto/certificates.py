@@ -73,6 +73,8 @@ class VerifiedCitizen:
     """``1980-01-08``, told by an Estonian personal code; empty for another country's."""
     spki: bytes = field(repr=False)
     """SubjectPublicKeyInfo, DER."""
+    ends: Instant
+    """Its notAfter."""
     expired: bool
     """At the time of the check it, or its issuer's certificate, was past its end."""
 
@@ -134,7 +136,7 @@ def _verified(
     issuer_ends = max(_instant(signer.not_valid_after_utc) for signer in begun)
     subject, given, family, born = _person(certificate.subject)  # (7)
     return VerifiedCitizen(
-        issuer, certificate.serial_number, subject, given, family, born, spki, now > min(end, issuer_ends)
+        issuer, certificate.serial_number, subject, given, family, born, spki, end, now > min(end, issuer_ends)
     )
 
 
