@@ -28,7 +28,7 @@ from exclave.formats.charter import (
 )
 from exclave.formats.epochnote import Cut, EpochShare, ParsedEpoch, parse_epoch
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES, ParsedNote, Signature, parse_note
-from exclave.formats.warrant import MAX_REGISTERS, Act, ParsedWarrant, parse_warrant
+from exclave.formats.warrant import IDENTITY_ACTS, MAX_REGISTERS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
 from exclave.ids import Country, Digest, Epoch, Fingerprint, Instant, Label, RegisterId
 from exclave.keys.file import KeyKind, ParsedKeyFile, parse_key_file
 from support.custody import HOUR, REGISTER, START, Land, answer, machine, people, request_text, signed
@@ -142,13 +142,16 @@ def epochs(draw: st.DrawFn) -> ParsedEpoch:
 @st.composite
 def warrants(draw: st.DrawFn) -> ParsedWarrant:
     start, end = sorted(draw(st.sets(instants, min_size=2, max_size=2)))
+    act = draw(st.sampled_from(Act))
+    needs, may = act in IDENTITY_ACTS - STANDING_ACTS, act in IDENTITY_ACTS
     return ParsedWarrant(
         Fingerprint(draw(digests).hex()),
         draw(digests),
-        draw(st.sampled_from(Act)),
+        act,
         tuple(sorted(draw(st.sets(registers, min_size=1, max_size=5)))),
         draw(labels),
         draw(digests),
+        draw(digests if needs else st.none() | digests if may else st.none()),
         start,
         end,
         draw(free),

@@ -21,7 +21,7 @@ from exclave.errors import (
 )
 from exclave.formats.answer import ResealedShare, parse_answer, reseal_info
 from exclave.formats.epochnote import share_info
-from exclave.formats.warrant import Act
+from exclave.formats.warrant import IDENTITY_ACTS, SHARELESS_ACTS, Act
 from exclave.ids import Epoch, Fingerprint, Instant, Label, sha256
 from exclave.keys.file import KeyKind
 from exclave.rules.quorum import make_epoch_shares, open_ancestors, open_epoch, reseal_share, seal_ancestors
@@ -190,15 +190,17 @@ def test_history_opens_nothing() -> None:
         open_epoch(opening.answers, state.epochs.newest, past, machine().opening)
 
 
-def test_a_warrant_to_delete_opens_nothing() -> None:
-    """Neither the custodian's side nor the machine's side opens for a deletion."""
+@pytest.mark.parametrize("act", sorted(SHARELESS_ACTS))
+def test_some_warrants_open_nothing(act: Act) -> None:
+    """Neither the custodian's side nor the machine's side opens for a deletion or an act on certificates."""
+    seen = sha256(b"order") if act in IDENTITY_ACTS else None
     state = Land(CREW[:2], 2)
     epoch = state.epochs.newest
-    request = signed(request_text(state.chain.newest, state.state, act=Act.DELETE), machine(), *CREW[:2])
+    request = signed(request_text(state.chain.newest, state.state, act=act, object=seen), machine(), *CREW[:2])
     verified = verify_request(request, machine().card, state.chain, now=START)
     with pytest.raises(WarrantForeign):
         reseal_share(state.first.boxes[Label("anna")], CREW[0].opening, Label("anna"), epoch, verified)
-    warrant = authorise_warrant(request, state.chain, state.cards, now=START, place=None, machine=None, act=Act.DELETE)
+    warrant = authorise_warrant(request, state.chain, state.cards, now=START, place=None, machine=None, act=act)
     with pytest.raises(WarrantForeign):
         open_epoch([], epoch, warrant, machine().opening)
 

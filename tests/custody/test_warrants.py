@@ -19,8 +19,8 @@ from exclave.errors import (
 )
 from exclave.formats.answer import parse_answer
 from exclave.formats.note import ParsedNote
-from exclave.formats.warrant import Act, parse_warrant
-from exclave.ids import Fingerprint, Instant, Label, RegisterId, sha256
+from exclave.formats.warrant import Act, check_object, parse_warrant
+from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, sha256
 from exclave.keys.file import KeyKind
 from exclave.rules.signatures import sign_text
 from exclave.rules.warrants import (
@@ -138,6 +138,42 @@ def test_foreign_purpose(changes: dict[str, object], said: str) -> None:
     state = land()
     with pytest.raises(WarrantForeign, match=said):
         authorise(state, warrant(state, A, B, C), **changes)
+
+
+ORDER, OTHER = sha256(b"an order"), sha256(b"an order, altered")
+
+
+@pytest.mark.parametrize(
+    ("act", "named", "used", "error"),
+    [
+        (Act.REVOKE, ORDER, ORDER, None),
+        (Act.REVOKE, ORDER, OTHER, WarrantForeign),
+        (Act.REVOKE, None, ORDER, None),
+        (Act.HOLD, ORDER, OTHER, WarrantForeign),
+        (Act.HOLD, None, OTHER, None),
+        (Act.RELEASE, ORDER, ORDER, None),
+        (Act.RELEASE, ORDER, OTHER, WarrantForeign),
+        (Act.RELEASE, None, ORDER, MalformedError),
+        (Act.EXTEND, ORDER, OTHER, WarrantForeign),
+        (Act.EXTEND, None, ORDER, MalformedError),
+        (Act.REISSUE, ORDER, OTHER, WarrantForeign),
+        (Act.REISSUE, None, ORDER, MalformedError),
+        (Act.RESTORE, None, ORDER, WarrantForeign),
+    ],
+)
+def test_order_files(act: Act, named: Digest | None, used: Digest, error: type[ExclaveError] | None) -> None:
+    """A warrant lets through the one file that it names; only to revoke and to hold it may leave the file open."""
+    state = land()
+    if error is MalformedError:
+        with pytest.raises(error):
+            check_object(act, named)
+        return
+    note = signed(request_text(state.chain.newest, state.state, act=act, object=named), machine(), A, B)
+    if error is None:
+        assert authorise(state, note, act=act, object=used).warrant.object == named
+    else:
+        with pytest.raises(error, match="order file"):
+            authorise(state, note, act=act, object=used)
 
 
 def test_another_states_warrant() -> None:

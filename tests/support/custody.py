@@ -226,6 +226,7 @@ def request_text(
     place: str = "luxembourg",
     nonce: int = 1,
     registers: Sequence[RegisterId] = (REGISTER,),
+    object: Digest | None = None,
 ) -> str:
     """A warrant's text for one hour from ``START``."""
     warrant = ParsedWarrant(
@@ -235,6 +236,7 @@ def request_text(
         registers=tuple(sorted(registers)),
         place=Label(place),
         machine=(by or machine()).card.digest,
+        object=object,
         not_before=START,
         not_after=Instant(START + HOUR),
         reason="home is under attack",
@@ -275,9 +277,10 @@ class Land:
         signers: Sequence[Actor] | None = None,
         nonce: int = 1,
         charter: VerifiedCharter | None = None,
+        object: Digest | None = None,
     ) -> ParsedNote:
         """A warrant for ``by``, signed by ``signers`` (the quorum if None) and kept at the sites."""
-        text = request_text(charter or self.chain.newest, self.state, act=act, by=by, nonce=nonce)
+        text = request_text(charter or self.chain.newest, self.state, act=act, by=by, nonce=nonce, object=object)
         note = signed(text, by, *(self.custodians[: self.threshold] if signers is None else signers))
         self.warrants[note.digest] = note
         self.cards |= cards(by)

@@ -230,6 +230,7 @@ class SmallState:
             registers=(self.register,),
             place=next(iter(self.sites)),
             machine=by.card.digest,
+            object=None,
             not_before=self.time,
             not_after=Instant(self.time + HOUR),
             reason="a test",

@@ -280,6 +280,13 @@ def warrants(land: Land) -> str:
     write("warrant", "other-charter", "warrant-foreign", "under an unknown charter", sign_raw(unknown, A, B), **noon)
     stray = change(text, f"register {REGISTER}", f"register {'f' * 32}")
     write("warrant", "other-register", "warrant-foreign", "for an unknown register", sign_raw(stray, A, B), **noon)
+    order = sha256(b"an order\n")
+    for name, act, seen in (("revoke", Act.REVOKE, order), ("revoke-standing", Act.REVOKE, None),
+                            ("hold", Act.HOLD, order), ("release", Act.RELEASE, order),
+                            ("extend", Act.EXTEND, order), ("reissue", Act.REISSUE, order)):  # fmt: skip
+        about = request_text(land.chain.newest, land.state, act=act, object=seen)
+        said = "a standing order" if seen is None else "for one order file"
+        write("warrant", name, "ok", f"{act}, {said}", sign_raw(about, machine(), A, B), **noon | {"act": str(act)})
     faults = [
         *common_faults(text),
         ("act", "an unknown act", change(text, "act restore", "act destroy")),
@@ -292,6 +299,14 @@ def warrants(land: Land) -> str:
         ("backwards", "it ends before it begins", change(text, f"not-after {end}", f"not-after {early}")),
         ("nonce", "a short nonce", text[:-2] + "\n"),
         ("no-reason", "an empty reason", change(text, "reason home is under attack", "reason ")),
+        ("no-object", "no order file and no word about it", change(text, "object none\n", "")),
+        ("object", "an object that is no digest", change(text, "object none", "object all")),
+        ("object-of-restore", "an act without order file names one", change(text, "object none", f"object {'d' * 64}")),
+        (
+            "release-all",
+            "a standing order for an act that needs an order file",
+            change(text, "act restore", "act release"),
+        ),
         ("reason-space", "a reason that starts with a space", change(text, "reason home", "reason  home")),
     ]
     for name, comment, bad in faults:

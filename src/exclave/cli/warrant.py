@@ -11,11 +11,12 @@ from exclave.cli.keys import load_key
 from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, typed, when
 from exclave.cli.where import view_of
 from exclave.errors import UsageError
-from exclave.formats.warrant import Act, ParsedWarrant
+from exclave.formats.warrant import STANDING_ACTS, Act, ParsedWarrant
 from exclave.ids import now, parse_label, parse_register_id
 from exclave.keys.file import KeyKind
 from exclave.operations.custody import describe_warrant, request_warrant, sign_warrant
 from exclave.operations.home import make_key
+from exclave.operations.orders import read_order, require_named
 
 app = typer.Typer(help="Warrants: what the custodians allow one machine to do.", no_args_is_help=True,
                   rich_markup_mode=None)  # fmt: skip
@@ -35,6 +36,9 @@ def request(
     register: Annotated[list[str] | None, typer.Option(help="A register's id; default: all.")] = None,
     hours: Annotated[int, typer.Option(min=1, max=24 * 90, help="How long the warrant holds.")] = 24,
     machine: Annotated[str, typer.Option(help="Name of this machine, for a new key.")] = "embassy",
+    object: Annotated[
+        Path | None, typer.Option(help="The order file, to act on certificates; none: a standing order (revoke, hold).")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Ask the custodians to let this machine act."""
@@ -44,13 +48,15 @@ def request(
     secret = load_key(key) if key.exists() else make_key(key.absolute(), KeyKind.MACHINE, name)
     made = request_warrant(
         where.view, secret, warrant.absolute(), act=act, registers=wanted, place=at, reason=reason, now=now(),
-        valid_s=hours * 3600,
+        valid_s=hours * 3600, object=object,
     )  # fmt: skip
     if json:
         print_json({"warrant": made.warrant, "card": made.card, "digest": made.parsed.digest, "text": made.parsed})
         return
     say(made.parsed.encode())
     say("Once the warrant is used it lies at the sites, and everybody who reads them can read its reason.")
+    if object is not None:
+        say(f"Send {object} too: the custodians sign for exactly this file.")
     say(f"Send {made.warrant} and {made.card} to the custodians; each answers with `exclave warrant sign`.")
 
 
@@ -73,6 +79,7 @@ def sign(
     fingerprint: Pinned,
     site: Sites = None,
     out: Annotated[Path | None, typer.Option(help="The answer's file; default: WARRANT-NAME.answer.")] = None,
+    object: Annotated[Path | None, typer.Option(help="The order file that came with the request; shown first.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the request was read before.")] = False,
     json: Json = False,
 ) -> None:
@@ -82,29 +89,39 @@ def sign(
     where = view_of(Path(), _named(site), fingerprint)
     if not yes:
         parsed, _ = describe_warrant(warrant)
-        _show(parsed)
+        _show(parsed, object)
         if not typer.confirm("Allow this?"):
             raise UsageError("not signed")
     target = out or warrant.with_name(f"{warrant.stem}-{secret.name}.answer")
-    done = sign_warrant(warrant, where.view, where.sites, secret, target.absolute(), now=now())
+    done = sign_warrant(warrant, where.view, where.sites, secret, target.absolute(), now=now(), object=object)
     if json:
         print_json(done)
         return
-    say(f"{done.custodian} consents; {len(done.shares)} shares were sealed to the machine. Send it {done.path}.")
+    sealed = f"{len(done.shares)} shares were sealed to the machine" if done.shares else "no share was needed"
+    say(f"{done.custodian} consents; {sealed}. Send it {done.path}.")
 
 
 @app.command(epilog="Example: exclave warrant show failover.warrant")
-def show(warrant: Annotated[Path, typer.Argument(help="A warrant or request.")], json: Json = False) -> None:
+def show(
+    warrant: Annotated[Path, typer.Argument(help="A warrant or request.")],
+    object: Annotated[Path | None, typer.Option(help="Its order file, to be shown in words.")] = None,
+    json: Json = False,
+) -> None:
     """Show what a warrant says. Whether it holds is decided where it is used."""
     parsed, names = describe_warrant(warrant)
     if json:
-        print_json({"warrant": parsed, "digest": parsed.digest, "signatures": names})
+        told = {"warrant": parsed, "digest": parsed.digest, "signatures": names}
+        if object is not None:
+            order = read_order(object)
+            require_named(order, parsed)
+            told["order"] = order.words
+        print_json(told)
         return
-    _show(parsed)
+    _show(parsed, object)
     note(f"Signatures under the names (not verified): {', '.join(names)}")
 
 
-def _show(parsed: ParsedWarrant) -> None:
+def _show(parsed: ParsedWarrant, object: Path | None = None) -> None:
     say(f"Act:        {parsed.act}")
     say(f"Place:      {parsed.place}")
     say(f"Reason:     {parsed.reason}")
@@ -113,3 +130,14 @@ def _show(parsed: ParsedWarrant) -> None:
     say(f"Machine:    {parsed.machine.hex()}")
     for register in parsed.registers:
         say(f"Register:   {register}")
+    if parsed.object is not None:
+        say(f"Order file: {parsed.object.hex()}")
+    elif parsed.act in STANDING_ACTS:
+        say("Order file: none. This is a standing order: the machine may do this to any certificate while it holds.")
+    if object is not None:
+        order = read_order(object)
+        require_named(order, parsed)
+        for line in order.words:
+            say(line)
+    elif parsed.object is not None:
+        say("What the order file says was not shown: name it with --object.")

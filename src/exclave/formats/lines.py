@@ -7,11 +7,16 @@ Each format re-encodes what it parsed and compares, so there is exactly one spel
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
+from collections.abc import Callable
+from typing import BinaryIO, TypeVar
 
 from exclave.errors import MalformedError
+from exclave.ids import Digest
 
 MAX_LINE = 8192
+Value = TypeVar("Value")
 
 
 class LineReader:
@@ -63,6 +68,69 @@ class LineReader:
         if self._at != len(self._lines):
             self._at += 1
             raise self.fail("unexpected further line")
+
+
+class LineStream:
+    """The same grammar for files that are too long to hold: ASCII, line by line, with the digest of what was read.
+
+    Every method raises ``MalformedError`` naming the line.
+    """
+
+    def __init__(self, file: BinaryIO, *, what: str, limit: int) -> None:
+        """``limit``: bytes of the longest accepted line, its newline included."""
+        self.what = what
+        self._file, self._limit = file, limit
+        self._hash = hashlib.sha256()
+        self._at = 0
+        self._next: bytes | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of the lines read so far."""
+        return Digest(self._hash.digest())
+
+    def fail(self, problem: str) -> MalformedError:
+        """The error to raise for the line read last."""
+        return MalformedError(f"{self.what}: line {self._at}: {problem}", line=self._at)
+
+    def more(self) -> bool:
+        """Whether another line follows."""
+        if self._next is None:
+            self._next = self._file.readline(self._limit + 1)
+        return self._next != b""
+
+    def exactly(self, line: str) -> None:
+        """The next line is ``line``."""
+        if self._line() != line:
+            raise self.fail(f"expected {line!r}")
+
+    def fields(self, keyword: str, count: int) -> list[str]:
+        """The ``count`` fields of the next line, after ``keyword``."""
+        first, *fields = self._line().split(" ")
+        if first != keyword or len(fields) != count or "" in fields:
+            raise self.fail(f"expected {keyword!r} with {count} field(s)")
+        return fields
+
+    def value(self, parse: Callable[[str], Value], text: str) -> Value:
+        """What ``parse`` makes of a field; its error names the line too."""
+        try:
+            return parse(text)
+        except MalformedError as error:
+            raise self.fail(error.message) from error
+
+    def _line(self) -> str:
+        if not self.more():
+            self._at += 1
+            raise self.fail("it ends too early")
+        data, self._next = self._next or b"", None
+        self._at += 1
+        if len(data) > self._limit or not data.endswith(b"\n"):
+            raise self.fail("the line is too long, or has no newline at its end")
+        self._hash.update(data)
+        text = data[:-1].decode("latin-1")
+        if not text.isascii() or not text.isprintable():
+            raise self.fail("the line holds other than printable ASCII characters")
+        return text
 
 
 def plain_text(value: str, *, limit: int = 500) -> str:

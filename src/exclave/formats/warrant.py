@@ -5,10 +5,11 @@
     exclave/warrant/v1
     state <fingerprint>
     charter <sha256 of the newest charter's text>
-    act restore | drill | failover | failback | delete | rekey
+    act restore | drill | failover | failback | delete | rekey | revoke | hold | release | extend | reissue
     register <id>                                              1 or more, sorted
     place <site label>
     machine <card sha256>
+    object none | object <sha256>                              the exact order file that the custodians saw
     not-before <instant>
     not-after <instant>
     reason <free text>
@@ -57,6 +58,19 @@ class Act(StrEnum):
     FAILBACK = "failback"
     DELETE = "delete"
     REKEY = "rekey"
+    REVOKE = "revoke"
+    HOLD = "hold"
+    RELEASE = "release"
+    EXTEND = "extend"
+    REISSUE = "reissue"
+
+
+IDENTITY_ACTS = frozenset({Act.REVOKE, Act.HOLD, Act.RELEASE, Act.EXTEND, Act.REISSUE})
+"""Decisions about certificates, entered into the identity journal."""
+STANDING_ACTS = frozenset({Act.REVOKE, Act.HOLD})
+"""May be allowed without an object, for the warrant's time: they only take trust away, and must not wait."""
+SHARELESS_ACTS = IDENTITY_ACTS | {Act.DELETE}
+"""Open nothing, so custodians send no shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,8 @@ class ParsedWarrant:
     place: Label
     machine: Digest
     """Digest of the key card to which shares are re-sealed, and which becomes the writer of a new epoch."""
+    object: Digest | None
+    """SHA-256 of the order file that the custodians saw. None: the act needs none, or it is a standing order."""
     not_before: Instant
     not_after: Instant
     """The last moment at which it still holds."""
@@ -85,6 +101,7 @@ class ParsedWarrant:
             *(f"register {register}" for register in self.registers),
             f"place {self.place}",
             f"machine {self.machine.hex()}",
+            f"object {'none' if self.object is None else self.object.hex()}",
             f"not-before {instant_text(self.not_before)}",
             f"not-after {instant_text(self.not_after)}",
             f"reason {self.reason}",
@@ -109,6 +126,7 @@ def parse_warrant(text: str) -> ParsedWarrant:
         registers=_registers(lines),
         place=parse_label(lines.field("place")),
         machine=parse_digest(lines.field("machine")),
+        object=_object(lines),
         not_before=parse_instant(lines.field("not-before")),
         not_after=parse_instant(lines.field("not-after")),
         reason=plain_text(lines.fields("reason", 1, rest=True)[0]),
@@ -119,9 +137,23 @@ def parse_warrant(text: str) -> ParsedWarrant:
         raise MalformedError("warrant: a nonce has 32 lower-case hex digits")
     if warrant.not_before >= warrant.not_after:
         raise MalformedError("warrant: it ends before it begins")
+    check_object(warrant.act, warrant.object)
     if warrant.encode() != text:
         raise MalformedError("a warrant is not in its one canonical form")
     return warrant
+
+
+def check_object(act: Act, object: Digest | None) -> None:
+    """``MalformedError`` if a warrant to ``act`` must name an order file and names none, or the other way round."""
+    if object is None and act in IDENTITY_ACTS - STANDING_ACTS:
+        raise MalformedError(f"a warrant to {act} must name the order file that the custodians saw")
+    if object is not None and act not in IDENTITY_ACTS:
+        raise MalformedError(f"a warrant to {act} has no order file")
+
+
+def _object(lines: LineReader) -> Digest | None:
+    value = lines.field("object")
+    return None if value == "none" else parse_digest(value)
 
 
 def _act(lines: LineReader) -> Act:

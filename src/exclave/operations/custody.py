@@ -13,6 +13,7 @@ from exclave.errors import (
     CorruptObject,
     ExclaveError,
     Fenced,
+    MalformedError,
     NotAuthorised,
     QuorumMissing,
     UsageError,
@@ -22,10 +23,11 @@ from exclave.formats.annex import Annex, annex_info, parse_annex
 from exclave.formats.answer import parse_answer
 from exclave.formats.card import Card, parse_card
 from exclave.formats.note import ParsedNote, parse_note
-from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
-from exclave.ids import Epoch, Instant, Label, RegisterId, sha256
+from exclave.formats.warrant import SHARELESS_ACTS, Act, ParsedWarrant, check_object, parse_warrant
+from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, sha256
 from exclave.keys.file import KeyFile
 from exclave.operations.home import key_card, read_limited, write_private
+from exclave.operations.orders import OrderFile, read_order, require_named
 from exclave.rules.quorum import OpenedEpoch, open_ancestors, open_epoch, reseal_share
 from exclave.rules.signatures import sign_text
 from exclave.rules.warrants import (
@@ -101,11 +103,15 @@ def request_warrant(
     reason: str,
     now: Instant,
     valid_s: int,
+    object: Path | None = None,
 ) -> Requested:
     """Writes a request signed by this machine to ``path``, and its key card beside it (``.card``).
 
-    Without ``registers``, all of the charter. Raises ``UsageError`` for an unknown place or register.
+    Without ``registers``, all of the charter. ``object``: the order file that the custodians shall read, for acts on
+    certificates. Raises ``UsageError`` for an unknown place or register, or an order that is not for this act.
     """
+    order = read_order(object) if object is not None else None
+    _check_order(act, order)
     charter = view.chain.newest.charter
     if charter.site(place) is None:
         known = ", ".join(site.label for site in charter.sites)
@@ -122,6 +128,7 @@ def request_warrant(
         registers=tuple(wanted),
         place=place,
         machine=card.digest,
+        object=order.digest if order is not None else None,
         not_before=now,
         not_after=Instant(now + valid_s * 1_000_000),
         reason=reason,
@@ -135,6 +142,15 @@ def request_warrant(
     return Requested(path, beside, warrant)
 
 
+def _check_order(act: Act, order: OrderFile | None) -> None:
+    if order is not None and order.act != act:
+        raise UsageError(f"the order file is to {order.act}, not to {act}")
+    try:
+        check_object(act, order.digest if order is not None else None)
+    except MalformedError as error:
+        raise UsageError(error.message, hint="Name the order file with --object.") from error
+
+
 def read_note(path: Path) -> ParsedNote:
     """A note from a file. ``UsageError`` if it cannot be read, ``MalformedError`` if it is none."""
     return parse_note(read_limited(path, _LIMIT))
@@ -145,17 +161,29 @@ def read_card(path: Path) -> Card:
     return parse_card(read_limited(path, _LIMIT))
 
 
-def sign_warrant(path: Path, view: StateView, sources: Sources, key: KeyFile, out: Path, *, now: Instant) -> Answered:
+def sign_warrant(
+    path: Path,
+    view: StateView,
+    sources: Sources,
+    key: KeyFile,
+    out: Path,
+    *,
+    now: Instant,
+    object: Path | None = None,
+) -> Answered:
     """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
 
-    Raises ``NotAuthorised`` if he is no custodian, ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
+    With ``object``, only if the request is for exactly this order file. Raises ``NotAuthorised`` if he is no custodian,
+    ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
     """
     request = verify_request(read_note(path), read_card(path.with_suffix(".card")), view.chain, now=now)
+    if object is not None:
+        require_named(read_order(object), request.warrant)
     me = key_card(key)
     if not any(c.label == key.name and c.card == me.digest for c in view.chain.newest.charter.custodians):
         raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
     shares = []
-    if request.warrant.act is not Act.DELETE:
+    if request.warrant.act not in SHARELESS_ACTS:
         for register in request.warrant.registers:
             epoch = view.epoch_chain(register).newest
             line = epoch.note.share_of(key.name)
@@ -177,11 +205,12 @@ def grant(
     place: Label | None,
     machine: KeyFile,
     now: Instant,
+    object: Digest | None = None,
 ) -> Granted:
     """The warrant in ``warrant`` with ``answers``, if together they allow ``act`` here and now.
 
-    A wrong answer is left out and named. Raises ``QuorumMissing`` (who signed, what is missing), ``WarrantForeign``,
-    ``WarrantExpired``.
+    ``object``: digest of the order file that is to be carried out. A wrong answer is left out and named. Raises
+    ``QuorumMissing`` (who signed, what is missing), ``WarrantForeign``, ``WarrantExpired``.
     """
     note = read_note(warrant)
     if parse_warrant(note.text).state != view.state:
@@ -203,7 +232,7 @@ def grant(
     cards = {**view.cards, machine_card.digest: machine_card}
     try:
         authorised = authorise_warrant(
-            full, view.chain, cards, now=now, place=place, machine=machine_card.digest, act=act
+            full, view.chain, cards, now=now, place=place, machine=machine_card.digest, act=act, object=object
         )
     except QuorumMissing as error:
         if not rejected:

@@ -16,7 +16,7 @@ from exclave.errors import BadShare, CorruptObject, MalformedError, QuorumMissin
 from exclave.formats.answer import ResealedShare, reseal_info
 from exclave.formats.card import Card
 from exclave.formats.epochnote import MAX_EPOCH, EpochShare, ancestor_info, share_info
-from exclave.formats.warrant import Act
+from exclave.formats.warrant import SHARELESS_ACTS
 from exclave.ids import Digest, Epoch, Label, RegisterId, sha256
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.warrants import AuthorisedWarrant, VerifiedAnswer, VerifiedRequest
@@ -76,8 +76,8 @@ def reseal_share(
     """
     if epoch.register not in request.warrant.registers:
         raise WarrantForeign(f"the request does not name register {epoch.register}")
-    if request.warrant.act is Act.DELETE:
-        raise WarrantForeign("a warrant to delete opens nothing, so it gets no shares")
+    if request.warrant.act in SHARELESS_ACTS:
+        raise WarrantForeign(f"a warrant to {request.warrant.act} opens nothing, so it gets no shares")
     line = epoch.note.share_of(custodian)
     if line is None:
         raise BadShare(f"{custodian} has no share in epoch {epoch.number} of {epoch.register}", custodian=custodian)
@@ -160,7 +160,7 @@ def open_ancestors(box: bytes, key: OpeningKey, epoch: VerifiedEpoch, chain: Epo
 def _check_opening(epoch: VerifiedEpoch, warrant: AuthorisedWarrant, machine: OpeningKey) -> None:
     if warrant.checked_at is None:
         raise WarrantExpired("a warrant of the past opens nothing now")
-    if warrant.warrant.act is Act.DELETE or not warrant.covers(epoch.register):
+    if warrant.warrant.act in SHARELESS_ACTS or not warrant.covers(epoch.register):
         raise WarrantForeign(f"the warrant does not allow opening register {epoch.register}")
     if warrant.machine is not None and warrant.machine.sealing != machine.public.raw:
         raise WarrantForeign("the warrant is for another machine: its opening key is not the one given here")

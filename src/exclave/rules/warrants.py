@@ -11,7 +11,7 @@ from exclave.errors import CorruptObject, MalformedError, NotAuthorised, Warrant
 from exclave.formats.answer import ParsedAnswer, ResealedShare, parse_answer
 from exclave.formats.card import Card
 from exclave.formats.note import ParsedNote, Signature, parse_note
-from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
+from exclave.formats.warrant import STANDING_ACTS, Act, ParsedWarrant, parse_warrant
 from exclave.ids import Digest, Instant, Label, RegisterId, instant_text
 from exclave.rules.charters import CharterChain, VerifiedCharter, require_quorum
 from exclave.rules.signatures import good_signatures, sign_text, verify_signed_by
@@ -63,16 +63,20 @@ def authorise_warrant(
     machine: Digest | None,
     act: Act | None,
     registers: Iterable[RegisterId] = (),
+    object: Digest | None = None,
 ) -> AuthorisedWarrant:
     """The warrant in ``note``, if it allows ``act`` on ``registers`` at ``place`` on ``machine`` at the time ``now``.
 
-    ``now`` None asks about history: whether it was ever an order under any charter of the chain; who asks so has to
-    judge which charter that was. None for place, machine or act leaves that open. Raises ``WarrantForeign``,
-    ``WarrantExpired``, ``QuorumMissing``, ``MalformedError``, and ``MissingObject`` if custodians' cards are missing.
+    ``object`` is the digest of an order file: the warrant must name it or be a standing order. ``now`` None asks
+    about history: whether it was ever an order under any charter of the chain; who asks so has to judge which charter
+    that was. None for place, machine or act leaves that open. Raises ``WarrantForeign``, ``WarrantExpired``,
+    ``QuorumMissing``, ``MalformedError``, and ``MissingObject`` if custodians' cards are missing.
     """
     warrant = parse_warrant(note.text)
     charter = _charter_of(warrant, chain, current=now is not None)
-    _check_object(warrant, place=place, machine=machine, act=act, registers=registers)
+    _check_scope(warrant, place=place, machine=machine, act=act, registers=registers)
+    if object is not None and not allows_object(warrant, object):
+        raise WarrantForeign("the warrant is for another order file than this one", object=object.hex())
     if now is not None:
         _check_time(warrant, now)
     signed = require_quorum([note], charter.charter, charter.cards, "the warrant")
@@ -192,7 +196,14 @@ def _charter_of(warrant: ParsedWarrant, chain: CharterChain, *, current: bool) -
     return charter
 
 
-def _check_object(
+def allows_object(warrant: ParsedWarrant, object: Digest) -> bool:
+    """Whether the order file with this digest may be carried out under ``warrant``, as far as the file goes."""
+    if warrant.object is None:
+        return warrant.act in STANDING_ACTS
+    return warrant.object == object
+
+
+def _check_scope(
     warrant: ParsedWarrant,
     *,
     place: Label | None,
