@@ -78,8 +78,8 @@ class FeedWriter:
     def push(self, sites: Mapping[Label, Site], read_after: ReadAfter, ends: Head, now: Instant) -> Pushed:
         """Sends what the feed lacks, and a head of ``now``, to every site that works.
 
-        ``now`` must have been taken before the journal's head ``ends`` was read: all that was decided before it is then in
-        the feed. Raises ``RolledBack`` if the sites show entries that the journal here does not have.
+        ``now`` was taken before the journal's head ``ends`` was read, so all that was decided before it is in the feed.
+        Raises ``RolledBack`` if the sites show entries that the journal here does not have.
         """
         at = self._position = self._position or self._find(sites)  # (1)
         if at.number > ends.number:

@@ -1,0 +1,138 @@
+"""Who has the authority, as a place of the identity services sees it: read from the sites again and again.
+
+The decision is ``rules.exile.stands``. What is asked at each request (``now``) only looks at what was read last, so it
+never waits for a site.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+
+from exclave.errors import ExclaveError, MalformedError
+from exclave.formats.card import Card
+from exclave.formats.journal import Head
+from exclave.identity.contract import Authority
+from exclave.identity.feed_read import FeedHeads, as_of, read_heads
+from exclave.ids import Fingerprint, Instant, Label, RegisterId
+from exclave.operations.home import write_private
+from exclave.rules.epochs import EpochChain
+from exclave.rules.exile import Seen, stands
+from exclave.sites.contract import Site
+from exclave.verify.state import StateView, read_state
+
+TAKEN_UP = "taken-up"
+
+
+class TakenUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The epoch that a place has taken up by warrant, in ``state/taken-up``: it may decide in that epoch."""
+
+    epoch: int
+    number: int
+    """The journal's entry that the epoch goes on from, with its chain."""
+    chain: bytes
+    warrant: bytes
+    time: int
+
+
+def read_taken_up(folder: Path) -> TakenUp | None:
+    """None if this place has never taken anything up."""
+    path = folder / "state" / TAKEN_UP
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=TakenUp)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise MalformedError(f"{path} is damaged", hint="Take the epoch up again with the same warrant.") from error
+
+
+def write_taken_up(folder: Path, taken: TakenUp) -> None:
+    """Durable when it returns: from then on this place decides in that epoch."""
+    write_private(folder / "state" / TAKEN_UP, msgspec.msgpack.encode(taken))
+
+
+@dataclass(slots=True)
+class AuthorityWatch:
+    """Reads the sites when told to; answers from memory. Safe to ask from several threads, one refreshes."""
+
+    place: Label
+    home: bool
+    me: Card
+    folder: Path
+    state: Fingerprint
+    register: RegisterId
+    sites: Mapping[Label, Site]
+    lease_s: int
+    clock: Callable[[], Instant]
+    view: StateView | None = None
+    problem: str = ""
+    """Why the last reading failed; empty: it did not."""
+    _seen: Seen | None = None
+    _heads: FeedHeads | None = None
+    _as_of: Instant = Instant(0)
+    _taken: TakenUp | None = None
+    _taken_mtime: int = -1
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def refresh(self) -> None:
+        """Reads all sites. If none answers, what was known stays, and grows old."""
+        began = self.clock()
+        try:
+            view = read_state(self.sites, self.state)
+            epoch = view.epoch_chain(self.register).newest
+        except ExclaveError as error:
+            self.problem = error.message
+            return
+        seen = Seen(epoch.writer.digest, epoch.number, epoch.warrant is None, began)
+        with self._lock:
+            # An epoch that was seen once is not forgotten because a site hides it later.
+            if self._seen is not None and self._seen.epoch > seen.epoch:
+                seen = replace(self._seen, verified=began)
+            else:
+                self.view = view
+            self._seen, self.problem = seen, ""
+
+    def look_at_feed(self, have: Head) -> FeedHeads | None:
+        """What the sites show of the newest epoch's feed; sets up to when a journal that stands at ``have`` is
+        complete. None before the first ``refresh``; ``Forked`` if the sites contradict each other."""
+        view = self.view
+        if view is None:
+            return None
+        heads = read_heads(self.state, view.epoch_chain(self.register).newest, self.sites)
+        self.note_as_of(as_of(heads, have))
+        return heads
+
+    def note_as_of(self, moment: Instant) -> None:
+        """The journal here is complete up to ``moment``; never moves back."""
+        with self._lock:
+            self._as_of = max(self._as_of, moment)
+
+    def chain(self) -> EpochChain | None:
+        """The register's epochs as they were read last."""
+        return self.view.epoch_chain(self.register) if self.view is not None else None
+
+    def now(self) -> Authority:
+        """What this place may say at this moment."""
+        taken = self._taken_up()
+        with self._lock:
+            seen, moment = self._seen, self._as_of
+        standing = stands(
+            home=self.home, me=self.me.digest, seen=seen, taken_up=taken.epoch if taken else 0, now=self.clock(),
+            lease_s=self.lease_s,
+        )  # fmt: skip
+        return Authority(standing.state, self.place, standing.epoch, moment, standing.why)
+
+    def _taken_up(self) -> TakenUp | None:
+        """Read again when the file was replaced: another process of this place writes it."""
+        try:
+            mtime = os.stat(self.folder / "state" / TAKEN_UP).st_mtime_ns
+        except FileNotFoundError:
+            mtime = 0
+        if mtime != self._taken_mtime:
+            self._taken, self._taken_mtime = read_taken_up(self.folder), mtime
+        return self._taken
