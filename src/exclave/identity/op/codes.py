@@ -1,4 +1,4 @@
-"""Authorization codes, access tokens and waiting log-ins, as they lie among the tickets. Only hashes of names lie there.
+"""Codes, access tokens and waiting log-ins, as they lie among the tickets: only hashes of their names lie there.
 
 The access token's name is made from the code's, so whoever sends a used code again ends the token that came of it
 (RFC 6749, section 4.1.2), although the code itself is long gone.

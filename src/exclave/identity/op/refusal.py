@@ -13,7 +13,7 @@ REDIRECTED = frozenset({
 """What may be told to a client by way of the browser."""
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer of the protocol, not a failure
+class Refusal(Exception):
     """A protocol error on its way to the answer; it never leaves this package.
 
     ``error`` is the registered code, ``description`` (ASCII without quotes and backslashes, section 5.2) is for the
@@ -34,7 +34,7 @@ class Refusal(Exception):  # noqa: N818 - it is an answer of the protocol, not a
         return json_reply(self.status, {"error": self.error, "error_description": self.description}, *more)
 
 
-class Untrusted(Exception):  # noqa: N818 - as above
+class Untrusted(Exception):
     """The client or its redirect URI is not to be trusted, so the error is shown on a page and nobody is redirected."""
 
     def __init__(self, why: str) -> None:
