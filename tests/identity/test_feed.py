@@ -86,13 +86,15 @@ def test_entries_reach_every_site_and_lead_to_the_same_journal(place: Place) -> 
     place.push()
     middle = place.enter("c")
     pushed = place.push(now=Instant(NOW + 5_000_000))
-    assert pushed.sites == ("lux", "nord") and pushed.entries == 1
+    assert pushed.sites == ("lux", "nord")
+    assert pushed.entries == 1
     everything = [data for _, data, _ in place.journal.read_after(Head())]
     for name in place.sites:
         assert place.tail(Head(), sites={name: place.sites[name]}) == everything
     assert place.tail(middle) == []
     best = read_heads(place.state.state, place.chain.newest, place.sites).best
-    assert best is not None and best.time == NOW + 5_000_000
+    assert best is not None
+    assert best.time == NOW + 5_000_000
 
 
 def test_a_quorum_opens_the_feed_without_the_embassy(place: Place) -> None:
@@ -139,9 +141,11 @@ def test_a_heartbeat_says_how_recent_the_feed_is(place: Place) -> None:
     place.push()
     before = len(place.state.paths("feed", "lux"))
     pushed = place.push(now=Instant(NOW + 60_000_000))
-    assert pushed.entries == 0 and len(place.state.paths("feed", "lux")) == before
+    assert pushed.entries == 0
+    assert len(place.state.paths("feed", "lux")) == before
     best = read_heads(place.state.state, place.chain.newest, place.sites).best
-    assert best is not None and best.time == NOW + 60_000_000
+    assert best is not None
+    assert best.time == NOW + 60_000_000
 
 
 def test_an_older_journal_does_not_overwrite_the_feed(place: Place, tmp_path: Path) -> None:
@@ -185,7 +189,9 @@ def test_an_old_head_is_only_an_old_head(place: Place) -> None:
     place.push()
     head.write_bytes(old)
     heads = read_heads(place.state.state, place.chain.newest, place.sites)
-    assert heads.best is not None and heads.best.head.number == 2 and heads.by_site["lux"].head.number == 1
+    assert heads.best is not None
+    assert heads.best.head.number == 2
+    assert heads.by_site["lux"].head.number == 1
     assert len(place.tail(Head())) == 2
 
 
@@ -199,7 +205,8 @@ def test_a_head_that_the_writer_did_not_sign_does_not_count(place: Place) -> Non
         verify_feed_head(head.read_bytes().replace(b"number 1", b"number 7"), place.chain.newest)
     head.write_bytes(b"rubbish")
     heads = read_heads(place.state.state, place.chain.newest, place.sites)
-    assert "lux" in heads.problems and heads.best is not None
+    assert "lux" in heads.problems
+    assert heads.best is not None
     place.enter("b")
     place.push()
     assert set(read_heads(place.state.state, place.chain.newest, place.sites).by_site) == {"lux", "nord"}
