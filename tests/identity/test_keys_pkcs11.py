@@ -70,6 +70,7 @@ def test_a_key_cannot_be_read_or_replaced(soft: SoftToken, token: HardwareToken)
 
 def test_a_key_that_can_be_read_out_is_not_used(token: HardwareToken) -> None:
     """A key pair that somebody made extractable is refused, since it may have been copied."""
+    token.reach()
     session = pkcs11.lib(MODULE).get_token(token_label="embassy").open(rw=True)
     session.generate_keypair(
         pkcs11.KeyType.RSA, 2048, label="loose", store=True,
@@ -155,7 +156,7 @@ def test_a_wrong_pin_is_tried_once(tmp_path: Path) -> None:
     """A wrong PIN is not authorised, and is not sent again, so that the token does not lock."""
     wrong = make_token("locked", pin="000000")
     with pytest.raises(NotAuthorised, match="PinIncorrect"):
-        HardwareToken(wrong.place)
+        HardwareToken(wrong.place).reach()
     soft = make_token("repinned")
     token = HardwareToken(soft.place)
     signer = token.make("key", Algorithm.ES256)
@@ -174,15 +175,15 @@ def test_places_that_are_wrong(soft: SoftToken, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(UsageError, match="cannot be loaded"):
         HardwareToken(TokenPlace(str(tmp_path / "none.so"), "embassy", place.pin_file))
     with pytest.raises(UnavailableError, match="NoSuchToken"):
-        HardwareToken(TokenPlace(MODULE, "elsewhere", place.pin_file))
+        HardwareToken(TokenPlace(MODULE, "elsewhere", place.pin_file)).reach()
     pin = tmp_path / "pin"
     pin.write_text("one\ntwo\n")
     pin.chmod(0o600)
     with pytest.raises(UsageError, match="one PIN"):
-        HardwareToken(TokenPlace(MODULE, "embassy", str(pin)))
+        HardwareToken(TokenPlace(MODULE, "embassy", str(pin))).reach()
     pin.chmod(0o640)
     with pytest.raises(KeyFileExposed):
-        HardwareToken(TokenPlace(MODULE, "embassy", str(pin)))
+        HardwareToken(TokenPlace(MODULE, "embassy", str(pin))).reach()
 
     def missing(name: str) -> None:
         raise ImportError(name)

@@ -80,8 +80,9 @@ class HardwareToken:
     """A token that is logged in to, and the keys in it. Safe to call from several threads, see above."""
 
     def __init__(self, place: TokenPlace, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """``UsageError`` if the package or the module is missing, ``UnavailableError`` if the token is,
-        ``NotAuthorised`` for a wrong PIN, ``KeyFileExposed`` if others can read it. ``clock``: monotonic seconds."""
+        """``UsageError`` if the package or the module is missing. Nothing is asked of the token yet: its calls log in,
+        and raise ``UnavailableError`` if it is away, ``NotAuthorised`` for a wrong PIN, ``KeyFileExposed`` if others
+        can read the PIN file. ``clock``: monotonic seconds."""
         self._place = place
         self._clock = clock
         self._rest_until = float("-inf")
@@ -93,6 +94,9 @@ class HardwareToken:
         self._session: _types.Session | None = None
         self._keys: dict[tuple[str, Any], Any] = {}
         self._generation = -1
+
+    def reach(self) -> None:
+        """Logs in, if that was not done."""
         with self._module.lock:
             self._with_session(lambda session: None)
 
@@ -100,14 +104,11 @@ class HardwareToken:
         """A new key pair under ``label``, sensitive and not extractable. ``AlreadyExists`` if there is one."""
         api = self._module.api
 
-        def generate(session: _types.Session) -> None:
-            if self._find(session, label, api.ObjectClass.PRIVATE_KEY) is not None:
-                raise AlreadyExists(f"the token {self._place.token} has a key {label} already; it is never replaced")
-            _generate(api, session, label, algorithm, rsa_bits)
-
         with self._module.lock:
+            if self.has(label):
+                raise AlreadyExists(f"the token {self._place.token} has a key {label} already; it is never replaced")
             # Once only: whether a failed attempt left a key behind is seen by the next one, which finds the label.
-            self._with_session(generate, attempts=1)
+            self._with_session(lambda session: _generate(api, session, label, algorithm, rsa_bits), attempts=1)
         return self.signer(label)
 
     def signer(self, label: str) -> Pkcs11Signer:
