@@ -22,7 +22,7 @@ _MAX_ANSWER_BYTES = 64 << 10
 
 
 class BackChannel:
-    """``LogoutSink``: ``start`` it, and ``stop`` it before the process ends. ``sent``, ``failed``, ``dropped`` count."""
+    """``LogoutSink``. ``start`` it, and ``stop`` it before the process ends."""
 
     def __init__(self, client: Callable[[], httpx.Client] | None = None, *, waiting: int = MAX_WAITING) -> None:
         self._client = client or (lambda: httpx.Client(timeout=TIMEOUT_S, follow_redirects=False, trust_env=False))

@@ -45,7 +45,7 @@ class OpInteractions:
         parts = self.parts
         now = parts.clock()
         if not parts.authority().decides:
-            raise UnavailableError("this place does not log anybody in now")
+            raise UnavailableError("this place does not log anybody in now", reason="authority")
         waiting, client = self._taken(interaction, browser, now)
         request = waiting.request
         if error := _unmet(waiting, done, now):
@@ -71,13 +71,13 @@ class OpInteractions:
 
     def _of_browser(self, data: bytes | None, browser: str) -> tuple[Waiting, RelyingService]:
         if data is None or not browser:
-            raise NotAuthorised(_GONE, hint=_HINT)
+            raise NotAuthorised(_GONE, hint=_HINT, reason="interaction")
         waiting = parse_waiting(data)
         if not hmac.compare_digest(waiting.browser, hashed(browser)):
-            raise NotAuthorised(_GONE, hint=_HINT)
+            raise NotAuthorised(_GONE, hint=_HINT, reason="interaction")
         client = self.parts.store.service(waiting.request.client_id)
         if client is None or not client.enabled or waiting.request.redirect_uri not in client.redirect_uris:
-            raise NotAuthorised("this service may no longer ask for a log-in", hint=_HINT)
+            raise NotAuthorised("this service may no longer ask for a log-in", hint=_HINT, reason="client")
         return waiting, client
 
 

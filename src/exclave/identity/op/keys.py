@@ -19,7 +19,7 @@ _SHOWN = ("kid", "kty", "use", "alg", "n", "e", "crv", "x", "y")
 
 def published(parts: OpParts) -> bytes:
     """The JWK set, JSON: own keys first, then those of places in the order of their labels. A kid that stands there
-    already is left out, and so is everything of a place whose keys are withdrawn. ``UnavailableError`` if there is no key at all."""
+    already is left out, and so is all of a place whose keys are withdrawn. ``UnavailableError`` if no key is left."""
     here, withdrawn = parts.authority().place, parts.withdrawn()
     keys: dict[str, dict[str, str]] = {}
     for algorithm in ALGORITHMS:
