@@ -82,8 +82,8 @@ class StatusStore(Protocol):
         """The last applied entry."""
 
     def apply(self, entries: Iterable[tuple[Entry, Head]]) -> None:
-        """Folds in entries that follow ``head()``, each with the head after it; one transaction, durable when it
-        returns. ``CorruptObject`` if they do not follow."""
+        """Folds in entries that follow ``head()``, each with the head after it; one transaction. What a power failure
+        takes is applied again from the journal. ``CorruptObject`` if they do not follow."""
 
     def issuers(self) -> tuple[IssuerInfo, ...]: ...
 

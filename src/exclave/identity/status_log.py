@@ -203,7 +203,7 @@ def merge(log: StatusLog, other: StatusLog) -> MergeReport:
     newer, older = (log, other) if log.as_of >= other.as_of else (other, log)
     for serial in sorted({*log.stopped, *other.stopped}):
         here, there = log.stopped.get(serial), other.stopped.get(serial)
-        taken = stopped[serial] = _joined(here, there)
+        taken = stopped[serial] = joined(here, there)
         if here != there:
             differences.append(Difference(serial, log.status(serial), other.status(serial), taken))
         if newer.as_of > older.as_of and serial not in newer.stopped:
@@ -220,8 +220,8 @@ def merge(log: StatusLog, other: StatusLog) -> MergeReport:
     return MergeReport(merged, tuple(differences), tuple(withdrawn), only_here, only_there)
 
 
-def _joined(here: Stop | None, there: Stop | None) -> Stop:
-    """The graver of two, since the earlier time, for the gravest reason: so any order of merges ends the same."""
+def joined(here: Stop | None, there: Stop | None) -> Stop:
+    """The graver of two (one may be None), since the earlier time, for the gravest reason: any order ends the same."""
     found = [stop for stop in (here, there) if stop is not None]
     since = min(stop.time for stop in found)
     reasons = [stop.reason for stop in found if isinstance(stop, Revoked)]
