@@ -1,0 +1,289 @@
+"""Certificate status over HTTP: OCSP by POST and GET (RFC 6960, appendix A; RFC 9919, sections 5 to 7), and CRLs.
+
+Page: docs/spec/ocsp.md. It has a listener of its own: AIA addresses are plain HTTP, and no log-in page shares their
+port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import re
+import resource
+import signal
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from hashlib import sha256
+from typing import Final, Protocol
+from urllib.parse import unquote_to_bytes
+
+import uvloop
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from exclave.crypto.ocsp import MAX_GET_BYTES, MAX_REQUEST_BYTES
+from exclave.identity.contract import Clock
+from exclave.identity.responder import Outcome, Reply
+from exclave.ids import Instant, Label
+from exclave.serve.http_edge import PLAIN, Edge, Limits, Request, Response, RunningEdge, start_edge
+
+LIMITS: Final = Limits(body_bytes=MAX_REQUEST_BYTES)
+RETRY_AFTER_S: Final = 30
+CRL_FRESH_S: Final = 300
+"""How long a cache may keep a list."""
+
+_TYPE = b"content-type: application/ocsp-response\r\n"
+_NO_STORE = _TYPE + b"cache-control: no-store\r\n"
+_POST_PATH = re.compile(rb"/(?:[A-Za-z0-9._~-]{1,80}/?){0,2}\Z")
+_CRL_PATH = re.compile(rb"/crl/([a-z][a-z0-9-]{0,39})\.crl\Z")
+_ABSOLUTE = re.compile(rb"http://[^/?#]*", re.IGNORECASE)
+_SECOND = 1_000_000
+# A client with another responder to ask does so if the status is not 200, whatever the body says.
+_HTTP_STATUS: Final = {
+    Outcome.RETURNING: 503,
+    Outcome.STALE: 503,
+    Outcome.UNAVAILABLE: 503,
+    Outcome.NO_DELEGATE: 500,
+    Outcome.FAILED: 500,
+}
+
+
+class Answers(Protocol):
+    """``identity.responder.Responder``."""
+
+    def answer(self, request: bytes) -> Reply: ...
+
+
+class PublishedCrl(Protocol):
+    """A CRL as it is given out."""
+
+    @property
+    def data(self) -> bytes: ...
+    @property
+    def this_update(self) -> Instant: ...
+    @property
+    def next_update(self) -> Instant: ...
+    @property
+    def tag(self) -> str: ...
+
+
+class Crls(Protocol):
+    """``identity.crl_publisher.CrlPublisher``."""
+
+    def latest(self, label: Label) -> PublishedCrl | None: ...
+
+
+@dataclass(slots=True)
+class OcspMetrics:
+    """What is counted, for Prometheus. It is the ``http_edge.Meter`` too."""
+
+    registry: CollectorRegistry
+    _answers: dict[Outcome, Counter] = field(init=False, repr=False)
+    _refused: Counter = field(init=False, repr=False)
+    _connections: Gauge = field(init=False, repr=False)
+    _seconds: Histogram = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        answers = Counter("exclave_ocsp_answers", "Answers about certificates", ["outcome"], registry=self.registry)
+        self._answers = {outcome: answers.labels(outcome.value) for outcome in Outcome}
+        self._refused = Counter("exclave_ocsp_refused", "HTTP requests refused", ["status"], registry=self.registry)
+        self._connections = Gauge("exclave_ocsp_connections", "Open connections", registry=self.registry)
+        self._seconds = Histogram(
+            "exclave_ocsp_answer_seconds",
+            "Time to make an answer",
+            registry=self.registry,
+            buckets=(0.00005, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 5),
+        )
+
+    def answered(self, outcome: Outcome, seconds: float) -> None:
+        self._answers[outcome].inc()
+        self._seconds.observe(seconds)
+
+    def connections(self, number: int) -> None:
+        self._connections.set(number)
+
+    def refused(self, status: int) -> None:
+        self._refused.labels(str(status)).inc()
+
+
+@dataclass(frozen=True, slots=True)
+class OcspSite:
+    """Requests to answers. ``healthy`` says whether a load balancer may send clients here."""
+
+    responder: Answers
+    clock: Clock
+    metrics: OcspMetrics
+    crls: Crls | None = None
+    healthy: Callable[[], bool] = lambda: True
+
+    def respond(self, request: Request) -> Response:
+        """The handler of the edge. Raises nothing for what a client does."""
+        target = request.target
+        if target[:1] != b"/":  # as a proxy is asked (RFC 9112, section 3.2.2)
+            target = _ABSOLUTE.sub(b"", target, count=1) or b"/"
+        match request.method:
+            case b"POST":
+                return self._post(target, request)
+            case b"GET" | b"HEAD":
+                return self._get(target, request)
+        return _plain(405, b"allow: GET, HEAD, POST\r\n")
+
+    def _post(self, target: bytes, request: Request) -> Response:
+        if not _POST_PATH.match(target):
+            return self._refused(404)
+        kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+        if kind != b"application/ocsp-request":
+            return self._refused(415)
+        reply = self._answer(request.body)
+        return Response(_HTTP_STATUS.get(reply.outcome, 200), reply.data, _head(reply))
+
+    def _get(self, target: bytes, request: Request) -> Response:
+        if target == b"/health":
+            return _plain(200) if self.healthy() else _plain(503)
+        crl = _CRL_PATH.match(target)
+        if crl:
+            return self._crl(Label(crl[1].decode()), request)
+        asked = request_in_path(target)
+        if asked is None:
+            return self._refused(400 if b"/M" in target else 404)  # "M" begins the base64 of every request
+        reply = self._answer(asked)
+        if not reply.cacheable:
+            return Response(_HTTP_STATUS.get(reply.outcome, 200), reply.data, _head(reply))
+        tag = sha256(reply.data).hexdigest()
+        return self._cacheable(request, reply.data, _TYPE, tag, reply.this_update, reply.fresh_until)
+
+    def _crl(self, label: Label, request: Request) -> Response:
+        found = self.crls.latest(label) if self.crls is not None else None
+        if found is None:
+            return self._refused(404)
+        kind = b"content-type: application/pkix-crl\r\n"
+        fresh_until = min(Instant(self.clock() + CRL_FRESH_S * _SECOND), found.next_update)
+        return self._cacheable(request, found.data, kind, found.tag, found.this_update, fresh_until)
+
+    def _cacheable(
+        self, request: Request, data: bytes, kind: bytes, name: str, this_update: Instant, fresh_until: Instant
+    ) -> Response:
+        """RFC 9919, section 7.2, except Expires: a cache without max-age would hide a revocation until nextUpdate."""
+        left_s = max(0, (fresh_until - self.clock()) // _SECOND)
+        tag = b'"' + name.encode() + b'"'
+        head = kind + b"".join((
+            b"cache-control: max-age=%d, public, no-transform, must-revalidate\r\n" % left_s,
+            b"etag: " + tag + b"\r\n",
+            b"last-modified: " + _http_date(this_update) + b"\r\n",
+            b"expires: " + _http_date(fresh_until) + b"\r\n",
+        ))  # fmt: skip
+        asked = request.headers.get(b"if-none-match", b"")
+        if asked and (asked.strip() == b"*" or tag in [part.strip().removeprefix(b"W/") for part in asked.split(b",")]):
+            return Response(304, b"", head)
+        return Response(200, data, head)
+
+    def _answer(self, asked: bytes) -> Reply:
+        begin = time.perf_counter()
+        reply = self.responder.answer(asked)
+        self.metrics.answered(reply.outcome, time.perf_counter() - begin)
+        return reply
+
+    def _refused(self, status: int) -> Response:
+        self.metrics.refused(status)
+        return _plain(status)
+
+
+def request_in_path(target: bytes) -> bytes | None:
+    """The DER that the path of a GET carries in base64, percent-encoded or not, behind up to two segments; or None.
+
+    Base64 may hold "/", so it is not plain where it begins: it is the first begin at which the rest decodes to one
+    whole DER element. What is in it is not looked at here.
+    """
+    path = target.partition(b"?")[0]
+    if path != target:
+        return None
+    at = 0
+    for _ in range(3):
+        if target[at + 1 : at + 2] == b"M":
+            der = _decoded(unquote_to_bytes(target[at + 1 :]))
+            if der is not None:
+                return der
+        at = target.find(b"/", at + 1)
+        if at < 0:
+            return None
+    return None
+
+
+def _decoded(text: bytes) -> bytes | None:
+    try:
+        der = b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not 2 <= len(der) <= MAX_GET_BYTES or der[0] != 0x30:
+        return None
+    octets = max(0, der[1] - 0x80)
+    size = int.from_bytes(der[2 : 2 + octets], "big") if octets else der[1]
+    return der if 2 + octets + size == len(der) else None
+
+
+def _head(reply: Reply) -> bytes:
+    if _HTTP_STATUS.get(reply.outcome) == 503:
+        return _NO_STORE + b"retry-after: %d\r\n" % RETRY_AFTER_S
+    return _NO_STORE
+
+
+def _plain(status: int, more: bytes = b"") -> Response:
+    text = b"ok\n" if status == 200 else b"%d\n" % status
+    return Response(status, text, PLAIN + more)
+
+
+def _http_date(instant: Instant) -> bytes:
+    return formatdate(instant // _SECOND, usegmt=True).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Where and how to listen."""
+
+    host: str
+    port: int
+    """0: any free one."""
+    reuse_port: bool = False
+    """Several processes share the port (SO_REUSEPORT); the kernel spreads the connections over them."""
+    threads: int = 0
+    """Where answers are made: 0: in the event loop, the fastest for keys in files and a store in a file. Where each
+    answer waits (a key in a token, a store in another machine): as many as may wait at once."""
+    limits: Limits = LIMITS
+
+
+async def start_ocsp(site: OcspSite, listen: Listen) -> RunningEdge:
+    """Listens in the running event loop; for a process that serves other things as well. ``stop()`` ends it."""
+    executor = ThreadPoolExecutor(listen.threads, "ocsp") if listen.threads else None
+    edge = Edge(site.respond, listen.limits, site.metrics, executor)
+    return await start_edge(edge, listen.host, listen.port, reuse_port=listen.reuse_port)
+
+
+def run_ocsp(site: OcspSite, listen: Listen, *, ready: Callable[[int], None] = lambda port: None) -> None:
+    """Serves until SIGTERM or SIGINT, then lets running answers end. ``ready`` is called with the port."""
+    raise_file_limit(listen.limits.connections)
+
+    async def serve() -> None:
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopped.set)
+        running = await start_ocsp(site, listen)
+        ready(running.port)
+        await stopped.wait()
+        await running.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+
+
+def raise_file_limit(connections: int) -> None:
+    """Lets this process open as many files as its connections need, as far as the system allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + 256
+    if soft < wanted:
+        resource.setrlimit(
+            resource.RLIMIT_NOFILE, (min(wanted, hard) if hard != resource.RLIM_INFINITY else wanted, hard)
+        )
