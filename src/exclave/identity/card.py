@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from exclave.crypto.certificates import PinnedIssuers, VerifiedCitizen, pin_issuers, verify_citizen
+from exclave.crypto.certificates import DISALLOWED_POLICIES, PinnedIssuers, VerifiedCitizen, pin_issuers, verify_citizen
 from exclave.errors import NotAuthorised, UnavailableError
 from exclave.formats.relying import RelyingService
+from exclave.identity.answer_window import known_until
 from exclave.identity.contract import (
     Authentication,
-    Authority,
     AuthorityNow,
-    IdentityState,
     IssuerInfo,
     Person,
     StatusStore,
@@ -74,36 +73,34 @@ def admit(
     return Admitted(done, freshness.text)
 
 
-def status_time(authority: Authority, issuer: IssuerInfo, now: Instant) -> Instant:
-    """The moment of which the status of ``issuer``'s certificates is known to be right.
-
-    In exile every decision is made here. At home it is as recent as the issuer's own feed.
-    """
-    return now if authority.state is IdentityState.EXILE else min(issuer.as_of, now)
-
-
 class Cards:
     """Cards against the state's issuers and their status. Safe from several threads."""
 
-    def __init__(self, store: StatusStore, authority: AuthorityNow, extended: ExtendedNow, origin: str) -> None:
-        """``origin``: of the log-in pages, see ``webeid.check_origin``."""
+    def __init__(
+        self, store: StatusStore, authority: AuthorityNow, extended: ExtendedNow, origin: str, *,
+        disallowed: frozenset[str] = DISALLOWED_POLICIES,
+    ) -> None:  # fmt: skip
+        """``origin``: of the log-in pages, see ``webeid.check_origin``; ``disallowed``: policies (OIDs)."""
         self._store = store
         self._authority = authority
         self._extended = extended
         self._origin = origin
+        self._disallowed = disallowed
         self._known: tuple[int, Mapping[Digest, IssuerInfo], PinnedIssuers] = (-1, {}, pin_issuers(()))
 
     def web_eid(self, token: bytes, nonce: str, client: RelyingService, *, now: Instant) -> Admitted:
         """The person whose card signed ``nonce`` for this origin. ``client``'s policy says how old a status may be."""
         parsed = parse_token(token)
         issuers, pins = self._current()
-        citizen = verify_token(parsed, origin=self._origin, nonce=nonce, issuers=pins, now=now)
+        citizen = verify_token(
+            parsed, origin=self._origin, nonce=nonce, issuers=pins, now=now, disallowed=self._disallowed
+        )
         return self._admitted(citizen, issuers[citizen.issuer], client, now)
 
     def certificate(self, der: bytes, client: RelyingService, *, now: Instant) -> Admitted:
         """The person of a certificate whose key was proven in a TLS handshake, which the caller establishes."""
         issuers, pins = self._current()
-        citizen = verify_citizen(der, pins, now=now)
+        citizen = verify_citizen(der, pins, now=now, disallowed=self._disallowed)
         return self._admitted(citizen, issuers[citizen.issuer], client, now)
 
     def _admitted(self, citizen: VerifiedCitizen, issuer: IssuerInfo, client: RelyingService, now: Instant) -> Admitted:
@@ -113,7 +110,7 @@ class Cards:
         status = self._store.status(citizen.issuer, Serial(citizen.serial))
         freshness = judge_freshness(
             client.status_policy,
-            this_update=status_time(authority, issuer, now),
+            this_update=known_until(authority, issuer, now=now),
             now=now,
             max_age_s=client.status_max_age_s,
             grace_s=client.grace_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 from dataclasses import dataclass
 
 import msgspec
@@ -60,6 +61,9 @@ _BROKEN = (
     OverflowError,
     RecursionError,
 )
+
+
+_log = logging.getLogger("exclave.login")
 
 
 class _Response(msgspec.Struct, rename="camel"):
@@ -194,6 +198,7 @@ class Passkeys:
             owner.person.subject, owner.person.given_name, owner.person.family_name, owner.person.date_of_birth
         )
         self.writer.enter([Passkey(raw, public, msgspec.json.encode(claims), _handle(have, challenge))])
+        _log.info("a passkey was enrolled")
         return raw
 
     def _registered(self, credential: _Credential, challenge: bytes) -> tuple[bytes, bytes]:
@@ -228,6 +233,7 @@ class Passkeys:
         if credential not in {one.credential for one in self.of(owner, now=now)}:
             raise NotAuthorised("that is no passkey of this person", reason="passkey-unknown")
         self.writer.enter([PasskeyGone(credential)])
+        _log.info("a passkey was removed")
 
     def _enrolled(self, owner: Authentication, now: Instant) -> tuple[StoredPasskey, ...]:
         self._check_authority()
