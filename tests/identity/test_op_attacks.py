@@ -649,6 +649,6 @@ def test_keys_of_places(place: Place) -> None:
 
 
 def kid_of(signer: SoftSigner) -> str:
-    from exclave.crypto.jose import thumbprint
+    from exclave.crypto.jwk import thumbprint
 
     return thumbprint(signer.public_der)

@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from exclave.crypto.jose import thumbprint
+from exclave.crypto.jwk import thumbprint
 from exclave.errors import NotAuthorised
 from exclave.formats.relying import RelyingService, check_service
 from exclave.identity.contract import Authentication, Authority, IdentityState, Person, Tickets

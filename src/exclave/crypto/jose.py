@@ -7,20 +7,17 @@ key comes from a set that was registered before, and must be of the algorithm's 
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 import msgspec
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, RSAKey
 
+from exclave.crypto.jwk import public_jwks
 from exclave.crypto.signer import Algorithm, Signer
 from exclave.errors import CorruptObject, MalformedError
 
@@ -32,7 +29,6 @@ _KINDS = {"RS256": "RSA", "PS256": "RSA", "ES256": "P-256", "ES384": "P-384"}
 VERIFIED = tuple(_KINDS)
 """What other people's tokens may be signed with."""
 _WIDTHS = {Algorithm.ES256: 32, Algorithm.ES384: 48}
-_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
 _PRIVATE = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -75,34 +71,13 @@ def sign_jwt(signer: Signer, kid: str, claims: bytes, *, typ: str = "JWT") -> st
 
 
 @lru_cache(maxsize=64)
-def _members(public_der: bytes) -> tuple[tuple[str, str], ...]:
-    """The members of a public key's JWK that its thumbprint takes, sorted (RFC 7638, section 3.2)."""
-    try:
-        key = serialization.load_der_public_key(public_der)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise MalformedError("not a public key") from error
-    if isinstance(key, rsa.RSAPublicKey):
-        numbers = key.public_numbers()
-        return (("e", _number(numbers.e)), ("kty", "RSA"), ("n", _number(numbers.n)))
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
-        point, width = key.public_numbers(), key.key_size // 8
-        x, y = (_b64url(c.to_bytes(width, "big")) for c in (point.x, point.y))
-        return (("crv", _CURVES[key.curve.name]), ("kty", "EC"), ("x", x), ("y", y))
-    raise MalformedError("tokens are signed with RSA, P-256 or P-384 keys")
-
-
-def _number(value: int) -> str:
-    return _b64url(value.to_bytes((value.bit_length() + 7) // 8, "big"))
-
-
-def thumbprint(public_der: bytes) -> str:
-    """SHA-256 thumbprint (RFC 7638), base64url, 43 characters: a kid that two places cannot give to different keys."""
-    return _b64url(hashlib.sha256(msgspec.json.encode(dict(_members(public_der)))).digest())
+def _jwk(public_der: bytes) -> dict[str, str]:
+    return msgspec.json.decode(public_jwks([public_der]), type=dict[str, list[dict[str, str]]])["keys"][0]
 
 
 def jwk_of(signer: Signer, kid: str) -> dict[str, str]:
     """The public half as a JWK, pinned to its algorithm."""
-    return {"kid": kid, "use": "sig", "alg": signer.algorithm.value, **dict(_members(signer.public_der))}
+    return {**_jwk(signer.public_der), "kid": kid}
 
 
 # Verifying

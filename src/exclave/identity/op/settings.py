@@ -25,7 +25,8 @@ class OpSettings:
     """Where the log-in pages are; ``?i=`` and the interaction's id are appended."""
     code_s: int = 30
     id_token_s: int = 40
-    access_token_s: int = 60
+    access_token_s: int = 120
+    """More than the minute before its end at which some clients (Authlib) take a token for expired."""
     pushed_s: int = 60
     interaction_s: int = 600
     session_s: int = MAX_SESSION_S
