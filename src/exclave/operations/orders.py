@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
+from exclave.crypto.crl import MAX_CERTIFICATE_BYTES
+from exclave.crypto.delegate import certificates_in
 from exclave.errors import MalformedError, UsageError, WarrantForeign
 from exclave.formats import extension, reissueorder, statusorder
 from exclave.formats.extension import ExtensionEnd, ExtensionList, parse_extension, parse_extension_end, parse_serial
-from exclave.formats.reissueorder import ReissueOrder, read_reissue_order
+from exclave.formats.reissueorder import ReissueOrder, read_reissue_order, write_reissue_order
 from exclave.formats.statusorder import StatusLine, StatusOrder, read_status_order, write_status_order
 from exclave.formats.warrant import Act, ParsedWarrant
 from exclave.ids import Digest, Instant, instant_text, parse_digest, parse_instant, sha256
@@ -67,14 +70,6 @@ def require_named(order: OrderFile, warrant: ParsedWarrant) -> None:
         raise WarrantForeign("the warrant is for another order file than this one", object=order.digest.hex())
 
 
-def visit_status_order(path: Path, order: OrderFile, each: Callable[[StatusLine], None]) -> None:
-    """Reads the file a second time, to act on it. ``WarrantForeign`` if it changed since ``order`` was read: then what
-    ``each`` was called for stands in no order."""
-    again = _with_file(path, lambda file: read_status_order(file, each))
-    if again.digest != order.digest:
-        raise WarrantForeign(f"{path} was changed while it was carried out")
-
-
 def convert_csv(
     path: Path,
     out: Path,
@@ -100,6 +95,40 @@ def convert_csv(
         raise MalformedError(f"{path} is not a CSV file in UTF-8: {error}") from error
     write_private(out, data)
     return read_order(out)
+
+
+def make_extension(found: ExtensionList, out: Path) -> OrderFile:
+    """Writes an extension list, to be signed for. ``MalformedError`` if it is impossible."""
+    write_private(out, parse_extension(found.encode()).encode().encode())
+    return read_order(out)
+
+
+def make_reissue(groups: Sequence[Path], out: Path, *, ca: Digest, until: Instant) -> OrderFile:
+    """Writes a re-issue order for the certificates in these folders, one group for each, in their order."""
+    found = [set(certificate_files(folder)) for folder in groups]
+    write_private(out, write_reissue_order(ca, until, found))
+    return read_order(out)
+
+
+def certificate_files(folder: Path) -> dict[Digest, Path]:
+    """Files of ``folder`` by the SHA-256 of the one certificate (DER or PEM) in each; what is none is left out."""
+    found: dict[Digest, Path] = {}
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise UsageError(f"cannot read {folder}: {error.strerror}") from error
+    for path in paths:
+        with suppress(MalformedError):
+            found[sha256(read_certificate(path))] = path
+    return found
+
+
+def read_certificate(path: Path) -> bytes:
+    """DER of the certificate in a file. ``MalformedError`` if there is not just one."""
+    found = certificates_in(read_limited(path, MAX_CERTIFICATE_BYTES))
+    if len(found) != 1:
+        raise MalformedError(f"{path} holds {len(found)} certificates; give each a file of its own")
+    return found[0]
 
 
 def _csv_lines(
