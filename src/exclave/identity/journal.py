@@ -12,7 +12,7 @@ import re
 import threading
 import time as clocks
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from exclave.errors import (
@@ -74,6 +74,7 @@ class Journal:
         self._end: _Place | None = None
         self._last_epoch: tuple[int, int] = (0, 0)  # (number, its epoch)
         self._broken = ""
+        self._writer = 0  # the thread that holds the folder's lock
         self._named = 0  # the segment whose name is known to be durable
 
     @classmethod
@@ -216,10 +217,10 @@ class Journal:
             if place.head != Head():
                 raise CorruptObject("the identity journal's beginning is missing")
         while True:
-            # In this order: when a next segment is seen, this one is complete and the read comes after that.
-            following = [first for first in self._segments() if first > place.first]
             offset = place.offset
-            data = self._bytes(place.first, offset, MAX_SEGMENT_BYTES + 1)
+            with self._no_writer():
+                following = [first for first in self._segments() if first > place.first]
+                data = self._bytes(place.first, offset, MAX_SEGMENT_BYTES + 1)
             if offset + len(data) > MAX_SEGMENT_BYTES:
                 raise CorruptObject(f"a segment of the identity journal is longer than {MAX_SEGMENT_BYTES} bytes")
             done = 0
@@ -297,16 +298,27 @@ class Journal:
         with self._writing, self._locked():
             if self._broken:
                 raise OutcomeUnknown(f"the identity journal must be opened again: {self._broken}")
-            head = self.head()
-            place = self._end
-            number, epoch = self._last_epoch
-            if head.number not in (0, number):
-                epoch = self._epoch_of_last(place)
-            self._last_epoch = (head.number, epoch)
-            yield place, epoch
+            self._writer = threading.get_ident()
+            try:
+                head = self.head()
+                place = self._end
+                number, epoch = self._last_epoch
+                if head.number not in (0, number):
+                    epoch = self._epoch_of_last(place)
+                self._last_epoch = (head.number, epoch)
+                yield place, epoch
+            finally:
+                self._writer = 0
+
+    def _no_writer(self) -> AbstractContextManager[None]:
+        """Waits until what is being written is durable: an entry that a power failure may yet take is not seen, so no
+        store is ahead of its journal afterwards."""
+        if self._captured or self._writer == threading.get_ident():
+            return nullcontext()
+        return self._locked(fcntl.LOCK_SH)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
         try:
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -315,7 +327,7 @@ class Journal:
             waited = 0.0
             while True:
                 try:
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(folder, kind | fcntl.LOCK_NB)
                     break
                 except BlockingIOError as error:
                     if waited >= LOCK_WAIT_S:
