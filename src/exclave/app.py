@@ -12,12 +12,23 @@ from exclave.formats.annex import Dataset
 from exclave.formats.card import Card
 from exclave.formats.config import Config
 from exclave.formats.paths import ledger_origin
-from exclave.ids import Fingerprint, Label, parse_label
-from exclave.keys.file import KeyFile
+from exclave.identity.contract import Tickets
+from exclave.identity.journal import Journal
+from exclave.identity.key_folder import KeyFolder
+from exclave.identity.keyring import Keyring
+from exclave.identity.store_postgres import open_postgres
+from exclave.identity.store_sqlite import open_sqlite
+from exclave.identity.sync import Pen
+from exclave.identity.tickets import SqliteTickets
+from exclave.identity.tickets_postgres import PostgresTickets
+from exclave.ids import Fingerprint, Label, RegisterId, parse_label
+from exclave.keys.file import KeyFile, load
 from exclave.ledger.witness import Authority, Witness
 from exclave.ledger.witness_store import WitnessStore
 from exclave.operations.custody import OpenedRegister
-from exclave.operations.home import Home, absolute_address, key_card
+from exclave.operations.home import Home, absolute_address, key_card, make_folder
+from exclave.operations.identity_authority import AuthorityWatch
+from exclave.operations.identity_place import IdentityPlace, read_place
 from exclave.registers.contract import Capture, Clock
 from exclave.registers.files import FolderCapture
 from exclave.registers.postgres import PostgresCapture
@@ -99,6 +110,37 @@ def open_annex_sites(opened: Iterable[OpenedRegister], known: Mapping[Label, Sit
     return found
 
 
+def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
+    """The place of the identity services in ``folder``. No site is contacted yet; the store may be behind the journal.
+
+    ``UsageError`` or ``ConfigError`` for a folder that is no place.
+    """
+    folder = folder.absolute()
+    config = read_place(folder)
+    key = load(str(folder / config.key))
+    sites = {Label(site.name): open_site(absolute_address(folder, site.url)) for site in config.site}
+    for name in ("journal", "cache", "state"):
+        make_folder(folder / name)
+    state = config.serve.state
+    store = open_postgres(state) if state else open_sqlite(str(folder / "cache" / "status.sqlite"))
+    journal = Journal.open(str(folder / "journal"))
+    watch = AuthorityWatch(
+        Label(config.place), config.role == "home", key_card(key), folder, Fingerprint(config.fingerprint),
+        RegisterId(config.register), sites, config.lease_s, clock,
+    )  # fmt: skip
+    keys = KeyFolder(folder / "identity-keys")
+    keyring = Keyring(keys, store, Label(config.place))
+    writer = Pen(journal, store, watch.now, clock)
+    return IdentityPlace(folder, config, key, sites, journal, store, writer, keys, keyring, watch, clock)
+
+
+def open_tickets(place: IdentityPlace) -> Tickets:
+    """Where challenges, codes and sessions are kept: in PostgreSQL where several processes share them."""
+    if place.config.serve.state:
+        return PostgresTickets(place.config.serve.state)
+    return SqliteTickets(str(place.folder / "cache" / "tickets.sqlite"))
+
+
 def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
     """The capture of a configured dataset. ``ConfigError`` for wrong options."""
     options = dict(dataset.options)
@@ -116,6 +158,8 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
         raise ConfigError(f"dataset {dataset.name}: a dataset of kind {dataset.kind} needs an absolute `path`, no more")
     if dataset.kind == "sqlite":
         return SqliteCapture(Path(path), staging, clock)
+    if dataset.kind == "identity":
+        return FolderCapture(Path(path), clock)
     return FolderCapture(Path(path), clock, skip=frozenset(part.encode() for part in skip.split(":") if part))
 
 

@@ -17,6 +17,7 @@ from exclave.cli import (
     custodian,
     demo,
     failover,
+    identity,
     init,
     restore,
     serve,
@@ -48,6 +49,7 @@ for name, group in (
     ("site", site.app),
     ("warrant", warrant.app),
     ("serve", serve.app),
+    ("identity", identity.app),
 ):
     app.add_typer(group, name=name)
 

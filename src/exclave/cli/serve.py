@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from exclave.app import make_witness, open_named_sites
+from exclave.app import make_witness, open_identity, open_named_sites, open_tickets
 from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note, typed
 from exclave.cli.status import look, told
@@ -16,6 +16,10 @@ from exclave.console import web
 from exclave.console.latest import Latest
 from exclave.errors import UsageError
 from exclave.ids import now, parse_fingerprint
+from exclave.operations.identity_follow import begin
+from exclave.operations.identity_place import read_place, serving
+from exclave.serve.identity import Served
+from exclave.serve.identity import run as serve_identity
 from exclave.serve.witness import build_app, run
 
 app = typer.Typer(help="Services for other machines.", no_args_is_help=True, rich_markup_mode=None)
@@ -43,6 +47,30 @@ def witness(
     made = make_witness(folder.absolute(), load_key(key), open_named_sites(site), typed(parse_fingerprint, fingerprint))
     note(f"witness listening at http://{host}:{port}")
     run(build_app(made, now), host, port)
+
+
+@app.command(epilog="Example: exclave serve identity --dir /srv/identity")
+def identity(folder: Annotated[Path, typer.Option("--dir", help="The place's folder.")]) -> None:
+    """Serve log-in and certificate status at this place, and send the identity journal abroad or follow it."""
+    place_folder = folder.absolute()
+    read_place(place_folder)
+    with serving(place_folder):
+        place = open_identity(place_folder, now)
+        begin(place)
+        tickets = open_tickets(place)
+        serve = place.config.serve
+
+        def ready() -> None:
+            state = place.authority()
+            note(
+                f"identity services of {state.place} ({state.state}): status at {serve.status}, log-in at {serve.login}"
+            )
+
+        try:
+            serve_identity(Served(place, tickets, note), ready=ready)
+        finally:
+            tickets.close()
+            place.close()
 
 
 @app.command(epilog="Example: exclave serve console --home /srv/exclave --port 8430")

@@ -30,7 +30,7 @@ class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One part of a register's content. ``options`` belong to its kind."""
 
     name: str
-    kind: Literal["files", "postgres", "sqlite"]
+    kind: Literal["files", "postgres", "sqlite", "identity"]
     options: dict[str, str]
 
 
@@ -50,7 +50,7 @@ class AnnexService(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One program of a register. Services start in the order of the annex."""
 
     name: str
-    kind: Literal["process", "postgres"]
+    kind: Literal["process", "postgres", "identity"]
     dataset: str
     """Name of the dataset that it works on; empty: none."""
     argv: tuple[str, ...]

@@ -59,7 +59,7 @@ class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[register.dataset]]``"""
 
     name: str
-    kind: Literal["files", "postgres", "sqlite"]
+    kind: Literal["files", "postgres", "sqlite", "identity"]
     options: dict[str, str | int] = {}
 
 
@@ -74,7 +74,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[register.service]]``"""
 
     name: str
-    kind: Literal["process", "postgres"] = "process"
+    kind: Literal["process", "postgres", "identity"] = "process"
     dataset: str = ""
     argv: tuple[str, ...] = ()
     env: dict[str, str] = {}

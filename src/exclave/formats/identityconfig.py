@@ -54,6 +54,8 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """URL of the OpenID provider, as every relying service has it in its configuration. It never changes."""
     state_name: dict[str, str] = {}
     """By language: what citizens read at the top of the pages."""
+    card_origin: str = ""
+    """Where TLS client certificates are asked for, another host name or port than the issuer's; empty: not offered."""
     aia_hosts: tuple[str, ...] = ()
     """Host names in certificates under which the status of certificates is asked."""
     languages: tuple[str, ...] = LANGUAGES

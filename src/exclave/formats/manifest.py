@@ -21,6 +21,8 @@ HOLE = -1
 """In place of a chunk's position: so many zero bytes that no chunk holds."""
 MAX_INLINE_EXTENTS = 1024
 """A file with more extents keeps them in separate extent nodes."""
+FOLDER_KINDS = frozenset({"files", "identity"})
+"""Kinds of datasets that are folders as they stand."""
 MAX_LEVEL = 12
 """Of a branch: no tree is higher."""
 

@@ -48,20 +48,21 @@ def config_text(
     lines = [
         "# Written by failover from the charter and the registers' annexes.",
         "[state]",
-        f"name = {_text(charter.state_name)}",
-        f"home = {_text(charter.home)}",
+        f"name = {toml_text(charter.state_name)}",
+        f"home = {toml_text(charter.home)}",
         f"threshold = {charter.threshold}",
         f"witnesses_needed = {charter.witnesses_needed}",
     ]
     for custodian in charter.custodians:
-        lines += ["", "[[custodian]]", f"name = {_text(custodian.label)}", f"country = {_text(custodian.country)}"]
-        lines.append(f"card = {_text(f'cards/{custodian.label}.card')}")
+        lines += ["", "[[custodian]]", f"name = {toml_text(custodian.label)}"]
+        lines.append(f"country = {toml_text(custodian.country)}")
+        lines.append(f"card = {toml_text(f'cards/{custodian.label}.card')}")
     sites = {site.label: site for annex in annexes.values() for site in annex.sites}
     for site in charter.sites:
         if site.label in sites:
             known = sites[site.label]
-            lines += ["", "[[site]]", f"name = {_text(site.label)}", f"url = {_text(known.url)}"]
-            lines += [f"country = {_text(site.country)}", f"operator = {_text(site.operator)}"]
+            lines += ["", "[[site]]", f"name = {toml_text(site.label)}", f"url = {toml_text(known.url)}"]
+            lines += [f"country = {toml_text(site.country)}", f"operator = {toml_text(site.operator)}"]
             lines.append(f"can_run = {'true' if known.can_run else 'false'}")
     watchers = {w.label: w for annex in annexes.values() for w in annex.witnesses}
     for witness in charter.witnesses:
@@ -69,10 +70,10 @@ def config_text(
             lines += [
                 "",
                 "[[witness]]",
-                f"name = {_text(witness.label)}",
-                f"url = {_text(watchers[witness.label].url)}",
+                f"name = {toml_text(witness.label)}",
+                f"url = {toml_text(watchers[witness.label].url)}",
             ]
-            lines.append(f"card = {_text(f'cards/{witness.label}.card')}")
+            lines.append(f"card = {toml_text(f'cards/{witness.label}.card')}")
     for register in charter.registers:
         if register.id in annexes:
             lines += _register(register, annexes[register.id], options)
@@ -80,23 +81,23 @@ def config_text(
 
 
 def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, str], Mapping[str, str]]) -> list[str]:
-    lines = ["", "[[register]]", f"name = {_text(annex.name)}", f"owner = {_text(annex.owner)}"]
-    lines += [f"class = {_text(annex.register_class)}", f"rpo_s = {rule.rpo_s}", f"rto_s = {rule.rto_s}"]
+    lines = ["", "[[register]]", f"name = {toml_text(annex.name)}", f"owner = {toml_text(annex.owner)}"]
+    lines += [f"class = {toml_text(annex.register_class)}", f"rpo_s = {rule.rpo_s}", f"rto_s = {rule.rto_s}"]
     lines.append(f"retention_days = {rule.retention_days}")
     if rule.public_name is not None:
-        lines += ["public = true", f"title = {_text(rule.public_name)}"]
-    lines.append(f"depends = [{', '.join(_text(name) for name in sorted(annex.depends))}]")
+        lines += ["public = true", f"title = {toml_text(rule.public_name)}"]
+    lines.append(f"depends = [{', '.join(toml_text(name) for name in sorted(annex.depends))}]")
     placement = rule.placement
     lines.append(
         f"placement = {{ copies = {placement.copies}, countries = {placement.countries},"
         f" outside_home = {placement.outside_home} }}"
     )
-    basis = ", ".join(f"{site.label} = {_text(site.legal_basis)}" for site in annex.sites if site.label in rule.at)
+    basis = ", ".join(f"{site.label} = {toml_text(site.legal_basis)}" for site in annex.sites if site.label in rule.at)
     lines.append(f"legal_basis = {{ {basis} }}")
     for dataset in annex.datasets:
         now = options.get((annex.name, dataset.name), dataset.options)
-        lines += ["", "[[register.dataset]]", f"name = {_text(dataset.name)}", f"kind = {_text(dataset.kind)}"]
-        pairs = (f"{name} = {value if name == 'port' else _text(value)}" for name, value in sorted(now.items()))
+        lines += ["", "[[register.dataset]]", f"name = {toml_text(dataset.name)}", f"kind = {toml_text(dataset.kind)}"]
+        pairs = (f"{name} = {value if name == 'port' else toml_text(value)}" for name, value in sorted(now.items()))
         lines.append(f"options = {{ {', '.join(pairs)} }}")
     for service in annex.services:
         lines += _service(service)
@@ -104,18 +105,19 @@ def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, s
 
 
 def _service(service: AnnexService) -> list[str]:
-    lines = ["", "[[register.service]]", f"name = {_text(service.name)}", f"kind = {_text(service.kind)}"]
+    lines = ["", "[[register.service]]", f"name = {toml_text(service.name)}", f"kind = {toml_text(service.kind)}"]
     if service.dataset:
-        lines.append(f"dataset = {_text(service.dataset)}")
-    lines.append(f"argv = [{', '.join(_text(part) for part in service.argv)}]")
+        lines.append(f"dataset = {toml_text(service.dataset)}")
+    lines.append(f"argv = [{', '.join(toml_text(part) for part in service.argv)}]")
     if service.env:
-        lines.append(f"env = {{ {', '.join(f'{k} = {_text(v)}' for k, v in sorted(service.env.items()))} }}")
-    lines += [f"port = {service.port}", f"probe = {_text(service.probe)}"]
+        lines.append(f"env = {{ {', '.join(f'{k} = {toml_text(v)}' for k, v in sorted(service.env.items()))} }}")
+    lines += [f"port = {service.port}", f"probe = {toml_text(service.probe)}"]
     if service.query is not None:
-        lines.append(f"query = {{ path = {_text(service.query.path)}, expect = {_text(service.query.expect)} }}")
+        query = service.query
+        lines.append(f"query = {{ path = {toml_text(query.path)}, expect = {toml_text(query.expect)} }}")
     return lines
 
 
-def _text(value: str) -> str:
+def toml_text(value: str) -> str:
     """A TOML basic string; JSON's escapes are a subset of TOML's."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -83,6 +83,13 @@ class Run:
     """Go on though more entries are vouched for than any site proves."""
     asked: dict[Digest, dict[str, VerifiedCheckpoint]] = field(default_factory=dict)
     """What the witnesses said, by epoch: each is asked once."""
+    identity_folder: Path | None = None
+    """Where this place keeps its identity services, if it is not below ``folder``."""
+
+    @property
+    def identity(self) -> Path:
+        """The folder of this place's identity services."""
+        return self.identity_folder or self.folder / "identity"
 
     @property
     def place(self) -> Label:
@@ -152,6 +159,8 @@ def options_of(run: Run, annex: Annex, name: str) -> dict[str, str]:
     folder = dataset_folder(run.folder, annex.name, name)
     if dataset.kind == "files":
         return {"path": str(folder)}
+    if dataset.kind == "identity":
+        return {"path": str(run.identity / "journal")}
     if dataset.kind == "sqlite":
         return {"path": str(folder / Path(dataset.options.get("path", "database")).name)}
     port = _postgres_port(run, annex, name)

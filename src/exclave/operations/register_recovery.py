@@ -15,6 +15,8 @@ from exclave.ids import Instant, Label, instant_text
 from exclave.operations.exile import dataset_folder
 from exclave.operations.failover_run import RegisterProgress, Run, options_of, port_of, socket_dir_of
 from exclave.operations.home import Home
+from exclave.operations.identity_place import DECIDES_PATH, LIVE_PATH, is_served, login_port, settle_place
+from exclave.operations.identity_return import move_authority
 from exclave.operations.ledger_entry import enter, settle_outbox
 from exclave.operations.restore import Restored, open_version, restore_version
 from exclave.registers.contract import DatasetDigest
@@ -54,6 +56,9 @@ def restore_register(run: Run, name: str) -> None:
             reader, root, partial, compare=True,
             progress=lambda dataset, entries, size: run.say(f"{name}: {dataset}: {entries} entries, {size >> 20} MiB"),
         )  # fmt: skip
+    for dataset in opened.annex.datasets:
+        if dataset.kind == "identity":
+            move_authority(run, name, partial / dataset.name)
     partial.rename(target)
     progress.sequence, progress.version_time = root.sequence, Instant(root.time)
     progress.faults = restored.faults
@@ -105,6 +110,8 @@ def start_services(run: Run, name: str) -> None:
             continue
         if service.kind == "postgres":
             _start_postgres(run, annex, service, run_dir)
+        elif service.kind == "identity":
+            _start_identity(run, annex, service, run_dir)
         else:
             _start_process(run, annex, service, run_dir)
 
@@ -120,6 +127,16 @@ def _start_postgres(run: Run, annex: Annex, service: AnnexService, run_dir: Path
     )  # fmt: skip
     bindir = reachable_binaries(prepared.binaries.bindir, account, run.folder / "run" / "postgres")
     start_postgres(bindir, data, run_dir, name=Label(service.name), port=port, socket_dir=socket_dir, account=account)
+
+
+def _start_identity(run: Run, annex: Annex, service: AnnexService, run_dir: Path) -> None:
+    """The place's identity services; those that stood by go on, and see by themselves that they decide now."""
+    settle_place(run, annex)
+    if is_served(run.identity):
+        run.say(f"{annex.name}: the identity services that stood by go on")
+        return
+    argv = (sys.executable, "-m", "exclave.cli.main", "serve", "identity", "--dir", str(run.identity))
+    start(ServiceSpec(Label(service.name), argv, run.folder, {}, login_port(run.identity), LIVE_PATH), run_dir)
 
 
 def _binaries_of(pgdata: Path) -> Any:
@@ -181,6 +198,10 @@ def wait_for_answers(run: Run, name: str) -> None:
     _, opened, progress = run.register(name)
     run_dir = run.folder / "run" / name
     for service in opened.annex.services:
+        if service.kind == "identity":
+            state = f"http://127.0.0.1:{login_port(run.identity)}{DECIDES_PATH}"
+            epoch = run.view.epoch_chain(run.register(name)[0]).newest.number
+            ask(state, {"epoch": epoch}, PROBE_S)
         if service.kind != "process" or not service.port:
             continue
         label = Label(service.name)

@@ -17,7 +17,7 @@ from exclave.errors import (
     UnavailableError,
     UsageError,
 )
-from exclave.formats.manifest import Root
+from exclave.formats.manifest import FOLDER_KINDS, Root
 from exclave.formats.paths import ledger_origin
 from exclave.ids import Fingerprint, Instant, Label, RegisterId
 from exclave.ledger.witness_client import WitnessClient
@@ -185,7 +185,7 @@ def restore_version(
         finally:
             restorer.close()
         digest = ""
-        if compare and dataset.kind == "files":
+        if compare and dataset.kind in FOLDER_KINDS:
             digest = folder_digest(folder).value
             if digest != dataset.digest:
                 raise CorruptObject(f"the restored files of {dataset.label} differ from the captured ones")

@@ -19,7 +19,7 @@ import msgspec
 
 from exclave.errors import CorruptObject, IntegrityError, UnavailableError
 from exclave.formats.entry import Captured, digest_line, walk_order
-from exclave.formats.manifest import VERSION, Dataset, Ref, Root, Secrets, encode_node
+from exclave.formats.manifest import FOLDER_KINDS, VERSION, Dataset, Ref, Root, Secrets, encode_node
 from exclave.formats.objectlist import BuiltList, build_list
 from exclave.formats.pack import ROOT_ID
 from exclave.formats.paths import list_key
@@ -161,7 +161,7 @@ class VersionWriter:
             tree.add(record, len(encoded))
             digest.update(digest_line(record.entry, record.hash))
 
-        large = LARGE_AVERAGE_BYTES if kind == "files" else DATABASE_AVERAGE_BYTES
+        large = LARGE_AVERAGE_BYTES if kind in FOLDER_KINDS else DATABASE_AVERAGE_BYTES
         small = min(large, SMALL_AVERAGE_BYTES)
         seed = self._who.secrets.chunk_seed
         ingest = Ingest(
@@ -188,7 +188,7 @@ class VersionWriter:
         at = len(self._datasets)
         blank = Ref(HERE, 0, 0, 0, b"")
         made = Dataset(label, kind, blank, level, tree.entries, tree.bytes, 0, {})
-        if kind == "files":
+        if kind in FOLDER_KINDS:
             made = msgspec.structs.replace(
                 made, digest=digest.hexdigest(), digest_exact=True, rows={"entries": tree.entries}
             )

@@ -1,0 +1,182 @@
+"""What a place of the identity services does every second: send the journal abroad, or follow it.
+
+The place that decides sends; an embassy that stands by follows; home that is returning waits. All of it goes by what
+the sites prove, read anew every few seconds. Each step is complete by itself, so a process may die anywhere.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from exclave.crypto.hpke import SealingKey
+from exclave.errors import ExclaveError, Forked, UnavailableError
+from exclave.formats.journal import Head
+from exclave.identity.contract import IdentityState
+from exclave.identity.feed_read import as_of, read_tail
+from exclave.identity.feed_write import FeedWriter, Pushed, recipients
+from exclave.identity.sync import catch_up, rebuild
+from exclave.ids import Instant, Label
+from exclave.operations.home import make_folder, write_private
+from exclave.operations.identity_authority import read_taken_up
+from exclave.operations.identity_place import IdentityPlace
+from exclave.operations.identity_takeup import after, last_entry, last_time
+from exclave.rules.epochs import VerifiedEpoch
+
+FEED_FILE = "feed-position"
+
+
+@dataclass(slots=True)
+class FollowState:
+    """What operators and metrics want to know."""
+
+    pushed: Pushed | None = None
+    followed: Head = field(default_factory=Head)
+    problem: str = ""
+    """What the last step met; empty: nothing."""
+    steps: int = 0
+
+
+@dataclass(slots=True)
+class Follower:
+    """One place's own; for one thread."""
+
+    place: IdentityPlace
+    say: Callable[[str], None] = lambda text: None
+    state: FollowState = field(default_factory=FollowState)
+    _writer: FeedWriter | None = None
+    _verified: Instant = Instant(0)
+
+    def run(self, stop: threading.Event) -> None:
+        """Steps until ``stop`` is set."""
+        while not stop.is_set():
+            self.step()
+            stop.wait(self.place.config.poll_s)
+
+    def step(self) -> None:
+        """One step; what it meets is told and does not end the loop."""
+        place, now = self.place, self.place.clock()
+        if now - self._verified >= place.config.verify_s * 1_000_000:
+            place.watch.refresh()
+            self._verified = now
+        try:
+            state = place.watch.now().state
+            if state in (IdentityState.HOME, IdentityState.EXILE):
+                self._push()
+            elif state is IdentityState.STANDBY:
+                self._follow()
+            self.keep_up()
+        except ExclaveError as error:
+            self._meet(error.message)
+        else:
+            self._meet(place.watch.problem)
+        self.state.steps += 1
+
+    def _meet(self, problem: str) -> None:
+        if problem and problem != self.state.problem:
+            self.say(problem)
+        self.state.problem = problem
+
+    def keep_up(self) -> None:
+        """The store is a cache of the journal: one that knows something else is made anew."""
+        try:
+            self.state.followed = catch_up(self.place.journal, self.place.store)
+        except ExclaveError as error:
+            if isinstance(error, UnavailableError):
+                raise
+            self.say(f"the status store is made anew: {error.message}")
+            self.state.followed = rebuild(self.place.journal, self.place.store)
+
+    # The place that decides
+
+    def _push(self) -> None:
+        place = self.place
+        chain = place.watch.chain()
+        if chain is None:
+            return
+        if self._writer is None or self._writer.epoch.digest != chain.newest.digest:
+            self._writer = self._open_writer(chain.newest)
+        now = place.clock()  # before the head is read: all that was decided before it is sent
+        self.state.pushed = self._writer.push(place.sites, self._read_after, place.journal.head(), now)
+        place.watch.note_as_of(now)
+
+    def _open_writer(self, epoch: VerifiedEpoch) -> FeedWriter:
+        place = self.place
+        taken = read_taken_up(place.folder)
+        start = Head(taken.number, taken.chain) if taken is not None and taken.epoch == epoch.number else Head()  # type: ignore[arg-type]
+        machines = {label: SealingKey(card.sealing) for label, card in place.standby_cards().items()}
+        machines[place.label] = place.key.opening().public  # a journal that was lost here is read back from the sites
+        return FeedWriter(
+            place.state, epoch, place.key.signing(), recipients(SealingKey(epoch.note.opening), machines), start,
+            place.folder / "state" / FEED_FILE, write_private,
+        )  # fmt: skip
+
+    def _read_after(self, head: Head) -> Iterator[tuple[bytes, Head]]:
+        return ((data, at) for _, data, at in self.place.journal.read_after(head))
+
+    # An embassy that stands by
+
+    def _follow(self) -> None:
+        place = self.place
+        heads = place.watch.look_at_feed(place.journal.head())
+        chain = place.watch.chain()
+        if heads is None or chain is None:
+            return
+        if heads.best is None:
+            raise UnavailableError(f"no site shows the identity feed: {'; '.join(heads.problems.values())}")
+        have = place.journal.head()
+        if heads.best.head.number <= have.number:
+            self._check_same(have, heads.best.head)
+            return
+        opening = place.key.opening()
+        keys = {epoch.number: opening for epoch in chain.epochs}
+        try:
+            for entries in read_tail(place.state, chain, place.sites, keys, have, best=heads.best):
+                have = place.journal.extend(entries, to=after(have, entries))
+        except Forked:
+            self._set_aside(chain.newest)
+            return
+        place.watch.note_as_of(as_of(heads, have))
+
+    def _check_same(self, have: Head, best: Head) -> None:
+        if have.number == best.number and have.chain != best.chain:
+            chain = self.place.watch.chain()
+            if chain is not None:
+                self._set_aside(chain.newest)
+
+    def _set_aside(self, epoch: VerifiedEpoch) -> None:
+        """What this place entered while it had the authority, and the place after it never saw, is kept and told."""
+        place = self.place
+        entry = last_entry(place.journal)
+        if entry is None or entry.epoch >= epoch.number:
+            raise Forked(
+                "the journal here and the feed cannot both be true",
+                hint="Somebody with the writer's key showed two histories. Answer no more from here; tell the officer.",
+            )
+        aside = place.folder / f"journal-of-epoch-{entry.epoch}-{place.clock()}"
+        (place.folder / "journal").rename(aside)
+        make_folder(place.folder / "journal")
+        self.say(
+            f"decisions of epoch {entry.epoch} that were entered here did not reach the place after it; they lie in"
+            f" {aside}: have them entered there again"
+        )
+
+
+def begin(place: IdentityPlace) -> None:
+    """What a process does before it answers: the store has all of the journal, and knows how recent that is."""
+    Follower(place).keep_up()
+    place.watch.note_as_of(last_time(place.journal))
+    place.watch.refresh()
+
+
+def step_report(follower: Follower) -> dict[str, Any]:
+    """For people and metrics."""
+    pushed = follower.state.pushed
+    return {
+        "entries": follower.state.followed.number,
+        "problem": follower.state.problem,
+        "sites": sorted(pushed.sites) if pushed else [],
+        "failed": {str(Label(label)): why for label, why in pushed.failed.items()} if pushed else {},
+    }

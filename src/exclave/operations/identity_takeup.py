@@ -1,0 +1,177 @@
+"""An embassy takes the identities over: it gets every entry that can be had, says what cannot be known, then decides.
+
+A part of failover, after the new epoch was granted: home is fenced, nothing is added to the former feed that counts.
+
+(1) the journal here is brought up to the restored version · (2) and up to the feed, opened with the quorum's key ·
+(3) the gap is stated in public · (4) the epoch is taken up. A crash is a pause: each step finds what was done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from exclave.crypto.hpke import OpeningKey
+from exclave.errors import ExclaveError, Forked, IntegrityError, MalformedError, UnavailableError
+from exclave.formats.gap import GapStatement, parse_gap
+from exclave.formats.journal import Entry, Head
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.paths import statement_key
+from exclave.identity.feed_read import as_of, read_heads, read_tail
+from exclave.identity.journal import Journal
+from exclave.ids import Epoch, Instant, RegisterId
+from exclave.operations.failover_run import Run
+from exclave.operations.home import make_folder, write_private
+from exclave.operations.identity_authority import TakenUp, read_taken_up, write_taken_up
+from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.signatures import sign_text
+
+GAP_FILE = "gap.note"
+REPORT_LINE = "Whoever asked home for a revocation after the time in complete-until asks again, by the emergency line."
+HOLD_LINE = "Certificates of which such a request is known are put on hold until it is clear what home decided."
+NONE_LINE = "Home's last word is later than its loss: no decision is missing."
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """How far a journal could be brought."""
+
+    head: Head
+    complete_until: Instant
+    problem: str
+    """Why the feed could not be read to its end; empty: it was."""
+
+
+def take_up_identity(run: Run, name: str, restored: Path) -> None:
+    """The steps of an embassy; ``restored``: the folder with the version's copy of the journal."""
+    register, opened, _ = run.register(name)
+    chain = run.view.epoch_chain(register)
+    epoch = chain.newest
+    done = read_taken_up(run.identity)
+    if done is not None and done.epoch == epoch.number:
+        return
+    folder = run.identity / "journal"
+    make_folder(folder)
+    journal = settle_journal(folder, Journal.open(str(restored), captured=True), run)  # (1)
+    brought = bring(run, register, journal, opened.keys, chain.find(Epoch(epoch.number - 1)))  # (2)
+    if brought.problem:
+        run.say(f"{name}: the identity feed could not be read to its end: {brought.problem}")
+    gap = _state_gap(run, register, journal, brought)  # (3)
+    head = brought.head
+    # Until this is written the place goes on in standby; a restart states the same gap again.
+    write_taken_up(
+        run.identity, TakenUp(epoch.number, head.number, head.chain, run.granted.warrant.digest, run.clock())
+    )  # (4)
+    run.say(f"{name}: identities are decided here from now on; revocation gap {gap.gap_s} s, entries to {head.number}")
+
+
+def settle_journal(folder: Path, restored: Journal, run: Run) -> Journal:
+    """(1) The journal in ``folder``, which has at least what the witnessed version has.
+
+    One that stood by and says something else was misled: it is moved aside, and people look at it.
+    """
+    journal = Journal.open(str(folder))
+    try:
+        if restored.head().number > journal.head().number:
+            journal.adopt(restored)
+        else:
+            _check_prefix(restored, journal)
+    except Forked:
+        aside = folder.with_name(f"journal-aside-{run.clock()}")
+        folder.rename(aside)
+        run.say(f"the journal that stood by does not agree with the register's version; it lies in {aside}")
+        make_folder(folder)
+        journal = Journal.open(str(folder))
+        journal.adopt(restored)
+    return journal
+
+
+def _check_prefix(restored: Journal, journal: Journal) -> None:
+    head = restored.head()
+    if journal.at(head.number) != head:
+        raise Forked(f"entry {head.number} is not the same in the version and in the journal here")
+
+
+def bring(
+    run: Run, register: RegisterId, journal: Journal, keys: Mapping[Epoch, OpeningKey], former: VerifiedEpoch | None
+) -> Brought:
+    """(2) Entries from the feed of ``former``, as far as sites give them."""
+    sites = run.sites_of(register)
+    if former is None:
+        return Brought(journal.head(), last_time(journal), "")
+    try:
+        heads = read_heads(run.view.state, former, sites)
+        if heads.best is None:
+            why = "; ".join(f"{site}: {problem}" for site, problem in heads.problems.items())
+            return Brought(journal.head(), last_time(journal), why)
+        have = journal.head()
+        if heads.best.head.number > have.number:
+            chain = run.view.epoch_chain(register)
+            for entries in read_tail(run.view.state, chain, sites, keys, have, best=heads.best):
+                have = journal.extend(entries, to=after(have, entries))
+    except ExclaveError as error:
+        return Brought(journal.head(), last_time(journal), error.message)
+    return Brought(have, max(as_of(heads, have), last_time(journal)), "")
+
+
+def after(head: Head, entries: Iterable[bytes]) -> Head:
+    """The head once ``entries`` stand behind ``head``."""
+    for data in entries:
+        head = head.after(data)
+    return head
+
+
+def last_time(journal: Journal) -> Instant:
+    """When the last entry was made; every entry before it is there. 0: there is none."""
+    entry = last_entry(journal)
+    return Instant(entry.time) if entry is not None else Instant(0)
+
+
+def last_entry(journal: Journal) -> Entry | None:
+    number = journal.head().number
+    before = journal.at(number - 1) if number else None
+    if before is None:
+        return None
+    return next((entry for entry, _, _ in journal.read_after(before)), None)
+
+
+def _state_gap(run: Run, register: RegisterId, journal: Journal, brought: Brought) -> GapStatement:
+    """(3) The same statement again after a crash: it is kept here before any site has it."""
+    epoch, kept = run.view.epoch_chain(register).newest, run.identity / "state" / GAP_FILE
+    note = _kept_gap(kept, epoch)
+    if note is None:
+        gap = _compose(run, epoch, journal, brought)
+        text = parse_gap(gap.encode()).encode()
+        note = ParsedNote(text, sign_text(text, run.machine.name, run.machine.signing()))
+        write_private(kept, note.encode())
+    publish_statement(run, register, note.encode())
+    return parse_gap(note.text)
+
+
+def _kept_gap(path: Path, epoch: VerifiedEpoch) -> ParsedNote | None:
+    try:
+        note = parse_note(path.read_bytes())
+        return note if parse_gap(note.text).epoch == epoch.number else None
+    except (FileNotFoundError, MalformedError):
+        return None
+
+
+def _compose(run: Run, epoch: VerifiedEpoch, journal: Journal, brought: Brought) -> GapStatement:
+    missing = brought.complete_until < run.lost
+    say = [REPORT_LINE, HOLD_LINE] if missing else [NONE_LINE]
+    if brought.problem:
+        say.append(f"The feed could not be read to its end: {brought.problem}"[:500])
+    return GapStatement(
+        run.view.state, epoch.register, epoch.number, run.place, run.granted.warrant.digest, journal.head().number,
+        last_time(journal), brought.complete_until, run.lost, run.clock(), tuple(say),
+    )  # fmt: skip
+
+
+def publish_statement(run: Run, register: RegisterId, note: bytes) -> None:
+    """At every site that works; a site that does not is told of and gets it with the next statement."""
+    for label, site in run.sites_of(register).items():
+        try:
+            site.put_same(statement_key(run.view.state, register, note), note)
+        except (UnavailableError, IntegrityError) as error:
+            run.say(f"{label} does not take the statement: {error.message}")
