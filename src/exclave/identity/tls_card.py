@@ -21,7 +21,7 @@ from exclave.identity.contract import Tickets
 from exclave.ids import Instant, parse_b64
 
 CERTIFICATE_HEADER = "x-exclave-client-cert"
-"""Set by nginx from ``$ssl_client_escaped_cert``: empty without a certificate."""
+"""Set by nginx from ``$ssl_client_escaped_cert``; it leaves an empty one out."""
 HANDOVER_S = 60
 INTERACTION = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 """How the id of a log-in looks; the door cannot look it up."""
@@ -35,14 +35,14 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----E
 def client_certificate(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """The DER certificate that nginx put into a request's raw ``headers``.
 
-    There is exactly one such header, and none whose name differs by case or underscores only: two of a name mean that
-    somebody's own header came through. ``NotAuthorised`` if no certificate was shown, ``MalformedError`` for the rest.
+    One such header at most, and none whose name differs by case or underscores only: two of a name mean that somebody's
+    own header came through. ``NotAuthorised`` if no certificate was shown, ``MalformedError`` for the rest.
     """
     name = CERTIFICATE_HEADER.encode()
     alike = [(key, value) for key, value in headers if key.lower().replace(b"_", b"-") == name]
-    if len(alike) != 1 or alike[0][0] != name:
+    if len(alike) > 1 or any(key != name for key, _ in alike):
         raise MalformedError("the request does not come from nginx as it is set up", reason="header")
-    value = alike[0][1]
+    value = alike[0][1] if alike else b""
     if not value:
         raise NotAuthorised("the browser showed no certificate", reason="no-certificate")
     if len(value) > _MAX_HEADER or not _ESCAPED.match(value.decode("latin-1")):

@@ -118,7 +118,7 @@ class _Quiet(uvicorn.Server):
 def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=15, timeout_graceful_shutdown=_GRACE_S, lifespan="off", http="httptools", loop="none",
+        timeout_keep_alive=15, timeout_graceful_shutdown=_GRACE_S, lifespan="off", http="httptools", loop="none", interface="asgi3",
         proxy_headers=True, forwarded_allow_ips="127.0.0.1",
     )  # fmt: skip
     return _Quiet(config)

@@ -101,14 +101,13 @@ class IdentityApp:
             return self._made
 
     def _make(self, data: bytes | None) -> tuple[bytes | None, ASGIApp, ASGIApp | None]:
+        if data is None:
+            return None, Starlette(routes=[*self._own_routes()]), None
         try:
-            settings = parse_identity_config(data) if data is not None else None
+            desk, own, pages, provider = _login(self, parse_identity_config(data))
         except ExclaveError as error:
-            self.follower.say(f"the settings in the journal are not used: {error.message}")
-            settings = None
-        if settings is None:
+            self.follower.say(f"the settings in the journal cannot be used: {error.message}")
             return data, Starlette(routes=[*self._own_routes()]), None
-        desk, own, pages, provider = _login(self, settings)
         routes: list[BaseRoute] = [
             *oidc.routes(provider), *login_pages.LoginPages(desk, own, pages).routes(), *self._own_routes()
         ]  # fmt: skip
