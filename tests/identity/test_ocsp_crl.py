@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
-from support.ocsp_place import DAY, Place, der, make_place
-from support.soft_signer import SoftSigner
 
 from exclave.crypto.crl import verify_crl
 from exclave.crypto.crl_issue import issue_crl
@@ -20,6 +18,8 @@ from exclave.identity.contract import IdentityState
 from exclave.identity.crl_publisher import CrlPublisher
 from exclave.identity.status_log import Reason, Revoked, log_of_crl
 from exclave.ids import Instant, Label
+from support.ocsp_place import DAY, Place, der, make_place
+from support.soft_signer import SoftSigner
 
 FIRST = Label("esteid-2018")
 

@@ -9,7 +9,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
-from support.soft_signer import SoftSigner
 
 from exclave.crypto.crl import issuer_id
 from exclave.crypto.signer import Signer
@@ -19,6 +18,7 @@ from exclave.identity.contract import Authority, IdentityState, IssuerInfo
 from exclave.identity.responder import Responder
 from exclave.identity.status_log import CertificateStatus, Held, Reason, Revoked, Serial, StatusLog, Stop, Unknown
 from exclave.ids import Digest, Instant, Label
+from support.soft_signer import SoftSigner
 
 NOW = Instant(1_790_000_000_000_000)
 DAY = 86_400_000_000
