@@ -103,9 +103,13 @@ def _versions(wanted: list[str], names: Mapping[str, RegisterId]) -> dict[Regist
 
 
 def _holds_files(folder: Path) -> bool:
-    """Whether anything but the trace of a failover that died in its first moment lies there."""
-    trace = {folder / "state", folder / "state" / "progress.json.new"}
-    return folder.exists() and (not folder.is_dir() or any(path not in trace for path in folder.rglob("*")))
+    """Whether anything lies there but identity services that stand by, and the trace of a failover that died in its
+    first moment."""
+    if not folder.exists():
+        return False
+    trace = {folder / "identity", folder / "state", folder / "state" / "progress.json.new"}
+    found = {*folder.iterdir(), *(folder / "state").rglob("*")} if folder.is_dir() else {folder}
+    return not found <= trace
 
 
 def _show(report: FailoverReport) -> None:

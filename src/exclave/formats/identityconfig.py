@@ -24,29 +24,6 @@ MAX_LEASE_S = 7 * 86400
 _Config = TypeVar("_Config")
 
 
-class DnsRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[[dns.record]]``: one name and what it says for each place."""
-
-    name: str
-    type: Literal["A", "AAAA", "CNAME", "TXT"]
-    values: dict[str, tuple[str, ...]]
-    """By place; ``home`` is home."""
-    ttl: int = 60
-
-
-class DnsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[dns]``: names that move with the authority."""
-
-    zone: str
-    servers: tuple[str, ...]
-    """Primary name servers that take updates, ``address:port``."""
-    key_name: str
-    record: tuple[DnsRecord, ...]
-    algorithm: Literal["hmac-sha256", "hmac-sha512"] = "hmac-sha256"
-    resolvers: tuple[str, ...] = ()
-    """Where it is looked whether the world sees the change, ``address:port``."""
-
-
 class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``identity.toml``"""
 
@@ -72,7 +49,6 @@ class IdentityConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """From thisUpdate to nextUpdate, at most."""
     disallowed_policies: tuple[str, ...] = ()
     """Certificate policies (OIDs) that may not log in."""
-    dns: DnsConfig | None = None
 
     @property
     def host(self) -> str:
@@ -147,8 +123,6 @@ class PlaceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embassy: tuple[EmbassyRef, ...] = ()
     source: tuple[SourceRef, ...] = ()
     sender: tuple[SenderRef, ...] = ()
-    dns_key: str = ""
-    """File with the TSIG key, relative to the folder."""
     tls_certificate: str = ""
     """The certificate for the issuer's host at this place; its days are watched."""
     home_jwks: str = ""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.errors import Fenced, MissingObject, QuorumMissing, UsageError
+from exclave.errors import Fenced, MissingObject, QuorumMissing, UnavailableError, UsageError
 from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId, b64
 from exclave.keys.file import KeyFile
@@ -22,6 +22,7 @@ from exclave.operations.epoch_grant import grant_epoch
 from exclave.operations.exile import write_exile
 from exclave.operations.failover_run import RegisterProgress, Run, Unwitnessed, load_progress, options_of
 from exclave.operations.home import key_card, write_private
+from exclave.operations.identity_moved import MOVED, names_register
 from exclave.operations.register_recovery import (
     probe_register,
     record_register,
@@ -117,6 +118,7 @@ def failover(
         Step.RESTORE: restore_register,
         Step.START: start_register,
         Step.PROBE: probe_register,
+        Step.NAMES: names_register,
         Step.RECORD: record_register,
     }
     _start_again(run, order)
@@ -125,7 +127,21 @@ def failover(
         steps[todo.step](run, todo.register)
         run.progress[todo.register].done.append(todo.step)
         run.save()
+    _require_names(run)
     return _report(run)
+
+
+def _require_names(run: Run) -> None:
+    """Once more, for names that a server did not take: everything runs, but nobody finds it."""
+    for name, progress in run.progress.items():
+        if progress.names not in ("", MOVED):
+            names_register(run, name)
+            run.save()
+            if progress.names != MOVED:
+                raise UnavailableError(
+                    f"every register answers, but the names of {name} do not lead here: {progress.names}",
+                    hint="Mend it, then run the same command again; or have the zone's operator change the records.",
+                )
 
 
 def _start_again(run: Run, order: tuple[str, ...]) -> None:

@@ -58,6 +58,8 @@ class RegisterProgress:
     """When its reference query was answered."""
     rto_s: float = 0.0
     rpo_s: float = 0.0
+    names: str = ""
+    """Of identity services: ``moved``, or why the names do not lead here; empty: no names follow them."""
     bad_shares: list[str] = field(default_factory=list)
     faults: dict[str, str] = field(default_factory=dict)
 

@@ -97,6 +97,12 @@ class AuthorityWatch:
                 self.view = view
             self._seen, self.problem = seen, ""
 
+    def is_behind(self) -> bool:
+        """Whether this place has taken up an epoch that it has not seen at the sites yet: time to ``refresh``."""
+        taken = self._taken_up()
+        with self._lock:
+            return taken is not None and self._seen is not None and taken.epoch > self._seen.epoch
+
     def look_at_feed(self, have: Head) -> FeedHeads | None:
         """What the sites show of the newest epoch's feed; sets up to when a journal that stands at ``have`` is
         complete. None before the first ``refresh``; ``Forked`` if the sites contradict each other."""

@@ -58,7 +58,7 @@ class Follower:
     def step(self) -> None:
         """One step; what it meets is told and does not end the loop."""
         place, now = self.place, self.place.clock()
-        if now - self._verified >= place.config.verify_s * 1_000_000:
+        if now - self._verified >= place.config.verify_s * 1_000_000 or place.watch.is_behind():
             place.watch.refresh()
             self._verified = now
         try:

@@ -15,6 +15,7 @@ from exclave.ids import Instant, Label, instant_text
 from exclave.operations.exile import dataset_folder
 from exclave.operations.failover_run import RegisterProgress, Run, options_of, port_of, socket_dir_of
 from exclave.operations.home import Home
+from exclave.operations.identity_moved import identity_facts
 from exclave.operations.identity_place import DECIDES_PATH, LIVE_PATH, is_served, login_port, settle_place
 from exclave.operations.identity_return import move_authority
 from exclave.operations.ledger_entry import enter, settle_outbox
@@ -227,8 +228,9 @@ def record_register(run: Run, name: str) -> None:
     witnesses = {Label(w.label): w.url for w in opened.annex.witnesses}
     sites, outbox = run.sites_of(register), run.folder / "state" / f"{register}.outbox"
     settle_outbox(run.view, epoch, run.machine, sites=sites, now=run.clock(), outbox=outbox)
+    facts = [fact.encode(), *identity_facts(run, name)]
     entered = enter(
-        run.view, epoch, run.machine, [fact.encode()], sites=sites, witnesses=witnesses, now=run.clock(), outbox=outbox
+        run.view, epoch, run.machine, facts, sites=sites, witnesses=witnesses, now=run.clock(), outbox=outbox
     )
     for label, why in (*entered.failed.items(), *entered.refused.items()):
         run.say(f"{name}: {label}: {why}")

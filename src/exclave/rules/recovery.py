@@ -39,6 +39,8 @@ class Step(StrEnum):
     RESTORE = "restore"
     START = "start"
     PROBE = "probe"
+    NAMES = "names"
+    """Names that lead to its services lead here from now on."""
     RECORD = "record"
     """RTO and RPO become a fact in the ledger."""
 
