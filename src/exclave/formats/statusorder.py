@@ -137,13 +137,15 @@ def _fields(act: Act, line: StatusLine) -> str:
 
 
 def _read_issuer(lines: LineStream, act: Act, issuer: Digest, count: int, each: Callable[[StatusLine], None]) -> None:
-    before = -1
+    before, known, moment = -1, "", Instant(0)
     for _ in range(count):
         if act is Act.REVOKE:
             text, reason, since = lines.fields("serial", 3)
             if reason not in REASONS:
                 raise lines.fail(f"{reason[:40]!r} is no reason for a revocation")
-            line = StatusLine(issuer, lines.value(parse_serial, text), reason, lines.value(parse_instant, since))
+            if since != known:  # most lines of a bulk order have the same
+                moment, known = lines.value(parse_instant, since), since
+            line = StatusLine(issuer, lines.value(parse_serial, text), reason, moment)
         else:
             (text,) = lines.fields("serial", 1)
             line = StatusLine(issuer, lines.value(parse_serial, text))
