@@ -28,7 +28,9 @@ from exclave.crypto.ocsp import MAX_GET_BYTES, MAX_REQUEST_BYTES
 from exclave.identity.contract import Clock
 from exclave.identity.responder import Outcome, Reply
 from exclave.ids import Instant, Label
-from exclave.serve.http_edge import PLAIN, Edge, Limits, Request, Response, RunningEdge, start_edge
+from exclave.serve.http_connection import Edge
+from exclave.serve.http_edge import RunningEdge, start_edge
+from exclave.serve.http_message import PLAIN, Limits, Request, Response
 
 LIMITS: Final = Limits(body_bytes=MAX_REQUEST_BYTES)
 RETRY_AFTER_S: Final = 30
