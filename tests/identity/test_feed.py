@@ -14,12 +14,13 @@ from exclave.formats.feed import parse_batch, parse_feed_head
 from exclave.formats.journal import Head, ServiceGone
 from exclave.formats.note import parse_note
 from exclave.identity.feed_batch import open_batch
-from exclave.identity.feed_read import batch_key, head_key, read_heads, read_tail, verify_feed_head
+from exclave.identity.feed_read import read_tail
 from exclave.identity.feed_write import FeedWriter, recipients
 from exclave.identity.journal import Journal
 from exclave.ids import Epoch, Instant, Label
 from exclave.keys.file import KeyKind
 from exclave.sites.contract import Site
+from exclave.verify.feeds import batch_key, head_key, read_heads, verify_feed_head
 from exclave.verify.state import read_state
 from support.custody import actor
 from support.small_state import SmallState
@@ -288,3 +289,30 @@ def test_every_flipped_byte_of_a_batch_is_found(place: Place) -> None:
             parse_batch(data[:cut])
     assert os.path.basename(head_key(place.state.state, place.chain.newest)) == "head"
     assert batch_key(place.state.state, place.chain.newest, place.chain.newest.digest)
+
+
+def test_anybody_finds_what_a_host_did_to_the_feed(place: Place) -> None:
+    """Without a key: a dropped or altered batch, a head that was taken back, a head of nobody."""
+    from exclave.verify.embassy import verify_embassy  # noqa: PLC0415
+
+    def wrong() -> set[tuple[str, str]]:
+        report = verify_embassy(place.sites, place.state.state, now=NOW)
+        return {(f.site, f.fault) for f in report.findings if "/feed/" in f.what}
+
+    place.enter("a")
+    place.push()
+    head = next(p for p in place.state.paths("feed", "lux") if p.name == "head")
+    old = head.read_bytes()
+    place.enter("b")
+    place.push(now=Instant(NOW + 86_400_000_000))
+    assert wrong() == set()
+    new = head.read_bytes()
+    head.write_bytes(old)
+    assert wrong() == {("lux", "rolled-back")}
+    head.write_bytes(b"rubbish")
+    assert ("lux", "missing-object") in wrong()
+    head.write_bytes(new)
+    batch = next(p for p in place.state.paths("feed", "lux") if p.name != "head")
+    batch.chmod(0o600)
+    batch.write_bytes(b"x" + batch.read_bytes()[1:])
+    assert wrong() == {("lux", "missing-object")}

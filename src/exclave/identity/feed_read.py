@@ -1,8 +1,4 @@
-"""Following the identity feed: from what sites show to entries of the journal.
-
-Every site is asked, since any may be behind, spoilt or lying. A head counts that the epoch's writer signed; of two that
-count, the one that goes further; two that cannot both be true are a fork, and nothing is taken then.
-"""
+"""Following the identity feed: from what sites show to entries of the journal. Heads: ``verify/feeds.py``."""
 
 from __future__ import annotations
 
@@ -10,37 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from exclave.crypto.hpke import OpeningKey
-from exclave.errors import CorruptObject, ExclaveError, Forked, MissingObject, UnavailableError
+from exclave.errors import CorruptObject, Forked, MissingObject
 from exclave.formats.feed import (
-    BATCH_HEADER,
-    MAX_BATCH_BYTES,
     ParsedBatch,
     ParsedFeedHead,
     parse_batch,
-    parse_feed_head,
 )
 from exclave.formats.journal import Head
-from exclave.formats.note import parse_note
-from exclave.formats.paths import feed_prefix
 from exclave.identity.feed_batch import open_batch
-from exclave.ids import Digest, Epoch, Fingerprint, Instant, Key, sha256
+from exclave.ids import Digest, Epoch, Fingerprint
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
-from exclave.rules.signatures import verify_signed_by
-from exclave.sites.contract import MAX_HEAD_BYTES, Sources
-
-_PREVIOUS_AT = len(BATCH_HEADER)
-MAX_BATCHES = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class FeedHeads:
-    """What the sites show of one epoch's feed."""
-
-    best: ParsedFeedHead | None
-    """The one that goes furthest; verified."""
-    by_site: Mapping[str, ParsedFeedHead]
-    problems: Mapping[str, str]
-    """Sites that show none that counts, and why."""
+from exclave.sites.contract import Sources
+from exclave.verify.feeds import MAX_BATCHES, fetch_bytes, read_heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,46 +27,6 @@ class _Piece:
     epoch: VerifiedEpoch
     batch: Digest
     before: Head
-
-
-def head_key(state: Fingerprint, epoch: VerifiedEpoch) -> Key:
-    """Where the head of an epoch's feed lies."""
-    return Key(feed_prefix(state, epoch.register, epoch.number, epoch.digest) + "head")
-
-
-def batch_key(state: Fingerprint, epoch: VerifiedEpoch, batch: Digest) -> Key:
-    return Key(feed_prefix(state, epoch.register, epoch.number, epoch.digest) + batch.hex())
-
-
-def verify_feed_head(data: bytes, epoch: VerifiedEpoch) -> ParsedFeedHead:
-    """The head in ``data`` if the writer of ``epoch`` signed it. ``MalformedError``, ``NotAuthorised``,
-    ``CorruptObject`` otherwise."""
-    note = parse_note(data)
-    head = parse_feed_head(note.text)
-    if head.register != epoch.register or head.epoch != epoch.number:
-        raise CorruptObject("a feed's head speaks of another register or epoch")
-    verify_signed_by(note, epoch.writer)
-    return head
-
-
-def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> FeedHeads:
-    """The heads that ``sources`` show. ``Forked`` if two that count cannot both be true."""
-    found: dict[str, ParsedFeedHead] = {}
-    problems: dict[str, str] = {}
-    key = head_key(state, epoch)
-    for name, source in sources.items():
-        try:
-            found[str(name)] = verify_feed_head(source.get(key, limit=MAX_HEAD_BYTES), epoch)
-        except ExclaveError as error:
-            problems[str(name)] = error.message
-    chains: dict[int, Digest] = {}
-    for name, head in found.items():
-        if chains.setdefault(head.head.number, head.head.chain) != head.head.chain:
-            raise Forked(
-                f"{name} shows another entry {head.head.number} of the identity feed than other sites", site=name
-            )
-    best = max(found.values(), key=lambda h: (h.head.number, h.time), default=None)
-    return FeedHeads(best, found, problems)
 
 
 def read_tail(
@@ -183,23 +120,3 @@ def _key(keys: Mapping[Epoch, OpeningKey], epoch: VerifiedEpoch) -> OpeningKey:
 def fetch_batch(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batch: Digest) -> ParsedBatch:
     """A batch from whichever site has it unharmed."""
     return parse_batch(fetch_bytes(state, epoch, sources, batch))
-
-
-def fetch_bytes(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batch: Digest) -> bytes:
-    key = batch_key(state, epoch, batch)
-    last: ExclaveError = MissingObject(f"no site has the batch {batch.hex()[:16]}… of the identity feed")
-    for source in sources.values():
-        try:
-            data = source.get(key, limit=MAX_BATCH_BYTES)
-        except (UnavailableError, MissingObject, CorruptObject) as error:
-            last = error
-            continue
-        if sha256(data) == batch:
-            return data
-        last = CorruptObject(f"the batch {batch.hex()[:16]}… of the identity feed does not have its hash")
-    raise MissingObject(f"no site has a good copy of batch {batch.hex()[:16]}… of the identity feed") from last
-
-
-def as_of(heads: FeedHeads, have: Head) -> Instant:
-    """The moment up to which a journal that stands at ``have`` is complete, as far as the heads tell; 0: not known."""
-    return max((h.time for h in heads.by_site.values() if h.head == have), default=Instant(0))

@@ -21,11 +21,12 @@ from exclave.formats.feed import MAX_CONTENT_BYTES, Batch, ParsedFeedHead
 from exclave.formats.journal import Head
 from exclave.formats.note import ParsedNote
 from exclave.identity.feed_batch import recipient_of, seal_batch
-from exclave.identity.feed_read import batch_key, fetch_batch, fetch_bytes, head_key, read_heads, verify_feed_head
+from exclave.identity.feed_read import fetch_batch
 from exclave.ids import Digest, Fingerprint, Instant, Label, sha256
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import sign_text
 from exclave.sites.contract import Site
+from exclave.verify.feeds import batch_key, fetch_bytes, head_key, read_heads, verify_feed_head
 
 _OLDER = "This journal is an older copy: bring it up to date from the feed before anything is decided here."
 _ENTRY_OVERHEAD = 8

@@ -18,12 +18,12 @@ from exclave.errors import ExclaveError, MalformedError
 from exclave.formats.card import Card
 from exclave.formats.journal import Head
 from exclave.identity.contract import Authority
-from exclave.identity.feed_read import FeedHeads, as_of, read_heads
 from exclave.ids import Fingerprint, Instant, Label, RegisterId
 from exclave.operations.home import write_private
 from exclave.rules.epochs import EpochChain
 from exclave.rules.exile import Seen, stands
 from exclave.sites.contract import Site
+from exclave.verify.feeds import FeedHeads, as_of, read_heads
 from exclave.verify.state import StateView, read_state
 
 TAKEN_UP = "taken-up"

@@ -15,7 +15,7 @@ from exclave.crypto.hpke import SealingKey
 from exclave.errors import ExclaveError, Forked, UnavailableError
 from exclave.formats.journal import Head
 from exclave.identity.contract import IdentityState
-from exclave.identity.feed_read import as_of, read_tail
+from exclave.identity.feed_read import read_tail
 from exclave.identity.feed_write import FeedWriter, Pushed, recipients
 from exclave.identity.sync import catch_up, rebuild
 from exclave.ids import Instant, Label
@@ -24,6 +24,7 @@ from exclave.operations.identity_authority import read_taken_up
 from exclave.operations.identity_place import IdentityPlace
 from exclave.operations.identity_takeup import after, last_entry, last_time
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.verify.feeds import as_of
 
 FEED_FILE = "feed-position"
 

@@ -18,7 +18,7 @@ from exclave.formats.gap import GapStatement, parse_gap
 from exclave.formats.journal import Entry, Head
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import statement_key
-from exclave.identity.feed_read import as_of, read_heads, read_tail
+from exclave.identity.feed_read import read_tail
 from exclave.identity.journal import Journal
 from exclave.ids import Epoch, Instant, RegisterId
 from exclave.operations.failover_run import Run
@@ -26,6 +26,7 @@ from exclave.operations.home import make_folder, write_private
 from exclave.operations.identity_authority import TakenUp, read_taken_up, write_taken_up
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import sign_text
+from exclave.verify.feeds import as_of, read_heads
 
 GAP_FILE = "gap.note"
 REPORT_LINE = "Whoever asked home for a revocation after the time in complete-until asks again, by the emergency line."

@@ -49,6 +49,7 @@ def verify_embassy(
     for check in checks:  # (2), and the lists of (3)
         check.ledgers()
         check.boxes()
+        check.feeds()
         check.lists(read_packs=read_packs)
     total = 0
     if read_packs:  # (3)

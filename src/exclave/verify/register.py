@@ -5,6 +5,7 @@ from __future__ import annotations
 from exclave.errors import (
     CorruptObject,
     ExclaveError,
+    Forked,
     IntegrityError,
     LegalBasisMissing,
     MissingObject,
@@ -16,10 +17,12 @@ from exclave.formats.charter import CharterRegister
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
 from exclave.formats.paths import box_key
 from exclave.formats.tile import checkpoint_key
-from exclave.ids import Digest, Epoch, Instant, Label, sha256
+from exclave.ids import Digest, Epoch, Instant, Key, Label, sha256
+from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
+from exclave.verify.feeds import FeedHeads, absent_batches, head_key, read_heads
 from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, collect_history, read_copies
 from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
 from exclave.verify.objects import RegisterObjects
@@ -137,6 +140,34 @@ class RegisterCheck:
                 else:
                     if sha256(data) != digest:
                         self._note(name, key, CorruptObject(f"{what} does not have the hash that it is named by"))
+
+    def feeds(self) -> None:
+        """Of the identity register: each source's copy of the feed, which embassies live from."""
+        chain = self._view.epochs.get(self._rule.id)
+        for epoch in chain.epochs if chain else ():
+            sources = {name: self._sources[name] for name in self._duty}
+            key = head_key(self._view.state, epoch)
+            try:
+                heads = read_heads(self._view.state, epoch, sources)
+            except Forked as error:
+                self._note(str(error.facts.get("site", "?")), key, error)
+                continue
+            if heads.best is None:
+                continue
+            for name in self._duty:
+                self._feed(name, epoch, key, heads)
+
+    def _feed(self, name: str, epoch: VerifiedEpoch, key: Key, heads: FeedHeads) -> None:
+        head, best = heads.by_site.get(name), heads.best
+        if head is None or best is None:
+            self._note(name, key, MissingObject(f"the identity feed's head: {heads.problems.get(name, 'missing')}"))
+            return
+        late = best.time - head.time > self._rule.rpo_s * 1_000_000
+        if head.head.number < best.head.number or late:
+            text = f"it shows {head.head.number} of the identity feed's {best.head.number} entries"
+            self._note(name, key, RolledBack(f"{text}: not sent there yet, or rolled back"), grave=late)
+        for wrong in absent_batches(self._view.state, epoch, self._sources[name], head):
+            self._note(name, key, wrong)
 
     def lists(self, *, read_packs: bool) -> None:
         """Reads all object lists, and the sizes of packs from the sources' listings."""
