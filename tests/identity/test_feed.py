@@ -293,7 +293,7 @@ def test_every_flipped_byte_of_a_batch_is_found(place: Place) -> None:
 
 def test_anybody_finds_what_a_host_did_to_the_feed(place: Place) -> None:
     """Without a key: a dropped or altered batch, a head that was taken back, a head of nobody."""
-    from exclave.verify.embassy import verify_embassy  # noqa: PLC0415
+    from exclave.verify.embassy import verify_embassy
 
     def wrong() -> set[tuple[str, str]]:
         report = verify_embassy(place.sites, place.state.state, now=NOW)
