@@ -91,6 +91,8 @@ def reissue_all(
     ``ocsp``: address of the status service for a CA other than the former one. ``UsageError`` if the order names
     another CA, or one that the journal does not know. Authority: see ``Desk.authorise``.
     """
+    if not ocsp.isascii() or not ocsp.isprintable():
+        raise UsageError("the address of the status service must be an ASCII URL")
     with own_copy(path, MAX_ORDER_BYTES) as copy:
         lines: list[ReissueLine] = []
         order = read_reissue_order(copy, lines.append)  # (1)
