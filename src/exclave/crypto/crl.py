@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -23,6 +24,7 @@ MAX_ENTRIES = 5_000_000
 MAX_CERTIFICATE_BYTES = 64 << 10
 MAX_SERIAL = (1 << 160) - 1
 """20 octets (RFC 5280, section 4.1.2.2)."""
+REMOVE = "removeFromCRL"
 CLOCK_SKEW_S = 300
 """How far the issuer's clock may be ahead of ours."""
 
@@ -65,16 +67,33 @@ class VerifiedCrl:
     this_update: Instant
     next_update: Instant
     """When the issuer promised a newer list. It may have passed long ago: an issuer that is gone makes no newer one."""
+    number: int | None
+    """Its CRLNumber, which deltas refer to; None: it has none."""
     _list: x509.CertificateRevocationList = field(repr=False)
 
     def entries(self) -> Iterator[CrlEntry]:
         """Entry by entry, without a copy of them all. ``MalformedError`` for one that no full list may hold."""
-        number = 0
-        try:
-            for number, revoked in enumerate(self._list, 1):
-                yield _entry(revoked, number)
-        except BROKEN as error:
-            raise MalformedError(f"the CRL is not in the format after entry {number}: {error}") from error
+        for entry in _entries(self._list):
+            if entry.reason == REMOVE:
+                raise MalformedError("removeFromCRL stands in a list that is not a delta CRL")
+            yield entry
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedDelta:
+    """A delta CRL (RFC 5280, section 5.2.4) whose signature was verified; only ``verify_delta_crl`` makes one."""
+
+    issuer: Digest
+    this_update: Instant
+    next_update: Instant
+    number: int
+    base: int
+    """BaseCRLNumber: it tells what changed since that full list, and goes with every full list from it on."""
+    _list: x509.CertificateRevocationList = field(repr=False)
+
+    def entries(self) -> Iterator[CrlEntry]:
+        """Entry by entry; the reason ``REMOVE`` ends a hold, or the certificate has expired."""
+        return _entries(self._list)
 
 
 def issuer_id(certificate: bytes) -> Digest:
@@ -92,32 +111,78 @@ def verify_crl(data: bytes, issuer: bytes, *, now: Instant) -> VerifiedCrl:
     ``MalformedError`` for what is no such list, ``WrongFingerprint`` for another issuer's, ``CorruptObject`` if the
     signature does not verify or the list is dated after ``now``. An old list is accepted: it tells its own time.
     """
-    if len(data) > MAX_CRL_BYTES:
-        raise MalformedError(f"a CRL of more than {MAX_CRL_BYTES} bytes")
-    signer = _certificate(issuer)
-    der = _der(data, "X509 CRL")
+    with _strict():
+        crl, signer = _signed(data, issuer)  # (1) (2) (3)
+        _check_whole(crl)  # (4)
+        this, following = _times(crl, now)  # (5)
+        return VerifiedCrl(_issuer_id(signer), this, following, _number(crl), crl)
+
+
+def verify_delta_crl(data: bytes, issuer: bytes, *, now: Instant) -> VerifiedDelta:
+    """As ``verify_crl``, for a list of changes: it must have a critical deltaCRLIndicator and a CRLNumber not before
+    its base's."""
+    with _strict():
+        crl, signer = _signed(data, issuer)
+        base = _check_delta(crl)
+        number = _number(crl)
+        if number is None or number < base:
+            raise MalformedError("the delta CRL has no number, or one before its base's (RFC 5280, section 5.2.4)")
+        this, following = _times(crl, now)
+        return VerifiedDelta(_issuer_id(signer), this, following, number, base, crl)
+
+
+@contextmanager
+def _strict() -> Iterator[None]:
     try:
-        crl = x509.load_der_x509_crl(der)  # (1)
-        if not der.endswith(b"\0" + crl.signature):
-            # The parser ignores how many bits of the signature's BIT STRING are unused: a second form of one list.
-            raise MalformedError("the CRL's signature is not a whole number of bytes")
-        return _verified(crl, signer, now)
+        yield
     except BROKEN as error:
         raise MalformedError(f"the CRL or its issuer's certificate is not in the format: {error}") from error
 
 
-def _verified(crl: x509.CertificateRevocationList, signer: x509.Certificate, now: Instant) -> VerifiedCrl:
-    _check_signer(crl, signer)  # (2)
-    _check_signature(crl, signer)  # (3)
-    _check_whole(crl)  # (4)
+def _signed(data: bytes, issuer: bytes) -> tuple[x509.CertificateRevocationList, x509.Certificate]:
+    if len(data) > MAX_CRL_BYTES:
+        raise MalformedError(f"a CRL of more than {MAX_CRL_BYTES} bytes")
+    signer = _certificate(issuer)
+    der = _der(data, "X509 CRL")
+    crl = x509.load_der_x509_crl(der)
+    if not der.endswith(b"\0" + crl.signature):
+        # The parser ignores how many bits of the signature's BIT STRING are unused: a second form of one list.
+        raise MalformedError("the CRL's signature is not a whole number of bytes")
+    _check_signer(crl, signer)
+    _check_signature(crl, signer)
+    return crl, signer
+
+
+def _times(crl: x509.CertificateRevocationList, now: Instant) -> tuple[Instant, Instant]:
+    """(thisUpdate, nextUpdate)"""
     if crl.next_update_utc is None:
         raise MalformedError("the CRL does not say when the next one comes (RFC 5280, section 5.1.2.5)")
-    this, following = instant_of(crl.last_update_utc), instant_of(crl.next_update_utc)  # (5)
+    this, following = instant_of(crl.last_update_utc), instant_of(crl.next_update_utc)
     if following <= this:
         raise MalformedError("the CRL's nextUpdate is not after its thisUpdate")
     if this > now + CLOCK_SKEW_S * 1_000_000:
         raise CorruptObject("the CRL is dated in the future")
-    return VerifiedCrl(_issuer_id(signer), this, following, crl)
+    return this, following
+
+
+def _number(crl: x509.CertificateRevocationList) -> int | None:
+    found = [extension.value for extension in crl.extensions if isinstance(extension.value, x509.CRLNumber)]
+    return found[0].crl_number if found else None
+
+
+def _check_delta(crl: x509.CertificateRevocationList) -> int:
+    """The base's number."""
+    base = None
+    for extension in crl.extensions:
+        if isinstance(extension.value, x509.DeltaCRLIndicator) and extension.critical:
+            base = extension.value.crl_number
+        elif extension.oid == ExtensionOID.ISSUING_DISTRIBUTION_POINT:
+            raise MalformedError(f"the delta CRL is not a whole one: {_PARTIAL[extension.oid]}")
+        elif extension.critical:
+            raise MalformedError(f"the CRL has an unknown critical extension {extension.oid.dotted_string}")
+    if base is None:
+        raise MalformedError("the CRL is no delta CRL: it has no critical deltaCRLIndicator")
+    return base
 
 
 def _check_signer(crl: x509.CertificateRevocationList, signer: x509.Certificate) -> None:
@@ -154,6 +219,15 @@ def _check_whole(crl: x509.CertificateRevocationList) -> None:
             raise MalformedError(f"the CRL has an unknown critical extension {extension.oid.dotted_string}")
 
 
+def _entries(crl: x509.CertificateRevocationList) -> Iterator[CrlEntry]:
+    number = 0
+    try:
+        for number, revoked in enumerate(crl, 1):
+            yield _entry(revoked, number)
+    except BROKEN as error:
+        raise MalformedError(f"the CRL is not in the format after entry {number}: {error}") from error
+
+
 def _entry(revoked: x509.RevokedCertificate, number: int) -> CrlEntry:
     if number > MAX_ENTRIES:
         raise MalformedError(f"a CRL of more than {MAX_ENTRIES} entries")
@@ -165,8 +239,6 @@ def _entry(revoked: x509.RevokedCertificate, number: int) -> CrlEntry:
             raise MalformedError("the CRL speaks for other issuers too (indirect CRL)")
         elif extension.critical:
             raise MalformedError(f"an entry has an unknown critical extension {extension.oid.dotted_string}")
-    if reason is x509.ReasonFlags.remove_from_crl:
-        raise MalformedError("removeFromCRL stands in a list that is not a delta CRL")
     if not 0 <= revoked.serial_number <= MAX_SERIAL:
         raise MalformedError("a serial number is negative or longer than 20 octets")
     return CrlEntry(revoked.serial_number, instant_of(revoked.revocation_date_utc), str(reason.value))
