@@ -9,6 +9,8 @@ from exclave.identity.status_log import ANSWER_LASTS_S
 from exclave.ids import Instant
 
 _SECOND = 1_000_000
+SILENT_S = 150
+"""A source that is followed confirms every minute that it still says the same; after so long it does so no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +27,16 @@ def known_until(authority: Authority, issuer: IssuerInfo, *, now: Instant) -> In
     """The moment up to which this place knows what was decided about ``issuer``'s certificates; 0: nothing is known.
 
     In exile every decision is made here: it is now. At home it is so for an issuer whose decisions arrive as they are
-    made; another is known as of its last list. In standby it is when the last entry arrived, and no later than the
-    issuer's last list. A clock that is behind makes it older, never newer.
+    made; another is known as of its last list, and so is one whose source was confirmed before and then fell silent. In
+    standby it is when the last entry arrived, and no later than that. A clock that is behind makes it older, not newer.
     """
     known = now
+    if authority.state is IdentityState.EXILE:
+        return known
     if authority.state is IdentityState.STANDBY:
         known = min(known, authority.as_of)
-    if authority.state is not IdentityState.EXILE and not issuer.live:
-        known = min(known, issuer.as_of)
-    return known
+    silent = issuer.as_of and known - issuer.as_of > SILENT_S * _SECOND
+    return min(known, issuer.as_of) if silent or not issuer.live else known
 
 
 def window(
