@@ -16,6 +16,7 @@ from exclave.console import web
 from exclave.console.latest import Latest
 from exclave.errors import UsageError
 from exclave.ids import now, parse_fingerprint
+from exclave.operations.identity_enter import sources_of
 from exclave.operations.identity_follow import begin
 from exclave.operations.identity_place import read_place, serving
 from exclave.serve.identity import Served
@@ -67,7 +68,9 @@ def identity(folder: Annotated[Path, typer.Option("--dir", help="The place's fol
             )
 
         try:
-            serve_identity(Served(place, tickets, note), ready=ready)
+            serve_identity(
+                Served(place, tickets, note, sources=sources_of(place) if place.is_home else ()), ready=ready
+            )
         finally:
             tickets.close()
             place.close()

@@ -82,7 +82,6 @@ class SourceRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     path: str = ""
     """File or drop folder."""
     url: str = ""
-    every_s: int = 5
 
 
 class SenderRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

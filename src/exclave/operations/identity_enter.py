@@ -16,6 +16,8 @@ from exclave.formats.identityconfig import SourceRef, parse_identity_config
 from exclave.formats.journal import Body, Issuer, PlaceKeys, Service, ServiceGone, Settings
 from exclave.formats.keyring import KeyUse
 from exclave.formats.relying import MAX_SERVICE_BYTES, encode_service, parse_service
+from exclave.identity.feeding.source import Source, SourceKind
+from exclave.ids import Label
 from exclave.operations.home import read_limited
 from exclave.operations.identity_place import CONFIG_NAME, IdentityPlace
 
@@ -87,6 +89,18 @@ def source_certificate(folder: Path, source: SourceRef) -> bytes:
     if len(found) != 1:
         raise ConfigError(f"{path} holds {len(found)} certificates instead of the CA's one")
     return found[0]
+
+
+def sources_of(place: IdentityPlace) -> tuple[Source, ...]:
+    """What home follows. ``ConfigError`` for a file that is no certificate. A pushing CA is no source: it comes."""
+    found = []
+    for ref in place.config.source:
+        if ref.kind == "push":
+            continue
+        der = source_certificate(place.folder, ref)
+        path = str(place.folder / ref.path) if ref.path else ""
+        found.append(Source(SourceKind(ref.kind), Label(ref.issuer), issuer_id(der), der, path, ref.url))
+    return tuple(found)
 
 
 def _service_files(place: IdentityPlace) -> dict[str, bytes]:

@@ -21,12 +21,15 @@ from exclave.identity.sync import catch_up, rebuild
 from exclave.ids import Instant, Label
 from exclave.operations.home import make_folder, write_private
 from exclave.operations.identity_authority import read_taken_up
+from exclave.operations.identity_feed import Feed
 from exclave.operations.identity_place import IdentityPlace
 from exclave.operations.identity_takeup import after, last_entry, last_time
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.verify.feeds import as_of
 
 FEED_FILE = "feed-position"
+SOURCES_S = 2.0
+"""Between two looks at the files that CAs keep; only what changed is read."""
 
 
 @dataclass(slots=True)
@@ -38,6 +41,8 @@ class FollowState:
     problem: str = ""
     """What the last step met; empty: nothing."""
     steps: int = 0
+    sources: dict[str, str] = field(default_factory=dict)
+    """By issuer: what is wrong with its source, or how many stopped certificates it names no longer; empty: nothing."""
 
 
 @dataclass(slots=True)
@@ -47,8 +52,11 @@ class Follower:
     place: IdentityPlace
     say: Callable[[str], None] = lambda text: None
     state: FollowState = field(default_factory=FollowState)
+    feed: Feed | None = None
+    """At home: what the CAs' software keeps."""
     _writer: FeedWriter | None = None
     _verified: Instant = Instant(0)
+    _fed: Instant = Instant(0)
 
     def run(self, stop: threading.Event) -> None:
         """Steps until ``stop`` is set."""
@@ -65,6 +73,7 @@ class Follower:
         try:
             state = place.watch.now().state
             if state in (IdentityState.HOME, IdentityState.EXILE):
+                self._read_sources(now)
                 self._push()
             elif state is IdentityState.STANDBY:
                 self._follow()
@@ -91,6 +100,17 @@ class Follower:
             self.state.followed = rebuild(self.place.journal, self.place.store)
 
     # The place that decides
+
+    def _read_sources(self, now: Instant) -> None:
+        """What cannot be read is told and stops nothing: the rest is sent all the same."""
+        if self.feed is None or now - self._fed < SOURCES_S * 1_000_000:
+            return
+        self._fed = now
+        for report in self.feed.once().sources:
+            told = report.problem or (f"{report.withdrawn_count} withdrawn" if report.withdrawn_count else "")
+            if told and self.state.sources.get(report.source.label) != told:
+                self.say(f"{report.source.label}: {told}")
+            self.state.sources[report.source.label] = told
 
     def _push(self) -> None:
         place = self.place

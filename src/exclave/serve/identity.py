@@ -24,8 +24,10 @@ from starlette.types import ASGIApp
 from exclave.errors import ConfigError, UsageError
 from exclave.identity.contract import Tickets
 from exclave.identity.crl_publisher import CrlPublisher
+from exclave.identity.feeding.source import Source
 from exclave.identity.op.backchannel import BackChannel
 from exclave.identity.responder import Responder
+from exclave.operations.identity_feed import Feed
 from exclave.operations.identity_follow import Follower
 from exclave.operations.identity_place import IdentityPlace
 from exclave.serve.identity_app import IdentityApp
@@ -44,6 +46,8 @@ class Served:
     place: IdentityPlace
     tickets: Tickets
     say: Callable[[str], None]
+    sources: tuple[Source, ...] = ()
+    """At home: what the CAs' software keeps."""
     follow: bool = True
     """False for further workers: one process of a place sends and follows."""
 
@@ -52,7 +56,8 @@ def run(served: Served, *, ready: Callable[[], None] = lambda: None) -> None:
     """Serves until SIGTERM or SIGINT. ``ready`` is called once all addresses are listened at."""
     stop = threading.Event()
     registry = CollectorRegistry()
-    follower = Follower(served.place, served.say)
+    feed = Feed(served.sources, served.place.store, served.place.writer, served.place.clock) if served.sources else None
+    follower = Follower(served.place, served.say, feed=feed)
     logouts = BackChannel()
     app = IdentityApp(served.place, follower, served.tickets, logouts, registry)
     crls = CrlPublisher(served.place.store, served.place.keyring, served.place.authority, served.place.clock)
@@ -118,7 +123,8 @@ class _Quiet(uvicorn.Server):
 def _server(app: ASGIApp) -> uvicorn.Server:
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=_CONNECTIONS,
-        timeout_keep_alive=15, timeout_graceful_shutdown=_GRACE_S, lifespan="off", http="httptools", loop="none", interface="asgi3",
+        timeout_keep_alive=15, timeout_graceful_shutdown=_GRACE_S, lifespan="off", http="httptools", loop="none",
+        interface="asgi3",
         proxy_headers=True, forwarded_allow_ips="127.0.0.1",
     )  # fmt: skip
     return _Quiet(config)
