@@ -168,8 +168,6 @@ class Passkeys:
     def enrol_options(self, owner: Authentication, browser: str, *, now: Instant) -> bytes:
         """PublicKeyCredentialCreationOptions, JSON, for the person who has just logged in with a card."""
         have = self._enrolled(owner, now)
-        if len(have) >= MAX_PASSKEYS:
-            raise ConflictError(f"one person has {MAX_PASSKEYS} passkeys at most", reason="passkey-limit")
         challenge = self.challenges.new(_ENROL, owner.person.subject, browser, now=now)
         handle = _handle(have, challenge)
         name = f"{owner.person.given_name} {owner.person.family_name}".strip()
@@ -240,7 +238,10 @@ class Passkeys:
         _check_recent(owner, now)
         if CARD_METHOD not in owner.amr:
             raise NotAuthorised("a passkey is enrolled after a log-in with a card only", reason="passkey-card")
-        return self.store.passkeys_of(owner.person.subject)
+        have = self.store.passkeys_of(owner.person.subject)
+        if len(have) >= MAX_PASSKEYS:
+            raise ConflictError(f"one person has {MAX_PASSKEYS} passkeys at most", reason="passkey-limit")
+        return have
 
     def _check_authority(self) -> None:
         if not self.authority().decides:
