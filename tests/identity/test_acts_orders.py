@@ -207,6 +207,8 @@ def test_csv(tmp_path: Path) -> None:
         ("serial_hex,issuer\n10,here\n", "line 2"),
         ("serial_hex,reason\n10,lost\n", "reason"),
         ("serial_hex\n10,11\n", "fields"),
+        ("serial_hex,reason\n,superseded\n", "line 2"),
+        ("serial_decimal,reason\n,superseded\n", "line 2"),
         ("serial_hex,since\n10,yesterday\n", "line 2"),
         ("serial_hex\n", "issuers"),
     ],

@@ -128,7 +128,7 @@ def extensions() -> None:
     write("extension", "rule-and-keys", "ok", "a rule with exceptions, and keys", good)
     write("extension", "keys", "ok", "keys alone", only_keys.encode().encode())
     write("extension", "end", "ok", "the order that ends a list", good_end)
-    exception = "except 0\n"
+    exception, moment = "except 0\n", "2026-01-01T00:00:00.000000Z"
     first = f"key {min(keys).hex()}\n"
     faults = [
         ("version", "a later version", change(good, "extension/v1", "extension/v2")),
@@ -139,7 +139,7 @@ def extensions() -> None:
          replace(full, until=Instant(START + 1200 * DAY)).encode().encode()),
         ("rule-backwards", "a rule that ends before it begins",
          replace(full, rule=EndedBetween(rule.last, rule.first)).encode().encode()),
-        ("rule-twice", "two rules", change(good, "rule ", "rule 2026-01-01T00:00:00.000000Z 2026-01-01T00:00:00.000000Z\nrule ")),
+        ("rule-twice", "two rules", change(good, "rule ", f"rule {moment} {moment}\nrule ")),
         ("except-twice", "an exception that stands twice", change(good, exception, exception * 2)),
         ("except-decimal", "an exception with a leading zero", change(good, "except 10\n", "except 010\n")),
         ("key-twice", "a key that stands twice", change(good, first, first * 2)),

@@ -153,7 +153,7 @@ def _csv_line(
     if None in row or None in row.values():
         raise MalformedError("it has more or fewer fields than the heading")
     text = row[column].strip()
-    serial = parse_serial(text.lower().lstrip("0") or "0") if column == "serial_hex" else _decimal(text)
+    serial = _hex(text) if column == "serial_hex" else _decimal(text)
     of = parse_digest(row["issuer"].strip()) if "issuer" in row else issuer
     if of is None:
         raise MalformedError("it names no issuer, and none was given")
@@ -163,6 +163,11 @@ def _csv_line(
     if at is None:
         raise MalformedError("it does not say since when, and nothing was given")
     return StatusLine(of, serial, row.get("reason", "").strip() or reason, at)
+
+
+def _hex(text: str) -> int:
+    """As tools print it: in capitals or not, with leading zeros or without."""
+    return parse_serial(text.lower().lstrip("0") or text[:1])
 
 
 def _decimal(text: str) -> int:
