@@ -2,114 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import http.client
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
-import uvloop
 from cryptography.x509 import ocsp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 
 from exclave.identity.contract import IdentityState
-from exclave.identity.crl_publisher import CrlPublisher
-from exclave.identity.responder import Reply, Responder
+from exclave.identity.responder import Reply
 from exclave.identity.status_log import Reason, Revoked
 from exclave.ids import Instant
-from exclave.serve.http_message import Limits
-from exclave.serve.ocsp import LIMITS, Listen, OcspMetrics, OcspSite, request_in_path, start_ocsp
-from support.ocsp_place import Place, make_place, request_for
-from support.soft_signer import SoftSigner
+from exclave.serve.ocsp import LIMITS, request_in_path
+from support.ocsp_place import make_place, request_for
+from support.ocsp_serving import Served, received, serving
 
 TYPE = {"Content-Type": "application/ocsp-request"}
-
-
-class Served:
-    """A site that listens, in a thread of its own."""
-
-    def __init__(self, place: Place, *, limits: Limits = LIMITS, threads: int = 0, answer: object = None) -> None:
-        place.delegates.crl_keys[place.first] = (SoftSigner(place.pki.first.key), place.pki.first.der)
-        self.place = place
-        self.crls = CrlPublisher(place.store, place.delegates, lambda: place.authority, lambda: place.now)
-        self.crls.refresh()
-        self.metrics = OcspMetrics(CollectorRegistry())
-        self.healthy = True
-        responder: Responder = answer or place.responder()  # type: ignore[assignment]
-        self.site = OcspSite(responder, lambda: place.now, self.metrics, self.crls, lambda: self.healthy)
-        self._listen = Listen("127.0.0.1", 0, threads=threads, limits=limits)
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever)
-
-    def start(self) -> None:
-        self._thread.start()
-        self.running = self.run(start_ocsp(self.site, self._listen))
-        self.port = self.running.port
-
-    def run(self, coroutine: object) -> object:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(20)  # type: ignore[arg-type]
-
-    def stop(self) -> None:
-        self.run(self.running.stop(within_s=1))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=10)
-
-    def ask(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        connection.request(method, path, body, headers or {})
-        answer = connection.getresponse()
-        data = answer.read()
-        connection.close()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, data
-
-    def raw(self, *pieces: bytes) -> bytes:
-        """What comes back until the server ends the connection or says nothing for a second."""
-        with self.connect() as sock:
-            sock.settimeout(1)
-            try:
-                for piece in pieces:
-                    sock.sendall(piece)
-            except (BrokenPipeError, ConnectionResetError):
-                pass
-            return received(sock)
-
-    def alive(self) -> bool:
-        return self.ask("GET", "/health")[0] == 200
-
-
-def received(sock: socket.socket) -> bytes:
-    found = b""
-    try:
-        while piece := sock.recv(65536):
-            found += piece
-    except (TimeoutError, ConnectionResetError):
-        pass
-    return found
-
-
-@contextmanager
-def serving(place: Place | None = None, **options: object) -> Iterator[Served]:
-    served = Served(place or make_place(), **options)  # type: ignore[arg-type]
-    served.start()
-    try:
-        yield served
-    finally:
-        served.stop()
 
 
 @pytest.fixture(scope="module")
@@ -261,10 +177,13 @@ def test_nonces_beyond_the_limits(site: Served, size: int) -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
         (b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2100\r\n" + b"x" * 0x2100, b"413"),
-        (b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nmore", b"200"),
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (
+            b"POST / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"400",
+        ),
         (b"GET /health HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 60_000, b"431"),
         (b"GET /" + b"x" * 60_000, b"414"),
-        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", b"4"),
     ],
 )
 def test_bytes_that_are_refused_and_end_the_connection(site: Served, sent: bytes, status: bytes) -> None:
@@ -294,6 +213,24 @@ def test_keep_alive_pipelining_and_chunks(site: Served) -> None:
     assert len(answers) == 102
     assert {answer[:30] for answer in answers if not answer.startswith(b"200 OK")} == set()
     assert [answer.endswith(b"ok\n") for answer in answers] == [False, True] * 50 + [False, False]
+
+
+def test_an_offer_of_another_protocol_is_declined(site: Served) -> None:
+    """As Java's clients make with each first request: answered as HTTP/1.1, in one piece, in many, and the next too."""
+    offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAAB\r\n"
+    offered, plain = post(asked(site, b"n"), head=offer), post(asked(site, b"n"))
+    health = b"GET /health HTTP/1.1\r\nHost: a\r\n" + offer + b"\r\n"
+    with site.connect() as sock:
+        sock.settimeout(1)
+        sock.sendall((offered + plain + health) * 30)
+        for at in range(0, len(offered), 30):
+            sock.sendall(offered[at : at + 30])
+            time.sleep(0.001)
+        answers = received(sock).split(b"HTTP/1.1 ")[1:]
+    assert [len(answer.partition(b"\r\n\r\n")[2]) > 100 for answer in answers] == [True, True, False] * 30 + [True]
+    assert {answer[:6] for answer in answers} == {b"200 OK"}
+    too_long = offered.replace(b"Content-Length: ", b"Content-Length: 9999")
+    assert site.raw(too_long).startswith(b"HTTP/1.1 413")
 
 
 def test_http_1_0(site: Served) -> None:

@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509 import ocsp
 
+from exclave import ids
 from exclave.crypto.crl import issuer_id
 from exclave.crypto.signer import Signer
 from exclave.demo.pki import Card, IssuingCa, Key, Pki, make_pki
@@ -98,6 +99,8 @@ class Place:
     held: Card
     other: Card
     """Of the second issuer."""
+    ticking: bool = False
+    """Its clock is the real one, for clients that have no other."""
 
     @property
     def first(self) -> Digest:
@@ -108,7 +111,10 @@ class Place:
         return issuer_id(self.pki.second.der)
 
     def responder(self, **options: object) -> Responder:
-        return Responder(self.store, self.delegates, lambda: self.authority, lambda: self.now, **options)  # type: ignore[arg-type]
+        return Responder(self.store, self.delegates, lambda: self.authority, self.clock, **options)  # type: ignore[arg-type]
+
+    def clock(self) -> Instant:
+        return ids.now() if self.ticking else self.now
 
     def become(self, state: IdentityState, *, as_of: Instant | None = None, epoch: int = 1) -> None:
         self.authority = Authority(state, Label("embassy"), epoch, self.now if as_of is None else as_of)

@@ -72,6 +72,7 @@ class Connection(asyncio.BufferedProtocol):
         "_body",
         "_buffer",
         "_closing",
+        "_declined",
         "_edge",
         "_head_bytes",
         "_headers",
@@ -95,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._buffer = bytearray(_READ_BYTES)
         self._parser = httptools.HttpRequestParser(self)
+        self._declined: httptools.HttpRequestParser | None = None
         self._transport: asyncio.Transport | None = None
         self._queue: deque[tuple[Request, bool, bool]] = deque()
         self._working = False
@@ -142,24 +144,49 @@ class Connection(asyncio.BufferedProtocol):
             if self._lingered_bytes > _LINGER_BYTES:
                 self.drop()
             return
-        try:
-            self._parser.feed_data(memoryview(self._buffer)[:nbytes])
-        except httptools.HttpParserCallbackError as error:
-            if not isinstance(error.__context__, _Refusal):
-                raise
-            self._refuse_early(error.__context__.status)
-            return
-        except httptools.HttpParserUpgrade:
-            return  # answered already, as any request, and with the end of the connection
-        except httptools.HttpParserError:
-            self._refuse_early(400)
-            return
+        data = memoryview(self._buffer)[:nbytes]
+        while data and not self._closing:
+            data = self._feed(data) if self._declined is None else self._read_body(data, self._declined)
         if self._in_head:
             # The parser holds back a header until it is whole, so what it may hold is counted here; of the first read,
             # a part may belong to requests before.
             self._raw_head_bytes += nbytes
             if self._raw_head_bytes > self._edge.limits.head_bytes + _READ_BYTES:
                 self._refuse_early(431)
+
+    def _feed(self, data: memoryview) -> memoryview:
+        """Lets the parser read; what it has left over."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError as error:
+            if not isinstance(error.__context__, _Refusal):
+                raise
+            self._refuse_early(error.__context__.status)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._decline(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._refuse_early(400)
+        return data[:0]
+
+    # The parser stops where a client offers another protocol, before the request's body; Java's clients offer HTTP/2
+    # with every first request. We stay with HTTP/1.1 (RFC 9110, section 7.8): the body is read here, the rest by a new
+    # parser.
+
+    def _decline(self, rest: memoryview) -> memoryview:
+        parser, self._parser = self._parser, httptools.HttpRequestParser(self)
+        if parser.get_method() == b"CONNECT" or b"transfer-encoding" in self._headers:
+            self._refuse_early(400)
+            return rest[:0]
+        self._declined = parser
+        return self._read_body(rest, parser)
+
+    def _read_body(self, data: memoryview, parser: httptools.HttpRequestParser) -> memoryview:
+        missing = int(self._headers.get(b"content-length", b"0")) - len(self._body)
+        self._body += data[:missing]
+        if len(data) >= missing:
+            self._declined = None
+            self._take(parser)
+        return data[missing:]
 
     def eof_received(self) -> bool:
         """A client that closes its side after its request still gets the answer."""
@@ -219,14 +246,17 @@ class Connection(asyncio.BufferedProtocol):
             raise _Refusal(413)
 
     def on_message_complete(self) -> None:
-        self._reading = False
-        parser = self._parser
-        request = Request(parser.get_method(), self._target, self._headers, self._body)
-        keep = parser.should_keep_alive() and not parser.should_upgrade()
-        self._queue.append((request, keep, parser.get_http_version() == "1.0"))
-        self._work()
+        if not self._parser.should_upgrade():
+            self._take(self._parser)
 
     # Answering
+
+    def _take(self, parser: httptools.HttpRequestParser) -> None:
+        """A request is whole."""
+        self._reading = False
+        request = Request(parser.get_method(), self._target, self._headers, self._body)
+        self._queue.append((request, parser.should_keep_alive(), parser.get_http_version() == "1.0"))
+        self._work()
 
     def _work(self) -> None:
         """Answers what is in the queue until it is empty, the client does not take more, or a thread is asked."""
