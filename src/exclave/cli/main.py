@@ -18,6 +18,8 @@ from exclave.cli import (
     demo,
     failover,
     identity,
+    identity_acts,
+    identity_kit,
     init,
     restore,
     serve,
@@ -43,6 +45,8 @@ app = typer.Typer(
 )
 for module in (init, backup, snapshots, restore, failover, verify, status, demo):
     module.register(app)
+identity_kit.register(identity.app)
+identity_acts.register(identity.app)
 for name, group in (
     ("custodian", custodian.app),
     ("charter", charter.app),

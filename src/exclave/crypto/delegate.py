@@ -74,6 +74,11 @@ def certificates_in(data: bytes) -> tuple[bytes, ...]:
     return found
 
 
+def pem_text(der: bytes) -> bytes:
+    """A certificate as PEM (RFC 7468)."""
+    return _certificate(der).public_bytes(serialization.Encoding.PEM)
+
+
 def read_validity(der: bytes) -> Validity:
     """Of any certificate. ``MalformedError`` for what is none."""
     return _validity(_certificate(der))
