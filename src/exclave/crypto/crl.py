@@ -25,6 +25,7 @@ MAX_CERTIFICATE_BYTES = 64 << 10
 MAX_SERIAL = (1 << 160) - 1
 """20 octets (RFC 5280, section 4.1.2.2)."""
 REMOVE = "removeFromCRL"
+_REASONS = {reason: str(reason.value) for reason in x509.ReasonFlags}
 CLOCK_SKEW_S = 300
 """How far the issuer's clock may be ahead of ours."""
 
@@ -231,17 +232,18 @@ def _entries(crl: x509.CertificateRevocationList) -> Iterator[CrlEntry]:
 def _entry(revoked: x509.RevokedCertificate, number: int) -> CrlEntry:
     if number > MAX_ENTRIES:
         raise MalformedError(f"a CRL of more than {MAX_ENTRIES} entries")
-    reason = x509.ReasonFlags.unspecified
+    reason = "unspecified"
     for extension in revoked.extensions:
         if isinstance(extension.value, x509.CRLReason):
-            reason = extension.value.reason
+            reason = _REASONS[extension.value.reason]
         elif extension.oid == CRLEntryExtensionOID.CERTIFICATE_ISSUER:
             raise MalformedError("the CRL speaks for other issuers too (indirect CRL)")
         elif extension.critical:
             raise MalformedError(f"an entry has an unknown critical extension {extension.oid.dotted_string}")
-    if not 0 <= revoked.serial_number <= MAX_SERIAL:
+    serial = revoked.serial_number
+    if not 0 <= serial <= MAX_SERIAL:
         raise MalformedError("a serial number is negative or longer than 20 octets")
-    return CrlEntry(revoked.serial_number, instant_of(revoked.revocation_date_utc), str(reason.value))
+    return CrlEntry(serial, instant_of(revoked.revocation_date_utc), reason)
 
 
 def _certificate(data: bytes) -> x509.Certificate:

@@ -18,10 +18,10 @@ leaves at the end, a record that is cut off or whose end was never written (zero
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -46,12 +46,12 @@ EMPTY_CHAIN = Digest(bytes(32))
 _NUMBER_LIMIT = 2**53
 
 
-class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """What an entry says. Digests are 32 bytes, serials 0 to 20 bytes big-endian without leading zeros, times
     ``Instant``."""
 
 
-class Issuer(_Body, tag="issuer", frozen=True):
+class Issuer(_Body, tag="issuer", frozen=True, gc=False):
     """An issuing CA, or a further certificate of one (same name and key: a cross-certificate)."""
 
     label: str
@@ -62,14 +62,14 @@ class Issuer(_Body, tag="issuer", frozen=True):
     feed. False: known from CRLs only, and as recent as the last one."""
 
 
-class Issued(_Body, tag="issued", frozen=True):
+class Issued(_Body, tag="issued", frozen=True, gc=False):
     """Serials that ``issuer`` has issued."""
 
     issuer: bytes
     serials: tuple[bytes, ...]
 
 
-class Stopped(_Body, tag="stopped", frozen=True):
+class Stopped(_Body, tag="stopped", frozen=True, gc=False):
     """A certificate is revoked for good (``reason``: of ``REASONS``) or held (``certificateHold``)."""
 
     issuer: bytes
@@ -78,14 +78,14 @@ class Stopped(_Body, tag="stopped", frozen=True):
     reason: str
 
 
-class Released(_Body, tag="released", frozen=True):
+class Released(_Body, tag="released", frozen=True, gc=False):
     """A hold ends. Only the holder of the authority writes it."""
 
     issuer: bytes
     serial: bytes
 
 
-class Confirmed(_Body, tag="confirmed", frozen=True):
+class Confirmed(_Body, tag="confirmed", frozen=True, gc=False):
     """Nothing that ``issuer`` decided before ``as_of`` is missing; ``next_update``: when it promised more, or 0."""
 
     issuer: bytes
@@ -93,7 +93,7 @@ class Confirmed(_Body, tag="confirmed", frozen=True):
     next_update: int
 
 
-class Responder(_Body, tag="responder", frozen=True):
+class Responder(_Body, tag="responder", frozen=True, gc=False):
     """A certificate that lets ``place`` sign OCSP answers (or CRLs) for ``issuer``; DER."""
 
     issuer: bytes
@@ -101,25 +101,25 @@ class Responder(_Body, tag="responder", frozen=True):
     certificate: bytes
 
 
-class Service(_Body, tag="service", frozen=True):
+class Service(_Body, tag="service", frozen=True, gc=False):
     """A relying service as it is from now on; JSON, see ``formats/relying.py``."""
 
     client_id: str
     data: bytes
 
 
-class ServiceGone(_Body, tag="service-gone", frozen=True):
+class ServiceGone(_Body, tag="service-gone", frozen=True, gc=False):
     client_id: str
 
 
-class PlaceKeys(_Body, tag="place-keys", frozen=True):
+class PlaceKeys(_Body, tag="place-keys", frozen=True, gc=False):
     """The public token keys of ``place`` (home or an embassy): a JWK set (RFC 7517), JSON."""
 
     place: str
     jwks: bytes
 
 
-class Passkey(_Body, tag="passkey", frozen=True):
+class Passkey(_Body, tag="passkey", frozen=True, gc=False):
     """A WebAuthn credential that a person enrolled while logged in with a card."""
 
     credential: bytes
@@ -132,23 +132,32 @@ class Passkey(_Body, tag="passkey", frozen=True):
     """Random, up to 64 bytes: what the authenticator stores."""
 
 
-class PasskeyGone(_Body, tag="passkey-gone", frozen=True):
+class PasskeyGone(_Body, tag="passkey-gone", frozen=True, gc=False):
     credential: bytes
 
 
-class Extension(_Body, tag="extension", frozen=True):
+class Extension(_Body, tag="extension", frozen=True, gc=False):
     """A signed list that extends validity; the encoded note, see ``formats/extension.py``."""
 
     note: bytes
 
 
-class ExtensionEnded(_Body, tag="extension-ended", frozen=True):
+class ExtensionEnded(_Body, tag="extension-ended", frozen=True, gc=False):
     """A signed list (SHA-256 of its text) no longer counts."""
 
     note: bytes
 
 
-class Settings(_Body, tag="settings", frozen=True):
+class Pushed(_Body, tag="pushed", frozen=True, gc=False):
+    """The CA software ``sender`` pushed its message number ``sequence``; what it changed stands before this entry."""
+
+    sender: str
+    sequence: int
+    digest: bytes
+    """SHA-256 of the message's content, by which a repeat is known."""
+
+
+class Settings(_Body, tag="settings", frozen=True, gc=False):
     """What every place needs to know of the services: the content of ``identity.toml``, see
     ``formats/identityconfig.py``."""
 
@@ -157,6 +166,7 @@ class Settings(_Body, tag="settings", frozen=True):
 
 Body = (
     Settings
+    | Pushed
     | Issuer
     | Issued
     | Stopped
@@ -173,7 +183,7 @@ Body = (
 )
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """One decision."""
 
     number: int
@@ -232,42 +242,78 @@ def check_entry(entry: Entry, size: int) -> None:
 
 
 def _check_body(body: Body) -> None:
-    match body:
-        case Issued(issuer, serials):
-            _digest(issuer)
-            if not 1 <= len(serials) <= MAX_SERIALS or any(a >= b for a, b in pairwise(serials)):
-                raise MalformedError("a journal entry's serials must be sorted and different, 1 to 20,000 of them")
-            for serial in serials:
-                _serial(serial)
-        case Stopped(issuer, serial, since, reason):
-            _digest(issuer)
-            _serial(serial)
-            if not 0 <= since < 2**62 or reason not in REASONS:
-                raise MalformedError("a journal entry stops a certificate at no possible time or for no known reason")
-        case Released(issuer, serial):
-            _digest(issuer)
-            _serial(serial)
-        case Confirmed(issuer, as_of, next_update):
-            _digest(issuer)
-            if not 0 <= as_of < 2**62 or not 0 <= next_update < 2**62:
-                raise MalformedError("a journal entry confirms an impossible time")
-        case Responder(issuer, place, _):
-            _digest(issuer)
-            parse_label(place)
-        case PlaceKeys(place, _):
-            parse_label(place)
-        case Issuer(label, _, _):
-            parse_label(label)
-        case Service(client_id, _) | ServiceGone(client_id):
-            if not 1 <= len(client_id) <= 255:
-                raise MalformedError("a journal entry names a client by 1 to 255 characters")
-        case ExtensionEnded(note):
-            _digest(note)
-        case Passkey(credential, _, _, handle):
-            if not 1 <= len(credential) <= 1023 or not 1 <= len(handle) <= 64:
-                raise MalformedError("a journal entry has an impossible passkey")
-        case _:
-            pass
+    check = _CHECKS.get(type(body))
+    if check is not None:
+        check(body)
+
+
+def _check_issued(body: Issued) -> None:
+    _digest(body.issuer)
+    serials = body.serials
+    if not 1 <= len(serials) <= MAX_SERIALS or any(a >= b for a, b in pairwise(serials)):
+        raise MalformedError("a journal entry's serials must be sorted and different, 1 to 20,000 of them")
+    for serial in serials:
+        _serial(serial)
+
+
+def _check_stopped(body: Stopped) -> None:
+    _digest(body.issuer)
+    _serial(body.serial)
+    if not 0 <= body.since < 2**62 or body.reason not in REASONS:
+        raise MalformedError("a journal entry stops a certificate at no possible time or for no known reason")
+
+
+def _check_released(body: Released) -> None:
+    _digest(body.issuer)
+    _serial(body.serial)
+
+
+def _check_confirmed(body: Confirmed) -> None:
+    _digest(body.issuer)
+    if not 0 <= body.as_of < 2**62 or not 0 <= body.next_update < 2**62:
+        raise MalformedError("a journal entry confirms an impossible time")
+
+
+def _check_responder(body: Responder) -> None:
+    _digest(body.issuer)
+    parse_label(body.place)
+
+
+def _check_client(body: Service | ServiceGone) -> None:
+    if not 1 <= len(body.client_id) <= 255:
+        raise MalformedError("a journal entry names a client by 1 to 255 characters")
+
+
+def _check_passkey(body: Passkey) -> None:
+    if not 1 <= len(body.credential) <= 1023 or not 1 <= len(body.user_handle) <= 64:
+        raise MalformedError("a journal entry has an impossible passkey")
+
+
+def _check_pushed(body: Pushed) -> None:
+    parse_label(body.sender)
+    _digest(body.digest)
+    if not 1 <= body.sequence < _NUMBER_LIMIT:
+        raise MalformedError("a journal entry has an impossible sequence of a push")
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    Issued: _check_issued,
+    Stopped: _check_stopped,
+    Released: _check_released,
+    Confirmed: _check_confirmed,
+    Responder: _check_responder,
+    Issuer: lambda body: _checked_label(body.label),
+    PlaceKeys: lambda body: _checked_label(body.place),
+    Service: _check_client,
+    ServiceGone: _check_client,
+    ExtensionEnded: lambda body: _digest(body.note),
+    Passkey: _check_passkey,
+    Pushed: _check_pushed,
+}
+
+
+def _checked_label(text: str) -> None:
+    parse_label(text)
 
 
 def _digest(value: bytes) -> None:

@@ -246,16 +246,26 @@ class Journal:
         ``OutcomeUnknown`` if the disk failed on the way: the entries may be there or a part of them; this object then
         writes no more. ``MalformedError`` for a body beyond the format's limits; nothing is written then.
         """
+        before, entries = self.enter(bodies, time=time, epoch=epoch, warrant=warrant)
+        return entries[-1][1] if entries else before
+
+    def enter(
+        self, bodies: Iterable[Body], *, time: Instant, epoch: int, warrant: bytes = b""
+    ) -> tuple[Head, list[tuple[Entry, Head]]]:
+        """As ``append``; the head before, and the new entries with the head after each."""
         with self._alone() as (place, last_epoch):
             if epoch < last_epoch:
                 raise Fenced(f"the identity journal has entries of epoch {last_epoch}", epoch=last_epoch)
-            head, records = place.head if place else Head(), []
+            before = head = place.head if place else Head()
+            records, entries = [], []
             for body in bodies:
-                data = encode_entry(entry_at(head, time, epoch, body, warrant))
+                entry = entry_at(head, time, epoch, body, warrant)
+                data = encode_entry(entry)
                 head = head.after(data)
                 records.append((data, head))
+                entries.append((entry, head))
             self._write(place, records, epoch)
-            return head
+            return before, entries
 
     def extend(self, entries: Iterable[bytes], *, to: Head) -> Head:
         """Adopts encoded entries that come from elsewhere and must lead from here to ``to``; all or none.

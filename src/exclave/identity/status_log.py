@@ -37,6 +37,7 @@ class Reason(StrEnum):
     UNSPECIFIED = "unspecified"
 
 
+_BY_NAME = {str(reason): reason for reason in Reason}
 _GRAVITY = {reason: place for place, reason in enumerate(Reason)}
 
 
@@ -141,10 +142,10 @@ def stop_of(reason: str, time: Instant) -> Stop:
     """``Held`` or ``Revoked`` by the name of its CRLReason."""
     if reason == "certificateHold":
         return Held(time)
-    try:
-        return Revoked(time, Reason(reason))
-    except ValueError as error:
-        raise MalformedError(f"{reason[:40]!r} is no reason for a revocation") from error
+    found = _BY_NAME.get(reason)
+    if found is None:
+        raise MalformedError(f"{reason[:40]!r} is no reason for a revocation")
+    return Revoked(time, found)
 
 
 def collect(stops: Iterable[tuple[Serial, Stop]]) -> dict[Serial, Stop]:
@@ -222,6 +223,10 @@ def merge(log: StatusLog, other: StatusLog) -> MergeReport:
 
 def joined(here: Stop | None, there: Stop | None) -> Stop:
     """The graver of two (one may be None), since the earlier time, for the gravest reason: any order ends the same."""
+    if here is None and there is not None:
+        return there
+    if there is None and here is not None:
+        return here
     found = [stop for stop in (here, there) if stop is not None]
     since = min(stop.time for stop in found)
     reasons = [stop.reason for stop in found if isinstance(stop, Revoked)]

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
-from exclave.errors import Busy, ConfigError, CorruptObject, UnavailableError
+from exclave.errors import Busy, ConfigError, CorruptObject, ExclaveError, UnavailableError
 from exclave.formats.journal import Head
 from exclave.identity.contract import IssuerInfo
 from exclave.identity.fold import Name, Thing
@@ -93,7 +93,7 @@ class SqliteRows:
     # Reading
 
     def known(self) -> Known:
-        with self._explained():
+        try:
             db = self._connection()
             (version,) = db.execute("PRAGMA data_version").fetchone()
             reader = self._reader
@@ -102,11 +102,15 @@ class SqliteRows:
                     reader.known = _read_known(db)
                 reader.version = version
             return reader.known
+        except (OSError, sqlite3.Error) as error:
+            raise self._explain(error) from error
 
     def certificate(self, issuer: int, serial: bytes) -> StopRow | None:
-        with self._explained():
+        try:
             row: StopRow | None = self._connection().execute(_STATUS, (issuer, serial)).fetchone()
-            return row
+        except (OSError, sqlite3.Error) as error:
+            raise self._explain(error) from error
+        return row
 
     def stopped(self, issuer: int) -> Iterator[tuple[bytes, StopRow]]:
         db = self._open()  # of its own: the rows of one moment, however long the caller takes
@@ -156,17 +160,19 @@ class SqliteRows:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise UnavailableError(f"the status store is gone: {error.strerror}") from error
-        except sqlite3.OperationalError as error:
+        except (OSError, sqlite3.Error) as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> ExclaveError:
+        if isinstance(error, OSError):
+            return UnavailableError(f"the status store is gone: {error.strerror}")
+        if isinstance(error, sqlite3.OperationalError):
             if "locked" in str(error):
-                raise Busy("another process keeps writing the status store") from error
-            raise UnavailableError(f"the status store does not answer: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise CorruptObject(
-                f"the status store is damaged: {error}",
-                hint=f"Start again: {self._path} is then rebuilt from the journal.",
-            ) from error
+                return Busy("another process keeps writing the status store")
+            return UnavailableError(f"the status store does not answer: {error}")
+        return CorruptObject(
+            f"the status store is damaged: {error}", hint=f"Start again: {self._path} is then rebuilt from the journal."
+        )
 
     # Writing
 

@@ -64,6 +64,9 @@ class Pen:
                 f"{authority.place} is {authority.state} and decides nothing now: {authority.why}".rstrip(": "),
                 hint="Enter it where the authority is, or have the quorum move it here.",
             )
-        head = self._journal.append(checked, time=self._clock(), epoch=authority.epoch, warrant=warrant)
-        catch_up(self._journal, self._store)
-        return head
+        before, entries = self._journal.enter(checked, time=self._clock(), epoch=authority.epoch, warrant=warrant)
+        if self._store.head() == before:
+            self._store.apply(entries)
+        else:  # another process entered something first
+            catch_up(self._journal, self._store)
+        return entries[-1][1] if entries else before

@@ -143,20 +143,23 @@ class Feed:
     def _dropped(self, source: Source, followed: _Followed, began: Instant) -> Reading:
         """The newest of the lists in a file or folder. One that cannot be read is told, and the newest other one counts
         as long as there is any."""
-        found: list[tuple[Instant, bytes]] = []
+        best: tuple[Reading, _Followed] | None = None
         problems: list[ExclaveError] = []
         for path in files_at(source.path):
+            noted = _Followed()
             try:
-                data = read_file(path, limit=MAX_CRL_BYTES)
-                found.append((self._list(source, _Followed(), data, began).log.as_of, data))
+                reading = self._list(source, noted, read_file(path, limit=MAX_CRL_BYTES), began)
             except ExclaveError as error:
                 problems.append(error)
-        if not found:
+                continue
+            if best is None or reading.log.as_of > best[0].log.as_of:
+                best = reading, noted
+        if best is None:
             raise problems[0]
-        reading = self._list(source, followed, max(found)[1], began)
+        followed.number, followed.problem = best[1].number, best[1].problem
         if problems:
             followed.problem = f"{len(problems)} of the files in {source.path} are refused: {problems[0].message}"
-        return reading
+        return best[0]
 
     def _list(self, source: Source, followed: _Followed, data: bytes, began: Instant) -> Reading:
         if source.kind is SourceKind.CRL:
