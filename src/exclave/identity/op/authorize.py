@@ -77,8 +77,8 @@ def _answered(parts: OpParts, client: RelyingService, request: AuthorizationRequ
     browser = browser_of(call.cookies, name)
     session = sessions.current(parts, browser, now) if parts.settings.single_sign_on else None
     if session is not None and sessions.suffices(session, request, subject, now):
-        again = sessions.opened(parts, browser, session.who, client, now)
-        return redirect(granted(parts, request, session.who, again.sid, now))
+        sid = sessions.opened(parts, browser, session.who, client, now)
+        return redirect(granted(parts, request, session.who, sid, now))
     if request.prompt == "none":
         return redirect(answer_url(parts, request, {"error": "login_required"}))
     fresh = browser or b64url(parts.randomness(32))

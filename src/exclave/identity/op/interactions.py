@@ -51,8 +51,7 @@ class OpInteractions:
         if error := _unmet(waiting, done, now):
             return answer_url(parts, request, {"error": error})
         who = Who.of(done)
-        session = sessions.opened(parts, browser, who, client, now)
-        return granted(parts, request, who, session.sid, now)
+        return granted(parts, request, who, sessions.opened(parts, browser, who, client, now), now)
 
     def cancel(self, interaction: str, browser: str, error: str) -> str:
         waiting, _ = self._taken(interaction, browser, self.parts.clock())

@@ -22,9 +22,14 @@ def current(parts: OpParts, browser: str, now: Instant) -> Session | None:
     return None if data is None else parse_session(data)
 
 
-def opened(parts: OpParts, browser: str, who: Who, client: RelyingService, now: Instant) -> Session:
-    """The session after ``who`` logged in to ``client``: the one of the same person goes on under its name, so that
-    its services hear of one logout; another person's is replaced."""
+def opened(parts: OpParts, browser: str, who: Who, client: RelyingService, now: Instant) -> str:
+    """The name (``sid``) of the session in which ``who`` now logged in to ``client``.
+
+    The one of the same person goes on under its name, so that its services hear of one logout; another person's is
+    replaced. Where nobody would be told of its end and nothing be answered from it, it is a name and is not kept.
+    """
+    if not client.backchannel_logout_uri and not parts.settings.single_sign_on:
+        return b64url(parts.randomness(16))
     before = current(parts, browser, now)
     if before is not None and before.who.subject == who.subject:
         clients = (*(c for c in before.clients if c != client.client_id), client.client_id)[-MAX_CLIENTS:]
@@ -32,7 +37,7 @@ def opened(parts: OpParts, browser: str, who: Who, client: RelyingService, now: 
     else:
         session = Session(b64url(parts.randomness(16)), who, (client.client_id,))
     keep(parts, browser, session)
-    return session
+    return session.sid
 
 
 def keep(parts: OpParts, browser: str, session: Session) -> None:
