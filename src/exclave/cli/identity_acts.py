@@ -11,11 +11,11 @@ import typer
 
 from exclave.app import open_home, open_identity, open_sites, witness_addresses
 from exclave.cli.output import Json, note, print_json, say, table, typed, when
+from exclave.crypto.crl import issuer_id
 from exclave.crypto.reissue import open_authority
 from exclave.errors import UnavailableError
 from exclave.formats.extension import EndedBetween, ExtensionEnd, ExtensionList, parse_serial
 from exclave.formats.warrant import Act
-from exclave.identity.sync import catch_up
 from exclave.ids import Instant, now, parse_digest, parse_fingerprint, parse_moment
 from exclave.keys.service_key import load_service_key
 from exclave.operations.act_fact import Recorded, RegisterFacts, patiently
@@ -23,6 +23,7 @@ from exclave.operations.acting import Desk
 from exclave.operations.home import Home, write_private
 from exclave.operations.identity_acts import StatusChanged, change_status
 from exclave.operations.identity_extend import extend as extend_verb
+from exclave.operations.identity_follow import begin
 from exclave.operations.identity_place import IdentityPlace
 from exclave.operations.identity_reissue import BATCH, Pace, reissue_all
 from exclave.operations.orders import (
@@ -48,7 +49,7 @@ _EXTEND = (
 )
 _END = "--list 9b07… --reason 'Cards are made again' --fingerprint 3f9a… --out end.order"
 _REISSUE = "--ca 8c22… --until 2028-01-01T00:00Z --group doctors/ --group everybody/ --out reissue.order"
-Folder = Annotated[Path, typer.Option("--dir", help="The folder of this place's identity services (place.toml).")]
+Folder = Annotated[Path, typer.Option("--dir", envvar="EXCLAVE_IDENTITY", help="The place's folder.")]
 Embassy = Annotated[
     Path | None, typer.Option("--home", help="The writer's folder (exclave.toml); default: the one above --dir.")
 ]
@@ -74,7 +75,7 @@ def register(app: typer.Typer) -> None:
                          no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
     for command, example in (
         (order_status, _STATUS), (order_extend, _EXTEND), (order_end, _END), (order_reissue, _REISSUE),
-        (order_show, "stolen.order"),
+        (order_show, "stolen.order"), (order_issuer, "esteid2025.pem"),
     ):  # fmt: skip
         name = command.__name__.removeprefix("order_")
         orders.command(name=name, epilog=f"Example: exclave identity order {name} {example}")(command)
@@ -183,8 +184,7 @@ def _desk(folder: Path, warrant: Path, answer: list[Path] | None, home: Path | N
     """The place in ``folder`` with the warrant; the store has all of the journal, and the sites were read."""
     place = open_identity(folder, now)
     try:
-        catch_up(place.journal, place.store)
-        place.watch.refresh()
+        begin(place)
         view = place.watch.view
         if view is None:
             raise UnavailableError(f"no site could be read: {place.watch.problem}")
@@ -290,6 +290,17 @@ def order_reissue(
 def order_show(order: Annotated[Path, typer.Argument(help="An order file.")], json: Json = False) -> None:
     """Say in words what an order file asks for, and its digest."""
     _show_order(order, read_order(order), json=json)
+
+
+def order_issuer(
+    certificate: Annotated[Path, typer.Argument(help="A CA's certificate (DER or PEM).")], json: Json = False
+) -> None:
+    """Say by which id orders name a CA."""
+    found = issuer_id(read_certificate(certificate))
+    if json:
+        print_json({"issuer": found})
+        return
+    say(found.hex())
 
 
 def _show_order(path: Path, made: OrderFile, *, json: bool) -> None:
