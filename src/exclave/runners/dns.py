@@ -120,6 +120,37 @@ def ask_all(plan: DnsPlan, spots: Sequence[Spot], servers: Sequence[str]) -> tup
         return tuple(pool.map(lambda pair: _ask(pair[0], pair[1], plan.timeout_s), pairs))
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a host is, by one resolver."""
+
+    addresses: tuple[str, ...]
+    """IPv4, then IPv6; sorted."""
+    ttl_s: int
+    """The least one on the way, aliases included."""
+
+
+def look_up(host: str, resolver: str, *, timeout_s: float = 3.0) -> Addresses:
+    """Both kinds of addresses. ``UnavailableError`` if the resolver does not answer, or with an error."""
+    found: list[str] = []
+    ttls: list[int] = []
+    for kind in ("A", "AAAA"):
+        address, port = parse_address(resolver)
+        query = dns.message.make_query(dns.name.from_text(host), kind)
+        try:
+            answer, _ = dns.query.udp_with_fallback(query, address, timeout=timeout_s, port=port)
+        except _LOST as error:
+            raise UnavailableError(f"the resolver {resolver} does not answer: {_say(error)}") from error
+        if answer.rcode() != dns.rcode.NOERROR:
+            raise UnavailableError(f"the resolver {resolver} says {dns.rcode.to_text(answer.rcode())} of {host}")
+        for held in answer.answer:
+            if held.rdtype in (dns.rdatatype.from_text(kind), dns.rdatatype.CNAME):
+                ttls.append(held.ttl)
+            if held.rdtype == dns.rdatatype.from_text(kind):
+                found += sorted(str(rdata.to_text()) for rdata in held)
+    return Addresses(tuple(found), min(ttls, default=0))
+
+
 def _ask(server: str, spot: Spot, timeout_s: float) -> Asked:
     host, port = parse_address(server)
     query = dns.message.make_query(spot[0] + ".", spot[1])
