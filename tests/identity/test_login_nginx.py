@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from exclave.identity.login_settings import LoginSettings
 from exclave.identity.status_log import Reason, Revoked
 from exclave.identity.tls_card import CERTIFICATE_HEADER, client_certificate
 from exclave.ids import Instant, now, sha256
-from exclave.serve.nginx import NginxSettings
+from exclave.serve.nginx import NginxSettings, nginx_config
 from support.login_nginx import Front, card_files, client_context, free_ports, running_front
 from support.login_site import Served, Site, free_socket
 
@@ -146,10 +147,12 @@ def test_spoofed_header_at_the_pages(place: tuple[Site, Front]) -> None:
     assert site.interactions.find(interaction, BROWSER) is not None
 
 
-def test_no_resumption(place: tuple[Site, Front]) -> None:
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_resumption(place: tuple[Site, Front], version: ssl.TLSVersion) -> None:
     """Each connection to the door is a new handshake: nobody comes back on a card that was taken out."""
     site, front = place
     context = client_context(front, card_files(front.folder, site.card()))
+    context.minimum_version = context.maximum_version = version
     session = None
     for _ in range(2):
         raw = socket.create_connection(("127.0.0.1", front.card_port))
@@ -203,6 +206,24 @@ def test_header_that_is_no_certificate(value: bytes) -> None:
     """What is not one escaped PEM text of a certificate's size is refused."""
     with pytest.raises(ExclaveError):
         client_certificate([(CERTIFICATE_HEADER.encode(), value)])
+
+
+def test_strict_transport() -> None:
+    """Browsers keep to TLS for a year; not on localhost, whose other ports are other people's."""
+    settings = NginxSettings(
+        "https://login.demo.test",
+        "https://localhost:444",
+        "443",
+        "444",
+        "/c.pem",
+        "/k.pem",
+        "/i.pem",
+        "unix:/l.sock",
+        "unix:/d.sock",
+    )
+    pages, _, door = nginx_config(settings).partition("listen 444")
+    assert "Strict-Transport-Security" in pages
+    assert "Strict-Transport-Security" not in door
 
 
 @pytest.mark.parametrize(

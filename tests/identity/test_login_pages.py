@@ -21,7 +21,7 @@ from exclave.identity.own_page import OWN
 from exclave.identity.passkey import ENROL_S
 from exclave.ids import Instant
 from exclave.serve.login import MAX_BODY_BYTES
-from exclave.serve.page_set import PageText, catalogue
+from exclave.serve.page_set import PageText, asset, catalogue
 from support.login_site import CLIENT, NOW, ORIGIN, Site, person, token_bytes
 
 BROWSER = "b" * 43
@@ -230,6 +230,30 @@ def test_for_the_provider() -> None:
         for language in LANGUAGES for kind in ("refused", "expired", "unavailable", "request", "missing", "no_card")
     )):  # fmt: skip
         strict(html)
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2.2, relative luminance."""
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_contrast() -> None:
+    """Text has 4.5 to 1 on everything that it stands on, edges of what can be used 3 to 1; light and dark."""
+    schemes = re.findall(r":root \{(.*?)\}", asset("login.css").decode(), re.DOTALL)
+    assert len(schemes) == 2
+    pairs = {
+        "ink": ("paper", "card", "hover"), "soft": ("paper", "card", "hover"), "main": ("paper", "card"),
+        "main-ink": ("main", "main-dark"), "bad": ("bad-soft",), "note": ("note-soft",), "edge": ("card",),
+    }  # fmt: skip
+    for scheme in schemes:
+        colours = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", scheme))
+        for text, grounds in pairs.items():
+            for ground in grounds:
+                dark, light = sorted((luminance(colours[text]), luminance(colours[ground])))
+                ratio = (light + 0.05) / (dark + 0.05)
+                assert ratio >= (3 if text == "edge" else 4.5), (text, ground, ratio)
 
 
 # Requests

@@ -172,7 +172,7 @@ def test_origins(good: str) -> None:
     "bad",
     ["", "login.demo.test", "http://login.demo.test", "https://login.demo.test/", "https://LOGIN.demo.test",
      "https://a:443", "https://a:0", "https://a:65536", "https://a:", "https://u@a", "https://a b", "https://a\n",
-     "https://-a", "http://127.0.0.1:80", "http://localhost:99999", "https://ä.test"],
+     "https://-a", "http://127.0.0.2:80", "http://127.0.0.1", "http://localhost:99999", "https://ä.test"],
 )  # fmt: skip
 def test_no_origins(bad: str) -> None:
     """Anything else would never be what the card signed."""

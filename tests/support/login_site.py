@@ -33,6 +33,7 @@ from exclave.identity.contract import (
     Authority,
     IdentityState,
     Interaction,
+    Interactions,
     IssuerInfo,
     Person,
     StoredPasskey,
@@ -169,7 +170,10 @@ class FakeInteractions:
 class Site:
     """Everything but the network. ``now`` and ``state`` may be set."""
 
-    def __init__(self, settings: LoginSettings | None = None, now: Instant = NOW, pki: Pki | None = None) -> None:
+    def __init__(
+        self, settings: LoginSettings | None = None, now: Instant = NOW, pki: Pki | None = None,
+        interactions: Interactions | None = None,
+    ) -> None:  # fmt: skip
         self.now = now
         self.state = IdentityState.HOME
         self.pki = pki or make_pki(now)
@@ -179,7 +183,7 @@ class Site:
         self.interactions = FakeInteractions()
         self.tickets = MemoryTickets()
         clock, authority = (lambda: self.now), (lambda: Authority(self.state, Label("home"), 1, self.now))
-        own = OwnPage(self.interactions, self.tickets, clock, OWN_PATH)
+        own = OwnPage(interactions or self.interactions, self.tickets, clock, OWN_PATH)
         challenges = Challenges(self.tickets, os.urandom)
         self.handover = Handover(self.tickets, os.urandom)
         self.cards = Cards(self.store, authority, self._extended, self.settings.origin)  # type: ignore[arg-type]

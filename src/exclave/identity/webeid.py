@@ -12,7 +12,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from exclave.crypto.certificates import MAX_CITIZEN_BYTES, PinnedIssuers, VerifiedCitizen, verify_citizen
+from exclave.crypto.certificates import (
+    DISALLOWED_POLICIES,
+    MAX_CITIZEN_BYTES,
+    PinnedIssuers,
+    VerifiedCitizen,
+    verify_citizen,
+)
 from exclave.crypto.jwa import ALGORITHMS, digest_of, verify_jwa
 from exclave.errors import ConfigError, CorruptObject, MalformedError
 from exclave.ids import Instant, parse_b64
@@ -22,6 +28,7 @@ MIN_NONCE_CHARACTERS = 44
 """Base64 of 32 bytes, the least that the protocol allows."""
 _MAX_SIGNATURE_BYTES = 1024
 _FORMAT = re.compile(r"web-eid:1(\.(0|[1-9][0-9]{0,2}))?\Z", re.ASCII)
+_LOCAL = re.compile(r"http://(localhost|127\.0\.0\.1):[1-9][0-9]{0,4}\Z", re.ASCII)
 _ORIGIN = re.compile(r"https://[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?(:[1-9][0-9]{0,4})?\Z", re.ASCII)
 
 
@@ -47,10 +54,11 @@ class WebEidToken:
 def check_origin(text: str) -> str:
     """``text``, if it is an origin as browsers write it: ``https://host[:port]``. ``ConfigError`` if not.
 
-    No path, no trailing slash, no capitals, no port 443: the card signs exactly what the browser has.
+    Also ``http://localhost:port`` and ``http://127.0.0.1:port``, which browsers trust as much (at an address they have
+    no passkeys). No path, no slash at the end, no capitals, no port 443: cards sign exactly what the browser has.
     """
-    port = text.removeprefix("https://").partition(":")[2]
-    if not _ORIGIN.match(text) or port == "443" or int(port or 1) > 65535:
+    port = text.rpartition(":")[2] if text.count(":") > 1 else ""
+    if not (_ORIGIN.match(text) or _LOCAL.match(text)) or port == "443" or int(port or 1) > 65535:
         raise ConfigError("the log-in service's origin must look like https://host or https://host:port")
     return text
 
@@ -74,15 +82,16 @@ def parse_token(data: bytes) -> WebEidToken:
 
 
 def verify_token(
-    token: WebEidToken, *, origin: str, nonce: str, issuers: PinnedIssuers, now: Instant
-) -> VerifiedCitizen:
+    token: WebEidToken, *, origin: str, nonce: str, issuers: PinnedIssuers, now: Instant,
+    disallowed: frozenset[str] = DISALLOWED_POLICIES,
+) -> VerifiedCitizen:  # fmt: skip
     """Who signed ``nonce`` (base64 text, as it was sent) for ``origin``.
 
     Establishes that one of ``issuers`` certified the key and that it signed this challenge for this origin. Whether
     the certificate has expired or was revoked is not judged here. ``MalformedError``, ``CorruptObject`` or
     ``NotAuthorised``, each with a ``reason``.
     """
-    citizen = verify_citizen(token.certificate, issuers, now=now)
+    citizen = verify_citizen(token.certificate, issuers, now=now, disallowed=disallowed)
     if len(nonce) < MIN_NONCE_CHARACTERS:
         raise MalformedError("a challenge is shorter than 256 bits", reason="challenge")
     signed = digest_of(token.algorithm, origin.encode()) + digest_of(token.algorithm, nonce.encode())

@@ -25,7 +25,6 @@ DOOR_PATH = "/card"
 _PRIVATE = {
     "cache-control": "no-store",
     "referrer-policy": "no-referrer",
-    "strict-transport-security": "max-age=31536000",
     "x-content-type-options": "nosniff",
 }
 

@@ -32,7 +32,6 @@ HEADERS = {
     "publickey-credentials-create=(self)",
     # Not no-referrer: browsers would then send "Origin: null" with a form, and the origin is what tells ours.
     "referrer-policy": "same-origin",
-    "strict-transport-security": "max-age=31536000",
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
