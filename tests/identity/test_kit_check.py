@@ -308,6 +308,9 @@ def test_tls_files_that_do_not_fit(scene: Scene, tmp_path: Path) -> None:
     assert not _bad(scene.check(tls_chain=chain, tls_key=private))
     what = "TLS certificate for tara.demo.test"
     assert "another one's" in _bad(scene.check(tls_chain=chain))[what]
+    unseen = [row.detail for row in scene.check(tls_chain=chain, tls_key=None).rows if row.what == what]
+    assert unseen == ["88 days left; its key was not looked at"]
+    assert "no certificate" in _bad(scene.check(tls_chain=None))[what]
     assert "cannot be read" in _bad(scene.check(tls_chain=tmp_path / "none"))[what]
     assert (
         "does not name"

@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from exclave.errors import Busy, ConfigError, HeadMoved, KeyFileExposed, NotAuthorised, UnavailableError, UsageError
-from exclave.formats.dnsplan import DnsPlan, parse_dns_plan
+from exclave.formats.dnsplan import HOME, DnsPlan, parse_dns_plan
 from exclave.ids import Instant, Label
 from exclave.operations import identity_names
 from exclave.operations.identity_names import NamesReport, check_names, move_names, moved_to, prepare_names, undo_names
@@ -170,6 +170,20 @@ def test_on_to_another_embassy_and_home(knot: Knot, mover: Mover) -> None:
     assert moved_to(mover.plan, mover.folder / "state") == OSLO
     mover.undo()
     assert _all(knot) == HOME_STATE
+
+
+def test_home_is_a_place_too(knot: Knot, mover: Mover) -> None:
+    """Moving home, from a machine that knows nothing of the move away, leads home and leaves nothing to be undone."""
+    mover.move(LUX)
+    home = Mover(mover.plan, mover.folder)
+    report = move_names(home.plan, HOME, home.folder, home.folder / "elsewhere", now=NOW, say=home.say)
+    assert report.everywhere
+    assert _dig(knot, "tara", "A") == ["30 192.0.2.1"]
+    assert moved_to(home.plan, home.folder / "elsewhere") is None
+    mover.move(OSLO)
+    assert moved_to(mover.plan, mover.folder / "state") == OSLO
+    mover.undo()
+    assert _dig(knot, "tara", "A") == ["30 192.0.2.1"]
 
 
 def test_prepared_names_move_faster(knot: Knot, mover: Mover) -> None:

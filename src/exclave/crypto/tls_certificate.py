@@ -25,18 +25,18 @@ class TlsFacts:
     """DNS names of subjectAltName, lower case; ``*.`` in front stands for one label (RFC 9525, section 6.3)."""
     begin: Instant
     end: Instant
-    key_matches: bool
-    """The private key belongs to it."""
+    key_matches: bool | None
+    """The private key belongs to it; None: no key was given."""
 
     def covers(self, host: str) -> bool:
         """Whether a client that asks for ``host`` accepts one of the names."""
         return host in self.names or f"*.{host.partition('.')[2]}" in self.names
 
 
-def read_tls(chain_pem: bytes, key_pem: bytes) -> TlsFacts:
+def read_tls(chain_pem: bytes, key_pem: bytes | None) -> TlsFacts:
     """``MalformedError`` for files that hold no such things. A key with a passphrase is one of them: a server that must
     ask for it does not start by itself."""
-    if len(chain_pem) > MAX_CHAIN_BYTES or len(key_pem) > MAX_KEY_BYTES:
+    if len(chain_pem) > MAX_CHAIN_BYTES or len(key_pem or b"") > MAX_KEY_BYTES:
         raise MalformedError("a TLS certificate or key file is too long")
     try:
         certificate = x509.load_der_x509_certificate(certificates_in(chain_pem)[0])
@@ -48,12 +48,15 @@ def read_tls(chain_pem: bytes, key_pem: bytes) -> TlsFacts:
         raise MalformedError("the TLS certificate names no host (subjectAltName)") from error
     except _BROKEN as error:
         raise MalformedError(f"the TLS certificate is not in the format: {error}") from error
+    matches = None if key_pem is None else _public_of(key_pem) == public
+    return TlsFacts(names, _instant(begin.timestamp()), _instant(end.timestamp()), matches)
+
+
+def _public_of(key_pem: bytes) -> bytes:
     try:
-        key = serialization.load_pem_private_key(key_pem, None)
-        matches = _spki(key.public_key()) == public
+        return _spki(serialization.load_pem_private_key(key_pem, None).public_key())
     except _BROKEN:
         raise MalformedError("the TLS key cannot be read, or needs a passphrase") from None  # its cause could quote it
-    return TlsFacts(names, _instant(begin.timestamp()), _instant(end.timestamp()), matches)
 
 
 def _spki(public: object) -> bytes:

@@ -59,6 +59,7 @@ class KitPlaces:
     """``192.0.2.1:53``; several, in several networks."""
     tls_chain: Path | None = None
     tls_key: Path | None = None
+    """None: only the certificate is looked at."""
     names: DnsPlan | None = None
     names_folder: Path = Path()
     """Where the plan's key file is."""
@@ -179,12 +180,13 @@ def _name(host: str, resolver: str) -> NameSeen:
 
 
 def _tls(places: KitPlaces, host: str) -> TlsSeen:
-    if places.tls_chain is None or places.tls_key is None:
-        return TlsSeen(host, "no certificate and key are configured")
+    if places.tls_chain is None:
+        return TlsSeen(host, "no certificate is configured")
     try:
         with places.tls_chain.open("rb") as file:
             chain = file.read(MAX_CHAIN_BYTES + 1)
-        facts = read_tls(chain, read_private(str(places.tls_key), MAX_KEY_BYTES))
+        key = None if places.tls_key is None else read_private(str(places.tls_key), MAX_KEY_BYTES)
+        facts = read_tls(chain, key)
     except OSError as error:
         return TlsSeen(host, f"{places.tls_chain} cannot be read: {error.strerror}")
     except ExclaveError as error:

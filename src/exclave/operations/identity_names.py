@@ -85,6 +85,7 @@ def prepare_names(plan: DnsPlan, folder: Path, say: Say) -> NamesReport:
 def move_names(plan: DnsPlan, place: Label, folder: Path, state_folder: Path, *, now: Instant, say: Say) -> NamesReport:
     """Makes the names lead to ``place``. Done already: it says so and changes nothing.
 
+    ``HOME`` is a place, too: its values then, and nothing remains to be undone. ``folder`` holds the plan's key file.
     (1) find a server · (2) read · (3) decide · (4) write down what was · (5) one update · (6) ask the world.
     ``UnavailableError`` if no server answers, ``NotAuthorised`` if the key may not, ``HeadMoved`` if somebody else
     changed the names, ``ConfigError`` if the plan does not know the place, ``Busy`` if another process is at it.
@@ -102,6 +103,8 @@ def move_names(plan: DnsPlan, place: Label, folder: Path, state_folder: Path, *,
         _save(path, _moved(plan, place, held, current, wanted, now))  # (4)
         # A restart after (4) finds what was, and a zone that has it still: undoing it is then nothing to do.
         _apply(plan, key, server, changes, say)  # (5)
+        if place == HOME:
+            _forget(path)  # they are where they belong; nothing is to be undone
         return NamesReport(place, server, changes, check_names(plan, place).rows)  # (6)
 
 

@@ -106,7 +106,8 @@ class TlsSeen:
     host: str
     problem: str = ""
     covered: bool = False
-    key_matches: bool = False
+    key_matches: bool | None = None
+    """None: the key was not looked at."""
     begin: Instant = Instant(0)
     end: Instant = Instant(0)
 
@@ -242,7 +243,7 @@ def _tls(gathered: Gathered) -> Iterator[KitRow]:
         days = (seen.end - gathered.now) // (DAY_S * 1_000_000)
         if seen.problem:
             yield KitRow(what, RowState.MISSING, seen.problem)
-        elif not seen.key_matches:
+        elif seen.key_matches is False:
             yield KitRow(what, RowState.ALARM, "the key beside it is another one's", seen.end)
         elif not seen.covered:
             yield KitRow(what, RowState.ALARM, "it does not name this host", seen.end)
@@ -251,7 +252,8 @@ def _tls(gathered: Gathered) -> Iterator[KitRow]:
         elif days < TLS_ALARM_DAYS:
             yield KitRow(what, RowState.ALARM, f"{max(days, 0)} days left" if days >= 0 else "it has ended", seen.end)
         else:
-            yield KitRow(what, RowState.OK, f"{days} days left", seen.end)
+            unseen = "" if seen.key_matches else "; its key was not looked at"
+            yield KitRow(what, RowState.OK, f"{days} days left{unseen}", seen.end)
 
 
 def _update(seen: UpdateSeen) -> Iterator[KitRow]:

@@ -68,10 +68,10 @@ def plan(
 ) -> tuple[Window, ...]:
     """The windows to ask for: the first begins at ``begin`` (rounded down to a second), each overlaps the next.
 
-    ``UsageError`` unless there are 1 to 60 rungs of 1 to 400 days that overlap by less than they last.
+    ``UsageError`` unless there are 1 to 100 rungs of 1 to 400 days that overlap by less than they last.
     """
-    if not 1 <= rungs <= 60 or not 1 <= lasts_days <= 400 or not 0 <= overlap_days < lasts_days:
-        raise UsageError("a ladder has 1 to 60 rungs of 1 to 400 days, which overlap by less than they last")
+    if not 1 <= rungs <= 100 or not 1 <= lasts_days <= 400 or not 0 <= overlap_days < lasts_days:
+        raise UsageError("a ladder has 1 to 100 rungs of 1 to 400 days, which overlap by less than they last")
     first = begin // 1_000_000 * 1_000_000
     step_us, lasts_us = (lasts_days - overlap_days) * DAY_S * 1_000_000, lasts_days * DAY_S * 1_000_000
     return tuple(Window(Instant(first + n * step_us), Instant(first + n * step_us + lasts_us)) for n in range(rungs))

@@ -21,6 +21,7 @@ import dns.rdataclass
 import dns.rdataset
 import dns.rdatatype
 import dns.rdtypes.ANY.TXT
+import dns.resolver
 import dns.tsig
 import dns.update
 
@@ -128,6 +129,15 @@ class Addresses:
     """IPv4, then IPv6; sorted."""
     ttl_s: int
     """The least one on the way, aliases included."""
+
+
+def system_resolvers() -> tuple[str, ...]:
+    """What this machine asks (``/etc/resolv.conf``), as ``look_up`` takes them. ``UsageError`` if it says nothing."""
+    try:
+        found = dns.resolver.Resolver().nameservers
+    except dns.resolver.NoResolverConfiguration as error:
+        raise UsageError("this machine has no resolver configured (/etc/resolv.conf)") from error
+    return tuple(f"[{server}]:53" if ":" in str(server) else f"{server}:53" for server in found)
 
 
 def look_up(host: str, resolver: str, *, timeout_s: float = 3.0) -> Addresses:
