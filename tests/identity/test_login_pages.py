@@ -17,7 +17,7 @@ from exclave.errors import ConfigError, NotAuthorised
 from exclave.formats.relying import RelyingService
 from exclave.identity.contract import Authentication, IdentityState
 from exclave.identity.login_settings import LANGUAGES, LoginSettings
-from exclave.identity.own_page import OWN
+from exclave.identity.own_page import own_id
 from exclave.identity.passkey import ENROL_S
 from exclave.ids import Instant
 from exclave.serve.login import MAX_BODY_BYTES
@@ -180,7 +180,7 @@ def test_hostile_names_are_text() -> None:
         assert wrong.status_code == 403
         assert "<script" not in wrong.text
     owner = Authentication(person(), ("idcard",), "high", NOW)
-    html = site.pages.passkeys(PageText("en"), evil, (), may_add=True, done=evil)
+    html = site.pages.passkeys(PageText("en"), evil, (), evil, may_add=True, done=evil)
     assert owner.person.subject not in html
     strict(html)
     assert "<script>alert" not in html
@@ -368,7 +368,7 @@ def test_cancel() -> None:
 
 
 def own_session(site: Site, amr: tuple[str, ...] = ("idcard",)) -> dict[str, str]:
-    site.own.complete(OWN, "o" * 43, Authentication(person(), amr, "high", site.now))
+    site.own.complete(own_id("o" * 43), "o" * 43, Authentication(person(), amr, "high", site.now))
     return {"cookie": "__Host-exclave-own=" + "o" * 43, "accept-language": "en"}
 
 
@@ -376,12 +376,14 @@ def test_own_page_needs_a_log_in() -> None:
     """A stranger is sent to log in, with a cookie of this page's own."""
     site = Site()
     answer = Client(site).get("/passkeys")
-    assert answer.headers["location"] == "/login?i=own"
-    assert re.fullmatch(
-        r"__Host-exclave-own=[A-Za-z0-9_-]{43}; HttpOnly; Path=/; SameSite=lax; Secure", answer.headers["set-cookie"]
+    cookie = re.fullmatch(
+        r"__Host-exclave-own=([A-Za-z0-9_-]{43}); HttpOnly; Path=/; SameSite=lax; Secure", answer.headers["set-cookie"]
     )
+    assert cookie
+    assert answer.headers["location"] == f"/login?i={own_id(cookie[1])}"
+    assert Client(site).get(answer.headers["location"]).status_code == 403
     for path in ("challenge", "add"):
-        assert post(site, f"/passkeys/{path}", {"i": "own"}).json()["error"] == "expired"
+        assert post(site, f"/passkeys/{path}", {"i": own_id("o" * 43)}).json()["error"] == "expired"
 
 
 def test_own_page_ends() -> None:
@@ -399,9 +401,13 @@ def test_own_page_ends() -> None:
 
 
 def test_own_page_of_one_is_not_anothers() -> None:
-    """The id of this log-in is known to all, so it is the browser's cookie that counts; OpenID requests are not it."""
+    """The browser's cookie counts, and it is not that of OpenID requests; nobody can end this log-in in another."""
     site = Site()
-    own_session(site)
+    session = own_session(site)
+    name = site.handover.leave(own_id("a" * 43), site.card().der, now=site.now)
+    assert Client(site).get(f"/login/card?i={own_id('a' * 43)}&shown={name}", headers=session).status_code == 403
+    with pytest.raises(NotAuthorised):
+        site.own.complete(own_id("a" * 43), "o" * 43, Authentication(person(), ("idcard",), "high", site.now))
     assert Client(site).get("/passkeys", headers={"cookie": "__Host-exclave-own=" + "x" * 43}).status_code == 303
     assert Client(site).get("/passkeys", headers={"cookie": "__Host-exclave=" + "o" * 43}).status_code == 303
 
@@ -411,7 +417,7 @@ def test_nothing_personal_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     site = Site()
     session = own_session(site, ("passkey",))
-    post(site, "/passkeys/challenge", {"i": "own"}, **session)
+    post(site, "/passkeys/challenge", {"i": own_id("o" * 43)}, **session)
     post(
         site, "/passkeys/remove", b"credential=AAAA", **{**session, "content-type": "application/x-www-form-urlencoded"}
     )

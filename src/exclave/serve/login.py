@@ -25,7 +25,7 @@ from exclave.identity.card import CARD_METHOD
 from exclave.identity.contract import IdentityState
 from exclave.identity.login import LoginDesk
 from exclave.identity.op.wire import parse_parameters
-from exclave.identity.own_page import OWN, OwnPage
+from exclave.identity.own_page import OwnPage, is_own, own_id
 from exclave.identity.tls_card import INTERACTION
 from exclave.serve.card_door import DOOR_PATH
 from exclave.serve.page_set import ASSETS, HEADERS, Pages, PageText, asset, kind_of, status_of
@@ -90,7 +90,7 @@ class LoginPages:
             request, offer.interaction.ui_locales, f"{settings.login_path}?{urlencode({'i': interaction})}"
         )
         card = f"{settings.card_origin}{DOOR_PATH}?{urlencode({'i': interaction})}"
-        html = self.pages.choose(page, offer, card, own_page=interaction == OWN)
+        html = self.pages.choose(page, offer, card, own_page=is_own(interaction))
         return self._remember(request, _html(html))
 
     async def card_shown(self, request: Request) -> Response:
@@ -113,7 +113,7 @@ class LoginPages:
         self._check_origin(request)
         interaction = _interaction(_form(body).get("i", ""))
         where = self.desk.cancel(interaction, self._browser(request, interaction))
-        if interaction == OWN:
+        if is_own(interaction):
             return _redirect(where)
         if urlsplit(where).scheme in ("javascript", "data", "vbscript", ""):
             raise MalformedError("the service has no address to go back to", reason="request")
@@ -155,20 +155,22 @@ class LoginPages:
 
     def _own_page(self, request: Request) -> Response:
         settings = self.desk.settings
-        browser = self._browser(request, OWN)
+        browser = self._own_browser(request)
         try:
             owner = self.own.owner(browser)
         except NotAuthorised:
-            answer = _redirect(f"{settings.login_path}?{urlencode({'i': OWN})}")
+            fresh = browser or secrets.token_urlsafe(32)
+            answer = _redirect(f"{settings.login_path}?{urlencode({'i': own_id(fresh)})}")
             if not browser:
-                self._set_cookie(answer, settings.own_cookie, secrets.token_urlsafe(32))
+                self._set_cookie(answer, settings.own_cookie, fresh)
             return answer
         passkeys = self.desk.passkeys.of(owner, now=self.desk.clock())
         name = f"{owner.person.given_name} {owner.person.family_name}".strip()
         done = request.query_params.get("done", "")
         html = self.pages.passkeys(
-            self._text(request, address=OWN_PATH), name, passkeys, may_add=CARD_METHOD in owner.amr, done=done
-        )
+            self._text(request, address=OWN_PATH), name, passkeys, own_id(browser),
+            may_add=CARD_METHOD in owner.amr, done=done,
+        )  # fmt: skip
         return self._remember(request, _html(html))
 
     async def own_challenge(self, request: Request) -> Response:
@@ -193,7 +195,7 @@ class LoginPages:
 
     def _own_remove(self, request: Request, body: bytes) -> Response:
         self._check_origin(request)
-        owner = self.own.owner(self._browser(request, OWN))
+        owner = self.own.owner(self._own_browser(request))
         self.desk.passkeys.remove(owner, _credential(_form(body).get("credential", "")), now=self.desk.clock())
         return _redirect(f"{OWN_PATH}?done=removed")
 
@@ -202,7 +204,7 @@ class LoginPages:
 
     def _own_leave(self, request: Request) -> Response:
         self._check_origin(request)
-        self.own.leave(self._browser(request, OWN))
+        self.own.leave(self._own_browser(request))
         answer = _html(self.pages.logged_out(self._text(request)))
         self._set_cookie(answer, self.desk.settings.own_cookie, "")
         return answer
@@ -253,9 +255,12 @@ class LoginPages:
             raise NotAuthorised("the request does not come from the log-in pages", reason="origin")
 
     def _browser(self, request: Request, interaction: str) -> str:
-        settings = self.desk.settings
-        value = request.cookies.get(settings.own_cookie if interaction == OWN else settings.cookie_name, "")
-        return value if len(value) <= _MAX_COOKIE else ""
+        if is_own(interaction):
+            return self._own_browser(request)
+        return _short(request.cookies.get(self.desk.settings.cookie_name, ""))
+
+    def _own_browser(self, request: Request) -> str:
+        return _short(request.cookies.get(self.desk.settings.own_cookie, ""))
 
     def _text(self, request: Request, wished: tuple[str, ...] = (), address: str = "") -> PageText:
         """A choice on the page wins, then an earlier one, then what the service asked for, then the browser."""
@@ -286,6 +291,10 @@ def _interaction(text: str) -> str:
     if not INTERACTION.match(text):
         raise NotAuthorised("this is no log-in's id", reason="interaction")
     return text
+
+
+def _short(cookie: str) -> str:
+    return cookie if len(cookie) <= _MAX_COOKIE else ""
 
 
 def _credential(text: str) -> bytes:

@@ -131,13 +131,14 @@ class Pages:
         return self._render("logout.html", page, action=action, fields=tuple(fields), service=name)
 
     def passkeys(
-        self, page: PageText, name: str, passkeys: tuple[StoredPasskey, ...], *, may_add: bool, done: str
-    ) -> str:
-        """A person's own passkeys. ``done``: ``added``, ``removed`` or empty."""
+        self, page: PageText, name: str, passkeys: tuple[StoredPasskey, ...], interaction: str, *,
+        may_add: bool, done: str,
+    ) -> str:  # fmt: skip
+        """One person's own. ``interaction``: ``own_id`` of the browser; ``done``: ``added``, ``removed`` or empty."""
         rows = [{"id": _b64url(one.credential), "short": _short(one.credential)} for one in passkeys]
         return self._render(
             "passkeys.html", page, name=name, passkeys=rows, may_add=may_add, added=done == "added",
-            removed=done == "removed", interaction="own",
+            removed=done == "removed", interaction=interaction,
         )  # fmt: skip
 
     def _message(
