@@ -13,7 +13,10 @@ from typing import Any
 import httpx
 import pytest
 
-from exclave.errors import ConfigError, NotAuthorised
+from exclave.errors import (
+    ConfigError,
+    NotAuthorised,
+)
 from exclave.formats.relying import RelyingService
 from exclave.identity.contract import Authentication, IdentityState
 from exclave.identity.login_settings import LANGUAGES, LoginSettings

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -345,6 +346,15 @@ def test_issuer_entered_a_moment_ago() -> None:
     card = site.card(newcomer)
     name, nonce = begun(site)
     assert site.desk.web_eid(name, BROWSER, token_bytes(card, nonce))
+
+
+def test_issuer_that_cannot_be_trusted(caplog: pytest.LogCaptureFixture) -> None:
+    """A certificate in the journal that is no CA's is left out, and the other issuers' citizens log in."""
+    site = Site()
+    site.store.infos += (replace(info(PKI.first, "odd"), certificates=(CARD.der,)),)
+    name, nonce = begun(site)
+    assert site.desk.web_eid(name, BROWSER, token_bytes(site.card(), nonce))
+    assert "cards of the issuer odd are not accepted" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ Page: docs/spec/login.md. ``admit`` decides; ``Cards`` asks the store and rememb
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from exclave.crypto.certificates import DISALLOWED_POLICIES, PinnedIssuers, VerifiedCitizen, pin_issuers, verify_citizen
-from exclave.errors import NotAuthorised, UnavailableError
+from exclave.errors import MalformedError, NotAuthorised, UnavailableError
 from exclave.formats.relying import RelyingService
 from exclave.identity.answer_window import known_until
 from exclave.identity.contract import (
@@ -27,6 +28,7 @@ from exclave.rules.extensions import Extended, NotExtended
 from exclave.rules.freshness import Freshness, judge_freshness
 
 CARD_METHOD, CARD_ACR = "idcard", "high"
+_log = logging.getLogger("exclave.login")
 
 
 class ExtendedNow(Protocol):
@@ -129,6 +131,18 @@ class Cards:
         known, issuers, pins = self._known
         if known != generation:
             issuers = {issuer.id: issuer for issuer in self._store.issuers()}
-            pins = pin_issuers(der for issuer in issuers.values() for der in issuer.certificates)
+            pins = pin_issuers(
+                der for issuer in issuers.values() for der in issuer.certificates if _usable(issuer, der)
+            )
             self._known = (generation, issuers, pins)
         return issuers, pins
+
+
+def _usable(issuer: IssuerInfo, der: bytes) -> bool:
+    """One certificate in the journal that cannot be trusted must not keep everybody else's citizens out."""
+    try:
+        pin_issuers((der,))
+    except MalformedError as error:
+        _log.error("cards of the issuer %s are not accepted: %s", issuer.label, error.message)
+        return False
+    return True

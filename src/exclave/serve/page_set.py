@@ -17,7 +17,7 @@ from importlib.resources import files
 import msgspec
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from exclave.errors import ExclaveError, UnavailableError, UsageError
+from exclave.errors import ExclaveError, NotAuthorised, UnavailableError, UsageError
 from exclave.formats.relying import RelyingService
 from exclave.identity.contract import StoredPasskey
 from exclave.identity.login import Offer
@@ -55,10 +55,16 @@ class PageText:
 
 
 def kind_of(error: ExclaveError) -> str:
-    """Which of the few texts for citizens an error gets: what was wrong with a card stays in the operator's log."""
+    """Which of the few texts for citizens an error gets: what was wrong with a card stays in the operator's log.
+
+    Whatever was found wrong with an answer has a ``reason``. Without one, the OpenID provider knows the log-in no
+    longer, or something failed here.
+    """
     reason = str(error.facts.get("reason", ""))
     if isinstance(error, UnavailableError):
         return "unavailable"
+    if not reason:
+        return "expired" if type(error) is NotAuthorised else "unavailable"
     if reason in _EXPIRED:
         return "expired"
     if reason in _REQUEST:
@@ -69,8 +75,10 @@ def kind_of(error: ExclaveError) -> str:
 
 
 def status_of(error: ExclaveError) -> int:
-    """403 for what is not accepted: whose fault a bad signature is cannot be told."""
-    return error.http_status if isinstance(error, UnavailableError | UsageError) else 403
+    """503 where it is ours; 400 for what is not in the format; 403 for what is not accepted."""
+    if kind_of(error) == "unavailable":
+        return 503
+    return error.http_status if isinstance(error, UsageError) else 403
 
 
 class Pages:
