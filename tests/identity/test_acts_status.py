@@ -27,6 +27,7 @@ from exclave.identity.status_log import Good, Held, Reason, Revoked, Unknown
 from exclave.ids import Digest, Instant
 from exclave.operations import ledger_entry
 from exclave.operations.identity_acts import StatusChanged, change_status
+from exclave.rules.warrants import authorise_warrant
 from support.acting import HOUR, MINUTE, Granted, Killed, Place, issuer
 from support.custody import machine
 from support.small_state import START
@@ -67,6 +68,10 @@ def test_revoke(place: Place) -> None:
     assert (fact.kind, fact.warrant) == ("identity-revoke", done.warrant)
     assert fact.say[:2] == (f"order {done.order.hex()}", "2 of 2 certificates of 1 issuers; the others needed nothing")
     assert fact.say[2] == f"identity journal {done.head.number} {done.head.chain.hex()}"
+    assert authorise_warrant(
+        place.view.warrants[done.warrant], place.view.chain, place.view.cards, now=None, place=None, machine=None,
+        act=Act.REVOKE, object=done.order,
+    ).signers == {"anna", "boris"}  # fmt: skip
 
 
 def test_hold_and_release(place: Place) -> None:

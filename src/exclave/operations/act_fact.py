@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from exclave.errors import Busy, IntegrityError, MalformedError, MissingObject, UnavailableError
+from exclave.errors import Busy, IntegrityError, MalformedError, MissingObject, OutcomeUnknown, UnavailableError
 from exclave.formats.fact import Fact, parse_fact
 from exclave.formats.leaf import parse_version_leaf
+from exclave.formats.paths import warrant_key
 from exclave.formats.tile import TILE_WIDTH
-from exclave.ids import Digest, Instant, Label, RegisterId
+from exclave.ids import Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
+from exclave.operations.custody import Granted
 from exclave.operations.ledger_entry import enter, settle_outbox
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.sites.contract import Site
@@ -41,11 +43,9 @@ class Recorded:
 class Facts(Protocol):
     """Where an act leaves its fact."""
 
-    def record(
-        self, kind: Label, warrant: Digest, say: tuple[str, ...], *, since: Instant, again: bool, now: Instant
-    ) -> Recorded:
-        """Enters a fact of ``kind`` under ``warrant``, unless one that begins with the same line stands there since
-        ``since``; with ``again``, in any case."""
+    def record(self, kind: Label, granted: Granted, say: tuple[str, ...], *, again: bool, now: Instant) -> Recorded:
+        """Makes the warrant public, and enters a fact of ``kind`` under it, unless one that begins with the same line
+        stands there already; with ``again``, in any case."""
 
 
 @contextmanager
@@ -78,12 +78,13 @@ class RegisterFacts:
     alone: Callable[[], AbstractContextManager[None]]
     """Holds the register against other writers on this machine."""
 
-    def record(
-        self, kind: Label, warrant: Digest, say: tuple[str, ...], *, since: Instant, again: bool, now: Instant
-    ) -> Recorded:
+    def record(self, kind: Label, granted: Granted, say: tuple[str, ...], *, again: bool, now: Instant) -> Recorded:
         """See ``Facts``. A restart finds the fact, or finishes entering it, or enters it: never twice."""
         epoch = self.view.epoch_chain(self.register).newest
+        warrant, since = granted.warrant.digest, granted.warrant.warrant.not_before
         with self.alone():
+            # Before the fact, so that whoever reads it finds who allowed it. A restart puts the same again.
+            hidden = self._publish(granted.note.encode())
             settle_outbox(self.view, epoch, self.machine, sites=self.sites, now=now, outbox=self.outbox)
             if not again and any(
                 f.kind == kind and f.warrant == warrant and f.say[:1] == say[:1] for f in self._facts(epoch, since)
@@ -94,8 +95,18 @@ class RegisterFacts:
                 self.view, epoch, self.machine, [fact.encode()], sites=self.sites, witnesses=self.witnesses, now=now,
                 outbox=self.outbox,
             )  # fmt: skip
-        failed = (*entered.failed.items(), *entered.refused.items())
-        return Recorded(True, entered.sites, entered.witnesses, failed)
+        failed = {**hidden, **entered.failed, **entered.refused}
+        return Recorded(True, entered.sites, entered.witnesses, tuple(failed.items()))
+
+    def _publish(self, warrant: bytes) -> dict[Label, str]:
+        """Puts the warrant at every site; those that do not have it, and why. Backups bring it to them later."""
+        failed: dict[Label, str] = {}
+        for label, site in self.sites.items():
+            try:
+                site.put_same(warrant_key(self.view.state, warrant), warrant)
+            except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
+                failed[label] = error.message
+        return failed
 
     def _facts(self, epoch: VerifiedEpoch, since: Instant) -> Iterator[Fact]:
         """From the newest back to those of ``since``, in the longest log that a site shows."""

@@ -163,7 +163,7 @@ def _finish(run: _Run) -> StatusChanged:
         f"identity journal {head.number} {head.chain.hex()}",
     )
     fact = act.desk.facts.record(
-        Label(f"identity-{order.act}"), act.digest, say, since=act.warrant.not_before, again=run.entered > 0,
+        Label(f"identity-{order.act}"), act.granted, say, again=run.entered > 0,
         now=act.desk.clock(),
     )  # fmt: skip
     return StatusChanged(

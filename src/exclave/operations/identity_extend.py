@@ -60,9 +60,7 @@ def extend(desk: Desk, path: Path) -> ExtensionEntered:
         desk.identity.writer.enter([body], warrant=act.digest)  # (4)
     head = desk.identity.store.head()
     say = (f"order {order.digest.hex()}", *_said(found), f"identity journal {head.number} {head.chain.hex()}")
-    fact = desk.facts.record(
-        Label("identity-extend"), act.digest, say, since=act.warrant.not_before, again=new, now=desk.clock()
-    )  # (5)
+    fact = desk.facts.record(Label("identity-extend"), act.granted, say, again=new, now=desk.clock())  # (5)
     ended = isinstance(found, ExtensionEnd)
     until = Instant(0 if isinstance(found, ExtensionEnd) else min(found.until, found.not_after))
     return ExtensionEntered(digest, ended, order.digest, act.digest, new, until, head, fact)

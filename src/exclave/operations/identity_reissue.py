@@ -235,7 +235,7 @@ def _finish(run: _Run, refused: Counter[Refusal]) -> Reissued:
         f"identity journal {head.number} {head.chain.hex()}",
     )
     fact = act.desk.facts.record(
-        Label("identity-reissue"), act.digest, say, since=act.warrant.not_before, again=run.made > 0,
+        Label("identity-reissue"), act.granted, say, again=run.made > 0,
         now=act.desk.clock(),
     )  # fmt: skip
     return Reissued(
