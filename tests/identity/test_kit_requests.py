@@ -11,15 +11,26 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from exclave.crypto.delegate import verify_delegate
 from exclave.crypto.signer import Algorithm
 from exclave.crypto.signer_file import encode_private_key, make_private_key
 from exclave.demo.pki import IssuingCa, Pki, make_pki, pem
-from exclave.errors import AlreadyExists, CorruptObject, MalformedError, TargetNotEmpty, UnavailableError, UsageError
+from exclave.errors import (
+    AlreadyExists,
+    CorruptObject,
+    ExclaveError,
+    MalformedError,
+    TargetNotEmpty,
+    UnavailableError,
+    UsageError,
+)
 from exclave.formats.keyring import KeyUse, Stored
 from exclave.identity.key_folder import KeyFolder
 from exclave.identity.keyring import Keyring
-from exclave.ids import Instant, Label
+from exclave.ids import Instant, Label, now
 from exclave.operations.identity_kit import (
     KitWishes,
     Requested,
@@ -30,6 +41,7 @@ from exclave.operations.identity_kit import (
 )
 from exclave.rules.ladder import DAY_S, look
 from support.kit import KitStore, info_of
+from support.ocsp_place import make_place, request_for
 from support.softhsm import make_token
 
 DAY = DAY_S * 1_000_000
@@ -211,6 +223,66 @@ def test_wrong_certificates_are_refused(
     assert re.search(why, accepted.rows[0].why), accepted.rows[0].why
     assert accepted.refused
     assert len(accepted.bodies) == 1
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        KitWishes("ee", "S"),
+        KitWishes("EST", "S"),
+        KitWishes("EE", ""),
+        KitWishes("EE", "x" * 65),
+        KitWishes("EE", "a\nb"),
+        KitWishes("EE", "S", rungs=0),
+    ],
+)
+def test_wishes_that_cannot_be(store: KitStore, tmp_path: Path, wishes: KitWishes) -> None:
+    """Impossible countries, names and ladders are a mistake of the caller, and no request is written."""
+    with pytest.raises(UsageError):
+        _made(KeyFolder(tmp_path / "keys"), store, tmp_path / "out", wishes)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def delegate(pki: Pki) -> bytes:
+    made = pki.second.responder(ec.generate_private_key(ec.SECP256R1()), "DEMO OCSP RESPONDER 202611", begin=NOW)
+    return made.public_bytes(serialization.Encoding.DER)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@given(st.integers(0, 10_000), st.integers(1, 255))
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_changed_byte_is_never_accepted(pki: Pki, delegate: bytes, at: int, flip: int) -> None:
+    """A certificate with one changed byte, or one byte more, is refused as what it is, never with another error."""
+    assert verify_delegate(delegate, [pki.second.der], longest_s=46 * DAY_S).der == delegate
+    changed = bytearray(delegate)
+    changed[at % len(changed)] ^= flip
+    for wrong in (bytes(changed), delegate + b"\0"):
+        with pytest.raises(ExclaveError):
+            verify_delegate(wrong, [pki.second.der], longest_s=46 * DAY_S)
+
+
+def test_openssl_accepts_answers_from_a_token(tmp_path: Path) -> None:
+    """From request to answer with a key that never left its token: openssl verifies what the responder signs by it."""
+    place = make_place(now())
+    store = KitStore((info_of(place.pki.first, "esteid-2018", as_of=place.now),))
+    keys = _folder(tmp_path / "identity-keys", Stored.PKCS11, "answers")
+    wishes = KitWishes("EE", "Demo State", stored=Stored.PKCS11, rungs=1)
+    made = _made(keys, store, tmp_path / "out", wishes, now=Instant(place.now - DAY))
+    store.enter(accept_certificates(keys, store, PLACE, _answers(place.pki, made), now=place.now).bodies)
+    place.delegates = Keyring(keys, store, PLACE)  # type: ignore[assignment]
+    reply = place.responder().answer(request_for(place.good, place.pki.first, nonce=None))
+    (tmp_path / "answer.der").write_bytes(reply.data)
+    for name, certificate in (("ca", place.pki.first.certificate), ("good", place.good.certificate)):
+        (tmp_path / f"{name}.pem").write_bytes(pem(certificate))
+    (tmp_path / "trust.pem").write_bytes(pem(place.pki.root) + pem(place.pki.first.certificate))
+    done = subprocess.run(
+        ["openssl", "ocsp", "-respin", "answer.der", "-issuer", "ca.pem", "-cert", "good.pem", "-CAfile", "trust.pem",
+         "-no_nonce", "-status_age", "120"], cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "Response verify OK" in done.stdout + done.stderr
+    assert "good.pem: good" in done.stdout
+    keys.close()
 
 
 def test_files_without_certificates_are_malformed(store: KitStore, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from exclave.crypto.crl import MAX_CERTIFICATE_BYTES, issuer_id
+from exclave.crypto.crl import MAX_CERTIFICATE_BYTES, MAX_SERIAL, issuer_id
 from exclave.crypto.signer_file import algorithm_of
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, WrongFingerprint
 from exclave.ids import Digest, Instant, parse_b64
@@ -94,8 +94,10 @@ def verify_delegate(der: bytes, issuers: Iterable[bytes], *, longest_s: int) -> 
     """
     certificate = _certificate(der)
     validity = _validity(certificate)  # (1)
-    issuer = _issuer(certificate, issuers)  # (2)
+    if certificate.version is not x509.Version.v3 or not 0 < certificate.serial_number <= MAX_SERIAL:
+        raise MalformedError("the certificate has no possible version or serial")
     try:
+        issuer = _issuer(certificate, issuers)  # (2)
         _check_uses(certificate)  # (3) (4) (5)
     except _BROKEN as error:
         raise MalformedError(f"the responder's certificate is not in the format: {error}") from error

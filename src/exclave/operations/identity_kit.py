@@ -22,11 +22,11 @@ from exclave.formats.keyring import KeyRecord, KeyUse, Stored
 from exclave.identity.contract import IssuerInfo, StatusStore
 from exclave.identity.key_folder import KeyFolder
 from exclave.identity.keyring import token_jwks
-from exclave.ids import Instant, Label, sha256
+from exclave.ids import Instant, Label, parse_country, sha256
 from exclave.rules.ladder import DAY_S, LASTS_DAYS, OVERLAP_DAYS, RUNGS, Window, next_begin, plan
 
-MAX_COMMON_NAME = 64
-"""RFC 5280, appendix A.1: ub-common-name."""
+MAX_NAME = 64
+"""RFC 5280, appendix A.1: ub-common-name, ub-organization-name."""
 SLACK_DAYS = 1
 """A CA may round a window up to so much more than was asked for."""
 TOKEN_ALGORITHMS = (Algorithm.ES256, Algorithm.RS256)
@@ -108,6 +108,9 @@ def request_kit(
     a token is away. Run again after a failure: keys that were made are used again.
     """
     _require_empty(folder)
+    parse_country(wishes.country)
+    if not 1 <= len(wishes.organization) <= MAX_NAME or not wishes.organization.isprintable():
+        raise UsageError(f"an organization's name has 1 to {MAX_NAME} printable characters")
     issuers = store.issuers()
     if not issuers:
         raise UsageError("the journal names no issuing CA yet", hint="Enter the CAs at home, then wait for the feed.")
@@ -123,8 +126,8 @@ def request_kit(
         for window, month in zip(windows, _months(windows), strict=True):
             key = _responder_key(keys, info, window, wishes)  # (1)
             name = f"{info.label.upper()} {place.upper()} OCSP RESPONDER {month}"
-            if len(name) > MAX_COMMON_NAME:
-                raise UsageError(f"the name {name!r} has more than {MAX_COMMON_NAME} characters; use shorter labels")
+            if len(name) > MAX_NAME:
+                raise UsageError(f"the name {name!r} has more than {MAX_NAME} characters; use shorter labels")
             request = Request(f"{key.name}.csr", info.label, name, key, window)
             pem = responder_request(keys.signer(key), name, wishes.organization, wishes.country)  # (2)
             requests.append(request)
