@@ -47,6 +47,7 @@ CREATE TABLE thing (
 CREATE INDEX owned ON thing (kind, owner);
 """
 _STATUS = "SELECT since, reason FROM certificate WHERE issuer = ? AND serial = ?"
+_STOP = _STATUS + " AND since IS NOT NULL"  # from the index of stopped ones alone, which is small
 _STOPPED = "SELECT serial, since, reason FROM certificate WHERE issuer = ? AND since IS NOT NULL ORDER BY serial"
 _SETTLE = (
     "INSERT INTO certificate VALUES (?, ?, ?, ?) ON CONFLICT (issuer, serial) DO UPDATE "
@@ -101,9 +102,9 @@ class SqliteRows:
                 with _transaction(db, "BEGIN"):
                     reader.known = _read_known(db)
                 reader.version = version
-            return reader.known
         except (OSError, sqlite3.Error) as error:
             raise self._explain(error) from error
+        return reader.known
 
     def certificate(self, issuer: int, serial: bytes) -> StopRow | None:
         try:
@@ -210,8 +211,8 @@ class SqliteWriting:
         found: dict[Name, Stop] = {}
         for issuer, serial in names:
             number = self._numbers.get(issuer)
-            row = self._db.execute(_STATUS, (number, serial_key(serial))).fetchone()
-            if row is not None and row[0] is not None:
+            row = self._db.execute(_STOP, (number, serial_key(serial))).fetchone()
+            if row is not None:
                 found[issuer, serial] = stop_of_row(row)
         return found
 
