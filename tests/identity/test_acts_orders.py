@@ -153,11 +153,11 @@ def test_a_million_lines(tmp_path: Path) -> None:
         file.write(f"exclave/status-order/v1\nact hold\nissuer {'0' * 64} {MAX_LINES}\n".encode())
         for serial in range(MAX_LINES):
             file.write(b"serial %x\n" % (serial + (1 << 100)))
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     order = read_order(path)
     assert order.words[0] == "Holds 1000000 certificates:"
-    print(f"{time.monotonic() - began:.1f} s")
-    assert time.monotonic() - began < 60
+    print(f"{time.process_time() - began:.1f} s of processor time")
+    assert time.process_time() - began < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 << 10
 
 

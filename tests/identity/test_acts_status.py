@@ -335,13 +335,13 @@ def test_bulk(tmp_path: Path) -> None:
     order = place.order(Act.REVOKE, *(line(serial) for serial in range(first, first + count)))
     granted = place.grant(Act.REVOKE, order)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    began = time.monotonic()
+    began = time.process_time()
     done = change_status(place.desk(granted), order, Act.REVOKE)
-    took = time.monotonic() - began
+    took = time.process_time() - began
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{count} in {took:.1f} s, {grown >> 10} MiB more")
+    print(f"{count} in {took:.1f} s of processor time, {grown >> 10} MiB more")
     assert done.entered == count
     assert isinstance(place.status(first + count - 1), Revoked)
     assert isinstance(place.status(first + count), Unknown)
-    assert took < 60
+    assert took < 30
     assert grown < 100 << 10
