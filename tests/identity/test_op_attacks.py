@@ -24,8 +24,11 @@ from exclave.identity.op.clients import ASSERTION_TYPE
 from exclave.identity.op.wire import Call, Reply
 from exclave.ids import Label
 from support.op_place import (
+    CLIENT_EC,
+    CLIENT_KEY,
     EC_KEY,
     ISSUER,
+    JWT_CLIENT,
     RP,
     RSA_KEY,
     SECRET,
@@ -44,10 +47,6 @@ from support.op_place import (
 from support.soft_signer import SoftSigner
 
 POST = ("client_secret_basic", "client_secret_post")
-CLIENT_KEY = SoftSigner(rsa.generate_private_key(65537, 2048))
-CLIENT_EC = SoftSigner(ec.generate_private_key(ec.SECP256R1()))
-FREE = {name: value for name, value in jwk_of(CLIENT_KEY, "one").items() if name != "alg"}
-JWKS = json.dumps({"keys": [FREE, jwk_of(CLIENT_EC, "two")]})
 TOKEN = f"{ISSUER}/oidc/token"
 
 
@@ -59,7 +58,7 @@ def place() -> Place:
             relying(auth_methods=POST, backchannel_logout_uri="https://rp.demo.test/logout"),
             relying("other", auth_methods=POST, secret_sha256=(secret_hash("another"),), redirect_uris=("https://other.demo.test/cb",)),
             relying("app", auth_methods=("none",), secret_sha256=(), redirect_uris=("test.demo.app:/cb",)),
-            relying("signs", auth_methods=("private_key_jwt",), secret_sha256=(), jwks=JWKS),
+            JWT_CLIENT,
             relying("strict", auth_methods=POST, require_par=True, require_pkce=True),
         )
     )  # fmt: skip
@@ -562,7 +561,7 @@ def test_foreign_network(place: Place) -> None:
 
 
 def test_access_token_of_the_right_place_in_the_tickets(place: Place) -> None:
-    """The half of an access token that names it opens nothing without the half that is secret; and two minutes end it."""
+    """The half of an access token that names it opens nothing without its secret half; two minutes end it."""
     token = access_token(place.redeem(place.log_in()["code"]))
     name = token.partition(".")[0]
     for guess in (name, name + ".", name + "." + "A" * 43, token + "A", "." + token, "A" * 22 + "." + "A" * 43, "é"):

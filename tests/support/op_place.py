@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import secrets
 import socket
 import threading
@@ -21,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from exclave.crypto.jose import jwk_of
 from exclave.crypto.jwk import thumbprint
 from exclave.errors import NotAuthorised
 from exclave.formats.relying import RelyingService, check_service
@@ -55,6 +57,16 @@ def relying(client_id: str = "rp", **more: Any) -> RelyingService:
     service = RelyingService(client_id=client_id, **given)
     check_service(service)
     return service
+
+
+CLIENT_KEY = SoftSigner(rsa.generate_private_key(65537, 2048))
+CLIENT_EC = SoftSigner(ec.generate_private_key(ec.SECP256R1()))
+_FREE = {name: value for name, value in jwk_of(CLIENT_KEY, "one").items() if name != "alg"}
+JWT_CLIENT = relying(
+    "signs", auth_methods=("private_key_jwt",), secret_sha256=(),
+    jwks=json.dumps({"keys": [_FREE, jwk_of(CLIENT_EC, "two")]}),
+)  # fmt: skip
+"""Signs assertions with ``CLIENT_KEY`` (kid ``one``, any RSA algorithm) or ``CLIENT_EC`` (kid ``two``, ES256)."""
 
 
 class Known:
