@@ -22,7 +22,7 @@ from exclave.demo.pki import Card, pem
 from exclave.serve.nginx import NginxSettings, nginx_config
 from support.login_site import Served, Site, free_socket
 
-_FRAME = """daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log info; {user}
+FRAME = """daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log info; {user}
 events {{}}
 http {{
     access_log {folder}/access.log; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
@@ -94,7 +94,7 @@ def running_front(site: Site, folder: Path, port: int, card_port: int) -> Iterat
     )  # fmt: skip
     (folder / "exclave.conf").write_text(nginx_config(settings))
     user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(_FRAME.format(folder=folder, user=user))
+    (folder / "nginx.conf").write_text(FRAME.format(folder=folder, user=user))
     with Served(site.app, uds=f"{folder}/login.sock"), Served(site.door, uds=f"{folder}/door.sock"):
         process = subprocess.Popen(["nginx", "-p", str(folder), "-c", f"{folder}/nginx.conf"], stderr=subprocess.PIPE)
         try:
