@@ -103,7 +103,7 @@ def test_from_request_to_signature(
             assert signer.sign(b"an answer")
             assert ring.ocsp(info.id, now=Instant(NOW + offset))[0] is signer
         assert ring.ocsp(info.id, now=Instant(NOW + 400 * DAY)) is None
-        assert look(windows_of(store, info, PLACE), now=NOW).gaps == ()
+        assert look(windows_of(keys, store, info, PLACE), now=NOW).gaps == ()
     keys.close()
 
 
@@ -178,8 +178,21 @@ def test_the_next_ladder_begins_where_this_one_ends(pki: Pki, store: KitStore, t
     more = _made(keys, store, tmp_path / "two", now=later)
     assert more.requests[0].window.begin == NOW + (105 - 15) * DAY
     store.enter(accept_certificates(keys, store, PLACE, _answers(pki, more), now=later).bodies)
-    state = look(windows_of(store, store.infos[0], PLACE), now=later)
+    state = look(windows_of(keys, store, store.infos[0], PLACE), now=later)
     assert (state.gaps, state.alarm) == ((), False)
+
+
+def test_a_key_that_was_taken_away_is_asked_for_again(pki: Pki, store: KitStore, tmp_path: Path) -> None:
+    """When a rung's key is gone, the next requests begin where the usable ladder ends."""
+    keys = KeyFolder(tmp_path / "keys")
+    made = _made(keys, store, tmp_path / "one")
+    store.enter(accept_certificates(keys, store, PLACE, _answers(pki, made), now=NOW).bodies)
+    for file in keys.path.glob(f"{made.requests[1].key.name}.*"):
+        file.unlink()
+    again = _made(KeyFolder(keys.path), store, tmp_path / "two")
+    assert again.requests[0].window.begin == NOW + (45 - 15) * DAY
+    assert again.requests[0].key.name == made.requests[1].key.name
+    assert again.requests[0].key.public_der != made.requests[1].key.public_der
 
 
 def _wrong(pki: Pki, made: Requested, ca: IssuingCa, **how: object) -> bytes:

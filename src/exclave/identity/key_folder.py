@@ -181,12 +181,12 @@ class RecordedSigner:
         return self._record.public_der
 
     def sign(self, message: bytes) -> bytes:
-        """See ``Signer.sign``; a key file that is gone is unavailable, too."""
+        """See ``Signer.sign``; a key file or a PIN file that is gone is unavailable, too. ``NotAuthorised`` and
+        ``CorruptObject`` need a person."""
         try:
-            signer = self._folder.open_signer(self._record)
+            return self._folder.open_signer(self._record).sign(message)
         except UsageError as error:
             raise UnavailableError(f"the key {self._record.name} cannot be used: {error.message}") from error
-        return signer.sign(message)
 
     def __repr__(self) -> str:
         return f"RecordedSigner({self._record.name!r})"

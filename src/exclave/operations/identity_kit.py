@@ -120,7 +120,7 @@ def request_kit(
     requests, texts = [], {}
     for info in issuers:
         windows = plan(
-            next_begin(windows_of(store, info, place), now=now, overlap_days=wishes.overlap_days),
+            next_begin(windows_of(keys, store, info, place), now=now, overlap_days=wishes.overlap_days),
             rungs=wishes.rungs, lasts_days=wishes.lasts_days, overlap_days=wishes.overlap_days,
         )  # fmt: skip
         for window, month in zip(windows, _months(windows), strict=True):
@@ -183,13 +183,15 @@ def accept_certificates(
     return Accepted(tuple(bodies), tuple(rows))
 
 
-def windows_of(store: StatusStore, info: IssuerInfo, place: Label) -> list[Window]:
-    """The validity of every certificate of the journal that lets ``place`` answer for that issuer."""
+def windows_of(keys: KeyFolder, store: StatusStore, info: IssuerInfo, place: Label) -> list[Window]:
+    """The validity of every certificate of the journal that lets ``place`` answer for that issuer with a key that is
+    here: one that was taken away (somebody saw it) is asked for again."""
     found: list[Window] = []
     for der in store.responders(info.id, place):
         with contextlib.suppress(MalformedError):  # none that anybody here could use
             validity = read_validity(der)
-            found.append(Window(validity.begin, validity.end))
+            if keys.find(validity.public_der, KeyUse.OCSP, info.id) is not None:
+                found.append(Window(validity.begin, validity.end))
     return found
 
 
