@@ -122,8 +122,8 @@ def check_service(service: RelyingService) -> None:
 
 
 def check_redirect_uri(uri: str, *, public: bool) -> None:
-    """``MalformedError`` unless ``uri`` is absolute and ``https``, or ``http`` on loopback; or, for a ``public`` client, of
-    a private-use scheme with a dot in it (RFC 8252, section 7.1).
+    """``MalformedError`` unless ``uri`` is absolute and ``https``, or ``http`` on loopback, or for a ``public`` client
+    of a private-use scheme with a dot in it (RFC 8252, section 7.1).
 
     It has no fragment, user name or wildcard, no ``..``, and no parameter that belongs to an answer. Hosts are written
     in small letters, those beyond ASCII as ``xn--``: what is compared byte by byte must have one form.
@@ -142,8 +142,8 @@ def check_redirect_uri(uri: str, *, public: bool) -> None:
             raise MalformedError(f"a redirect URI names a host in small ASCII letters: {shown!r}")
         if where.scheme == "http" and host not in _LOOPBACK:
             raise MalformedError(f"a redirect URI is https; http is for loopback alone: {shown!r}")
-    elif not public or not _PRIVATE_SCHEME.match(where.scheme):
-        raise MalformedError(f"a redirect URI of another scheme is for public clients, as com.example.app: {shown!r}")
+    elif not public or not _PRIVATE_SCHEME.match(where.scheme) or not where.path.startswith("/"):
+        raise MalformedError(f"another scheme is for public clients, as com.example.app:/cb, and not {shown!r}")
 
 
 def _split(uri: str) -> SplitResult | None:
