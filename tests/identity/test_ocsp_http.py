@@ -191,7 +191,7 @@ def test_bytes_that_are_refused_and_end_the_connection(site: Served, sent: bytes
     answer = site.raw(sent)
     assert answer.startswith(b"HTTP/1.1 " + status), answer[:100]
     assert answer.count(b"HTTP/1.1") == 1
-    assert b"connection: close" in answer
+    assert b"Connection: close" in answer
     assert site.alive()
 
 
@@ -237,10 +237,10 @@ def test_http_1_0(site: Served) -> None:
     """It ends the connection, unless the client asks to keep it."""
     old = post(asked(site)).replace(b"HTTP/1.1\r\nHost: a\r\n", b"HTTP/1.0\r\n", 1)
     begin = time.monotonic()
-    assert b"connection: close" in site.raw(old)
+    assert b"Connection: close" in site.raw(old)
     assert time.monotonic() - begin < 0.9
     kept = old.replace(b"HTTP/1.0\r\n", b"HTTP/1.0\r\nConnection: keep-alive\r\n", 1)
-    assert site.raw(kept + kept).count(b"connection: keep-alive") == 2
+    assert site.raw(kept + kept).count(b"Connection: keep-alive") == 2
 
 
 def test_other_ways_to_ask(site: Served) -> None:
@@ -314,7 +314,7 @@ def test_answers_from_threads() -> None:
         assert time.monotonic() - begin < 2
         answers = site.raw(post(asked(site)) + post(b"x") + b"GET /health HTTP/1.0\r\n\r\n").split(b"HTTP/1.1 ")[1:]
         assert [len(answer.partition(b"\r\n\r\n")[2]) > 5 for answer in answers] == [True, False, False]
-        assert b"connection: close" in answers[-1]
+        assert b"Connection: close" in answers[-1]
         with site.connect() as sock:  # one that leaves while its answer is made
             sock.sendall(post(asked(site)))
         with site.connect() as sock:
@@ -448,7 +448,7 @@ def test_stopping_lets_answers_end() -> None:
     stopping.start()
     told = received(busy)
     assert told.startswith(b"HTTP/1.1 200")
-    assert b"connection: close" in told
+    assert b"Connection: close" in told
     assert received(idle) == b""
     stopping.join()
     with pytest.raises(ConnectionRefusedError):

@@ -42,7 +42,7 @@ class Edge:
 
     def tick(self, now: float) -> None:
         """Once a second: the Date header, and whoever has used up his time."""
-        self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        self.date = b"Date: " + formatdate(usegmt=True).encode() + b"\r\n"
         for connection in [c for c in self.open if c.deadline < now]:
             connection.time_out()
 
@@ -284,7 +284,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _answer(self, response: Response, method: bytes, *, keep: bool, old: bool) -> None:
         keep = keep and not (self._closing or self._edge.stopping)
-        connection = b"" if keep and not old else b"connection: keep-alive\r\n" if keep else b"connection: close\r\n"
+        connection = b"" if keep and not old else b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n"
         self._write(response, connection, body=method != b"HEAD")
         if keep:
             self.deadline = self._loop.time() + self._edge.limits.idle_s
@@ -295,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is None:
             return
         content = response.body if body else b""
-        length = b"" if response.status == 304 else b"content-length: %d\r\n" % len(response.body)
+        length = b"" if response.status == 304 else b"Content-Length: %d\r\n" % len(response.body)
         lines = (_STATUS_LINES[response.status], response.head, length, self._edge.date, connection, b"\r\n")
         if len(content) > 1 << 16:
             self._transport.write(b"".join(lines))
@@ -314,7 +314,7 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(status)
 
     def _refuse(self, status: int) -> None:
-        self._write(Response(status, HTTPStatus(status).phrase.encode() + b"\n"), b"connection: close\r\n", body=True)
+        self._write(Response(status, HTTPStatus(status).phrase.encode() + b"\n"), b"Connection: close\r\n", body=True)
         self._close(linger=True)
 
     def _close(self, *, linger: bool = False) -> None:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-PLAIN: Final = b"content-type: text/plain\r\ncache-control: no-store\r\n"
+PLAIN: Final = b"Content-Type: text/plain\r\nCache-Control: no-store\r\n"
 
 
 class Request(msgspec.Struct, frozen=True):

@@ -37,8 +37,8 @@ RETRY_AFTER_S: Final = 30
 CRL_FRESH_S: Final = 300
 """How long a cache may keep a list."""
 
-_TYPE = b"content-type: application/ocsp-response\r\n"
-_NO_STORE = _TYPE + b"cache-control: no-store\r\n"
+_TYPE = b"Content-Type: application/ocsp-response\r\n"
+_NO_STORE = _TYPE + b"Cache-Control: no-store\r\n"
 _POST_PATH = re.compile(rb"/(?:[A-Za-z0-9._~-]{1,80}/?){0,2}\Z")
 _CRL_PATH = re.compile(rb"/crl/([a-z][a-z0-9-]{0,39})\.crl\Z")
 _ABSOLUTE = re.compile(rb"http://[^/?#]*", re.IGNORECASE)
@@ -131,7 +131,7 @@ class OcspSite:
                 return self._post(target, request)
             case b"GET" | b"HEAD":
                 return self._get(target, request)
-        return _plain(405, b"allow: GET, HEAD, POST\r\n")
+        return _plain(405, b"Allow: GET, HEAD, POST\r\n")
 
     def _post(self, target: bytes, request: Request) -> Response:
         if not _POST_PATH.match(target):
@@ -161,7 +161,7 @@ class OcspSite:
         found = self.crls.latest(label) if self.crls is not None else None
         if found is None:
             return self._refused(404)
-        kind = b"content-type: application/pkix-crl\r\n"
+        kind = b"Content-Type: application/pkix-crl\r\n"
         fresh_until = min(Instant(self.clock() + CRL_FRESH_S * _SECOND), found.next_update)
         return self._cacheable(request, found.data, kind, found.tag, found.this_update, fresh_until)
 
@@ -172,10 +172,10 @@ class OcspSite:
         left_s = max(0, (fresh_until - self.clock()) // _SECOND)
         tag = b'"' + name.encode() + b'"'
         head = kind + b"".join((
-            b"cache-control: max-age=%d, public, no-transform, must-revalidate\r\n" % left_s,
-            b"etag: " + tag + b"\r\n",
-            b"last-modified: " + _http_date(this_update) + b"\r\n",
-            b"expires: " + _http_date(fresh_until) + b"\r\n",
+            b"Cache-Control: max-age=%d, public, no-transform, must-revalidate\r\n" % left_s,
+            b"ETag: " + tag + b"\r\n",
+            b"Last-Modified: " + _http_date(this_update) + b"\r\n",
+            b"Expires: " + _http_date(fresh_until) + b"\r\n",
         ))  # fmt: skip
         asked = request.headers.get(b"if-none-match", b"")
         if asked and (asked.strip() == b"*" or tag in [part.strip().removeprefix(b"W/") for part in asked.split(b",")]):
@@ -228,7 +228,7 @@ def _decoded(text: bytes) -> bytes | None:
 
 def _head(reply: Reply) -> bytes:
     if _HTTP_STATUS.get(reply.outcome) == 503:
-        return _NO_STORE + b"retry-after: %d\r\n" % RETRY_AFTER_S
+        return _NO_STORE + b"Retry-After: %d\r\n" % RETRY_AFTER_S
     return _NO_STORE
 
 
