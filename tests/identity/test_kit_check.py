@@ -270,6 +270,9 @@ def test_what_is_not_configured_is_missing(scene: Scene) -> None:
     )
     assert set(_bad(report)) >= {"token keys", "names", "TLS certificate", "key that moves the names", "clock"}
     assert "is not here" in _bad(report)["certificates of luxembourg to answer for esteid-2018"]
+    later = Instant(scene.now + 800 * DAY)
+    report = check_kit(gather_kit(none, scene.store, PLACE, KitPlaces((PLACE,)), now=later, clock=now, decides=False))
+    assert "there is none" in _bad(report)["certificates of luxembourg to answer for esteid-2018"]
 
 
 def test_home_that_is_down_or_publishes_other_keys(scene: Scene) -> None:

@@ -90,7 +90,7 @@ def gather_kit(
         return Gathered(
             place=place, now=now, decides=decides, store_problem=problem,
             ladders=tuple(
-                _ladder(keys, store, info, embassy, proofs, here=embassy == place)
+                _ladder(keys, store, info, embassy, proofs, now=now, here=embassy == place)
                 for embassy in places.embassies for info in infos
             ),
             logs=tuple(LogSeen(i.label, i.live, i.as_of, i.next_update, i.issued_known) for i in infos),
@@ -112,8 +112,9 @@ def _journal(store: StatusStore, place: Label) -> tuple[str, Sequence[IssuerInfo
 
 
 def _ladder(
-    keys: KeyFolder, store: StatusStore, info: IssuerInfo, embassy: Label, proofs: dict[str, str], *, here: bool
-) -> LadderSeen:
+    keys: KeyFolder, store: StatusStore, info: IssuerInfo, embassy: Label, proofs: dict[str, str], *, now: Instant,
+    here: bool,
+) -> LadderSeen:  # fmt: skip
     windows: list[Window] = []
     unusable: list[str] = []
     try:
@@ -125,6 +126,8 @@ def _ladder(
             seen = read_validity(der)
         except MalformedError as error:
             unusable.append(error.message)
+            continue
+        if seen.end < now:
             continue
         why = _why_unusable(keys, info, seen, proofs) if here else ""
         if why:
