@@ -17,11 +17,13 @@ from exclave.app import open_identity
 from exclave.cli import identity_acts
 from exclave.crypto.crl import issuer_id
 from exclave.demo.pki import make_pki, pem
-from exclave.errors import ExclaveError
+from exclave.errors import ExclaveError, NotAuthorised, UsageError
 from exclave.formats.fact import Fact, parse_fact
 from exclave.formats.journal import Issued, Issuer, serial_bytes
+from exclave.formats.keyring import KeyUse
 from exclave.identity.status_log import Good, Held, Revoked, Serial
 from exclave.ids import Instant, Label, instant_text, now
+from exclave.operations.acting import REFRESH_S, WatchedPlace
 from exclave.operations.identity_authority import TakenUp, write_taken_up
 from exclave.operations.identity_follow import begin
 from exclave.operations.identity_place import place_text
@@ -195,6 +197,14 @@ def test_reissue(embassy: Embassy) -> None:
     assert (done["made"], done["refused"]) == (1, {})
     assert (root / "new" / "index.csv").read_text().count("\n") == 2
     assert "made before" in said("reissue", *act, *signs)
+    with embassy.place() as place:
+        place.keys.store("exile-ca", KeyUse.CRL, issuer_id(PKI.second.der), key.read_bytes())
+    key.unlink()
+    by_name = ["--ca", str(root / "exile.pem"), "--ca-name", "exile-ca", *signs[4:]]
+    assert told("reissue", *act, *by_name)["before"] == 1
+    for wrong in (["--ca-name", "nobody"], [], ["--ca-name", "exile-ca", "--ca-key", str(key)]):
+        with pytest.raises(UsageError, match="key"):
+            said("reissue", *act, "--ca", str(root / "exile.pem"), *wrong, *signs[4:])
 
 
 def test_standing_order_and_refusals(embassy: Embassy) -> None:
@@ -215,3 +225,20 @@ def test_standing_order_and_refusals(embassy: Embassy) -> None:
         said("revoke", "--dir", str(embassy.identity), *granted, "--order", str(release))
     assert told("revoke", "--dir", str(embassy.identity), *granted, "--order", str(order))["entered"] == 1
     assert isinstance(embassy.status(embassy.other.serial), Revoked)
+
+
+def test_a_long_act_sees_that_it_lost_the_authority(embassy: Embassy) -> None:
+    """The sites are read again on the way, so an act that takes days does not outlive its epoch."""
+    home = embassy.home
+    with embassy.place() as place:
+        begin(place)
+        watched = WatchedPlace(place, now())
+        other = home.root / "other"
+        granted = home.granted("failover", machine="other", place="nord")
+        home.ok("failover", "run", *granted, "--dir", str(other), *home.where())
+        home.ok("failover", "stop", "--dir", str(other))
+        assert watched.authority().decides
+        watched.read = Instant(watched.read - REFRESH_S * 1_000_000)
+        assert not watched.authority().decides
+        with pytest.raises(NotAuthorised):
+            place.writer.enter([Issued(issuer_id(PKI.first.der), (b"\x01",))])

@@ -13,13 +13,14 @@ from exclave.app import open_home, open_identity, open_sites, witness_addresses
 from exclave.cli.output import Json, note, print_json, say, table, typed, when
 from exclave.crypto.crl import issuer_id
 from exclave.crypto.reissue import open_authority
-from exclave.errors import UnavailableError
+from exclave.crypto.signer import Signer
+from exclave.errors import UnavailableError, UsageError
 from exclave.formats.extension import EndedBetween, ExtensionEnd, ExtensionList, parse_serial
 from exclave.formats.warrant import Act
 from exclave.ids import Instant, now, parse_digest, parse_fingerprint, parse_moment
 from exclave.keys.service_key import load_service_key
 from exclave.operations.act_fact import Recorded, RegisterFacts, patiently
-from exclave.operations.acting import Desk
+from exclave.operations.acting import Desk, WatchedPlace
 from exclave.operations.home import Home, write_private
 from exclave.operations.identity_acts import StatusChanged, change_status
 from exclave.operations.identity_extend import extend as extend_verb
@@ -112,7 +113,7 @@ def _change(
     act: Act, folder: Path, warrant: Path, order: Path, answer: list[Path] | None, home: Path | None, *,
     also_unknown: bool, json: bool,
 ) -> None:  # fmt: skip
-    with _desk(folder, warrant, answer, home) as desk:
+    with _desk(folder, warrant, answer, home) as (desk, _):
         done = change_status(desk, order, act, also_unknown=also_unknown)
     if json:
         print_json(done)
@@ -133,7 +134,7 @@ def extend(
     folder: Folder, warrant: Warrant, order: Order, answer: Answers = None, home: Embassy = None, json: Json = False
 ) -> None:
     """Accept certificates beyond their end, by an extension list; or end such a list."""
-    with _desk(folder, warrant, answer, home) as desk:
+    with _desk(folder, warrant, answer, home) as (desk, _):
         done = extend_verb(desk, order)
     if json:
         print_json(done)
@@ -148,9 +149,10 @@ def reissue(
     warrant: Warrant,
     order: Order,
     ca: Annotated[Path, typer.Option(help="Certificate of the CA that signs (DER or PEM).")],
-    ca_key: Annotated[Path, typer.Option(help="Its private key (PEM, PKCS#8), out of the quorum's custody.")],
     certificates: Annotated[Path, typer.Option(help="Folder with the former certificates, one to a file.")],
     out: Annotated[Path, typer.Option(help="Folder for the new certificates; an earlier run is gone on with.")],
+    ca_key: Annotated[Path | None, typer.Option(help="Its private key (PEM, PKCS#8), out of custody.")] = None,
+    ca_name: Annotated[str, typer.Option(help="Or its key's name among this place's keys (file or token).")] = "",
     answer: Answers = None,
     home: Embassy = None,
     ocsp: Annotated[str, typer.Option(help="Address of the status service, where the CA is another one.")] = "",
@@ -160,10 +162,8 @@ def reissue(
     json: Json = False,
 ) -> None:
     """Give new certificates to keys that were certified before, group by group."""
-    authority = open_authority(
-        read_certificate(ca), load_service_key(str(ca_key), lambda: typer.prompt("Passphrase", hide_input=True))
-    )
-    with _desk(folder, warrant, answer, home) as desk:
+    with _desk(folder, warrant, answer, home) as (desk, place):
+        authority = open_authority(read_certificate(ca), _ca_signer(place, ca_key, ca_name))
         done = reissue_all(
             desk, order, ca=authority, certificates=certificates, out=out.absolute(), ocsp=ocsp,
             pace=Pace(batch, pause_s, most),
@@ -179,8 +179,21 @@ def reissue(
     _show_fact(done.fact)
 
 
+def _ca_signer(place: IdentityPlace, key: Path | None, name: str) -> Signer:
+    if (key is None) == (not name):
+        raise UsageError("name the CA's key with --ca-key or with --ca-name")
+    if key is not None:
+        return load_service_key(str(key), lambda: str(typer.prompt("Passphrase", hide_input=True)))
+    record = next((record for record in place.keys.records() if record.name == name), None)
+    if record is None:
+        raise UsageError(f"this place has no key {name}; it has: {', '.join(r.name for r in place.keys.records())}")
+    return place.keys.signer(record)
+
+
 @contextmanager
-def _desk(folder: Path, warrant: Path, answer: list[Path] | None, home: Path | None) -> Iterator[Desk]:
+def _desk(
+    folder: Path, warrant: Path, answer: list[Path] | None, home: Path | None
+) -> Iterator[tuple[Desk, IdentityPlace]]:
     """The place in ``folder`` with the warrant; the store has all of the journal, and the sites were read."""
     place = open_identity(folder, now)
     try:
@@ -195,7 +208,7 @@ def _desk(folder: Path, warrant: Path, answer: list[Path] | None, home: Path | N
             view, place.register, place.key, sites, witness_addresses(writer.config), _outbox(writer, place),
             lambda: patiently(lambda: writer.alone(place.register)),
         )  # fmt: skip
-        yield Desk(view, place, facts, warrant, answer or [], place.key, now)
+        yield Desk(view, WatchedPlace(place, now()), facts, warrant, answer or [], place.key, now), place
     finally:
         place.close()
 

@@ -11,15 +11,17 @@ from typing import BinaryIO, Protocol
 
 from exclave.errors import Fenced, MalformedError, NotAuthorised, UsageError, WarrantExpired, WarrantForeign
 from exclave.formats.warrant import Act, ParsedWarrant
-from exclave.identity.contract import AuthorityNow, Clock, JournalWriter, StatusStore
+from exclave.identity.contract import Authority, AuthorityNow, Clock, JournalWriter, StatusStore
 from exclave.identity.warranted import Readable
 from exclave.ids import Digest, Instant, RegisterId, instant_text
 from exclave.keys.file import KeyFile
 from exclave.operations.act_fact import Facts
 from exclave.operations.custody import Granted, grant
 from exclave.operations.home import key_card
+from exclave.operations.identity_place import IdentityPlace
 from exclave.verify.state import StateView
 
+REFRESH_S = 30
 _COPY_BYTES = 1 << 20
 
 
@@ -41,6 +43,42 @@ class Identity(Protocol):
     @property
     def register(self) -> RegisterId:
         """The register that holds the identity journal."""
+
+
+@dataclass(slots=True)
+class WatchedPlace:
+    """A place whose sites are read again while an act goes on: a long one sees that another place took over."""
+
+    place: IdentityPlace
+    read: Instant
+    """When the sites were read last."""
+
+    @property
+    def writer(self) -> JournalWriter:
+        return self.place.writer
+
+    @property
+    def store(self) -> StatusStore:
+        return self.place.store
+
+    @property
+    def journal(self) -> Readable:
+        return self.place.journal
+
+    @property
+    def register(self) -> RegisterId:
+        return self.place.register
+
+    @property
+    def authority(self) -> AuthorityNow:
+        return self._now
+
+    def _now(self) -> Authority:
+        now = self.place.clock()
+        if now - self.read >= REFRESH_S * 1_000_000:
+            self.place.watch.refresh()
+            self.read = now
+        return self.place.watch.now()
 
 
 @dataclass(frozen=True, slots=True)
