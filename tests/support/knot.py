@@ -176,8 +176,8 @@ def _run(folder: Path, port: int, conf: str) -> Iterator[Knot]:
     (folder / "knot.conf").write_text(conf)
     (folder / "db").mkdir()
     knot = Knot(folder, port)
-    knot.start()
     try:
+        knot.start()
         yield knot
     finally:
         knot.stop()
