@@ -47,7 +47,9 @@ CREATE TABLE thing (
 CREATE INDEX owned ON thing (kind, owner);
 """
 _STATUS = "SELECT since, reason FROM certificate WHERE issuer = ? AND serial = ?"
-_STOP = _STATUS + " AND since IS NOT NULL"  # from the index of stopped ones alone, which is small
+_STOP = (  # from the index of stopped ones alone, which is small
+    "SELECT since, reason FROM certificate INDEXED BY stopped WHERE issuer = ? AND serial = ? AND since IS NOT NULL"
+)
 _STOPPED = "SELECT serial, since, reason FROM certificate WHERE issuer = ? AND since IS NOT NULL ORDER BY serial"
 _SETTLE = (
     "INSERT INTO certificate VALUES (?, ?, ?, ?) ON CONFLICT (issuer, serial) DO UPDATE "
