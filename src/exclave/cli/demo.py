@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from exclave.cli.output import Json, duration, err, out, print_json, say, table
-from exclave.demo.story import Report, play, require_demo, require_kept, stop_everything
+from exclave.demo.stage import Report
+from exclave.demo.story import play, require_demo, require_kept, stop_everything
 from exclave.operations.home import write_private
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
 from enum import StrEnum
 from pathlib import Path
@@ -74,7 +75,7 @@ def init(
     if (target / PLACE_NAME).exists():
         raise TargetNotEmpty(f"{target} is a place already", hint="Edit its place.toml.")
     if home is not None:
-        text, card = _home_text(home, register, status, login), ""
+        text, card = _home_text(target, home, register, status, login), ""
     else:
         text, card = _embassy_text(target, register, place, site or [], fingerprint, status, login)
     make_folder(target / "journal")
@@ -87,11 +88,11 @@ def init(
         say(f"Give its card to home, for an [[embassy]] in home's place.toml: {card}")
 
 
-def _home_text(home: Path, register: str, status: str, login: str) -> str:
+def _home_text(folder: Path, home: Path, register: str, status: str, login: str) -> str:
     opened_home = open_home(home)
     return place_text(
         place="home", role="home", fingerprint=opened_home.fingerprint(), register=opened_home.register_id(register),
-        key=str(opened_home.folder / "keys" / "writer.key"),
+        key=os.path.relpath(opened_home.folder / "keys" / "writer.key", folder),
         sites={s.name: absolute_address(opened_home.folder, s.url) for s in opened_home.config.site},
         status=status, login=login,
     )  # fmt: skip
@@ -134,6 +135,8 @@ def enter(folder: Folder, json: Json = False) -> None:
     for what, names in (("issuer", done.issuers), ("service", done.services), ("service gone", done.gone)):
         for name in names:
             say(f"  {what}: {name}")
+    for name in done.elsewhere:
+        note(f"{name} was changed at another place, and that counts; to change it here, edit the file")
 
 
 @app.command(epilog="Example: exclave identity state --dir /srv/identity")

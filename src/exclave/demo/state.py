@@ -13,6 +13,7 @@ from pathlib import Path
 from exclave.demo.apps import AppName, write_app
 from exclave.demo.business import business_reference, create_business
 from exclave.demo.gazette import gazette_reference, write_gazette
+from exclave.demo.identity import World, register_text
 from exclave.demo.land import create_land, land_reference
 from exclave.demo.reference import ReferenceQuery
 from exclave.ids import Label
@@ -184,7 +185,7 @@ def _only_plain(folder: str, names: list[str]) -> set[str]:
     }
 
 
-def config_text(places: Places, ports: Ports, scale: int) -> str:
+def config_text(places: Places, ports: Ports, scale: int, world: World) -> str:
     """The state's ``exclave.toml``."""
     lines = [
         "# A small state with three registers: copy this file and say in it what yours is.",
@@ -204,6 +205,7 @@ def config_text(places: Places, ports: Ports, scale: int) -> str:
         lines += [f'operator = "{operator}"', f"can_run = {str(can_run).lower()}"]
     lines += ["", "[[witness]]", 'name = "embassy-witness"', f'url = "http://127.0.0.1:{ports.witness}"']
     lines.append('card = "custodians/embassy-witness.card"')
+    lines += register_text(world, _limits([]))
     for name in REGISTERS:
         lines += _register(places, ports, name, references(scale)[name])
     return "\n".join(lines) + "\n"
@@ -212,22 +214,12 @@ def config_text(places: Places, ports: Ports, scale: int) -> str:
 def _register(places: Places, ports: Ports, name: str, query: ReferenceQuery) -> list[str]:
     systems = places.systems / name
     about = {
-        "gazette": ("Ministry of Justice", "public-law", []),
-        "land": ("Land Board", "property", ["gazette"]),
-        "business": ("Centre of Registers", "economy", ["gazette", "land"]),
+        "gazette": ("Ministry of Justice", "public-law", ["identity"]),
+        "land": ("Land Board", "property", ["gazette", "identity"]),
+        "business": ("Centre of Registers", "economy", ["gazette", "identity", "land"]),
     }[name]
     owner, kind, depends = about
-    lines = [
-        "", "[[register]]", f'name = "{name}"', f'owner = "{owner}"', f'class = "{kind}"',
-        "rpo_s = 3600         # at most this much work may be lost, in seconds",
-        "rto_s = 900          # and it may be down for so long",
-        "retention_days = 400", f"depends = {json.dumps(depends)}",
-        "placement = { copies = 2, countries = 2, outside_home = 1 }",
-        "", "[register.legal_basis]   # a site that is not named here never gets this register",
-        'home = "State Reserves Act, section 4"',
-        'north = "Agreement with Finland, article 3"',
-        'south = "Agreement with Luxembourg of 20.06.2017, article 2"',
-    ]  # fmt: skip
+    lines = ["", "[[register]]", f'name = "{name}"', f'owner = "{owner}"', f'class = "{kind}"', *_limits(depends)]
     kinds: dict[str, tuple[str, str, dict[str, str | int]]] = {
         "gazette": ("acts", "files", {"path": str(systems / "acts")}),
         "land": ("db", "postgres", {"host": str(socket_folder(places)), "port": ports.postgres, "user": "postgres",
@@ -247,6 +239,20 @@ def _register(places: Places, ports: Ports, name: str, query: ReferenceQuery) ->
     expect = json.dumps(json.dumps(query.expected, ensure_ascii=False), ensure_ascii=False)
     lines.append(f"query = {{ path = {json.dumps(query.path)}, expect = {expect} }}")
     return lines
+
+
+def _limits(depends: list[str]) -> list[str]:
+    """What every register has."""
+    return [
+        "rpo_s = 3600         # at most this much work may be lost, in seconds",
+        "rto_s = 900          # and it may be down for so long",
+        "retention_days = 400", f"depends = {json.dumps(depends)}",
+        "placement = { copies = 2, countries = 2, outside_home = 1 }",
+        "", "[register.legal_basis]   # a site that is not named here never gets this register",
+        'home = "State Reserves Act, section 4"',
+        'north = "Agreement with Finland, article 3"',
+        'south = "Agreement with Luxembourg of 20.06.2017, article 2"',
+    ]  # fmt: skip
 
 
 def settle_clerk(seconds: float) -> None:

@@ -13,17 +13,18 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from exclave.demo import attacks
+from exclave.demo import attacks, identity
 from exclave.demo.commands import Commands, Told
 from exclave.demo.gazette import KNOWN_PHRASE, change_gazette
+from exclave.demo.identity_story import found_identities, identities_abroad, revived_identities, through_the_crisis
 from exclave.demo.land import change_land
 from exclave.demo.reference import contains
+from exclave.demo.stage import Report, Stage
 from exclave.demo.state import (
     CUSTODIANS,
     REGISTERS,
@@ -43,64 +44,11 @@ from exclave.demo.state import (
     start_services,
 )
 from exclave.errors import Bug, ExclaveError, Fenced, QuorumMissing, TargetNotEmpty, UsageError
-from exclave.ids import Label, instant_text, now
+from exclave.ids import Label, instant_text, now, parse_instant
 from exclave.runners.probe import wait_http
 from exclave.runners.process import ServiceSpec, running, start, stop
 
 WITNESS = "embassy-witness"
-
-
-@dataclass(slots=True)
-class Report:
-    """What was promised and what was seen; ``exclave demo --report`` writes it."""
-
-    ok: bool = False
-    seconds: float = 0.0
-    folder: str = ""
-    fingerprint: str = ""
-    registers: list[dict[str, Any]] = field(default_factory=list)
-    hostile_acts: list[dict[str, Any]] = field(default_factory=list)
-    promises: list[dict[str, Any]] = field(default_factory=list)
-    services: list[dict[str, Any]] = field(default_factory=list)
-
-    def promise(self, what: str, kept: bool, measured: str) -> None:
-        self.promises.append({"promise": what, "kept": bool(kept), "measured": measured})
-
-    def act(self, what: str, found: bool, how: str) -> None:
-        self.hostile_acts.append({"act": what, "detected": bool(found), "how": how})
-
-
-@dataclass(slots=True)
-class Stage:
-    """Where the story is played."""
-
-    places: Places
-    ports: Ports
-    scale: int
-    commands: Commands
-    tell: Callable[[str], None]
-    chapter: Callable[[str], None]
-    report: Report
-    fingerprint: str = ""
-    ids: dict[str, str] = field(default_factory=dict)
-    receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    spoilt: list[Path] = field(default_factory=list)
-    """Objects that a host has altered."""
-
-    def sites(self, *names: str) -> list[str]:
-        """Options that name sites by address."""
-        found = []
-        for name in names:
-            found += ["--site", f"{name}=dir:{self.places.sites / name}"]
-        return found
-
-    @property
-    def pinned(self) -> list[str]:
-        return ["--fingerprint", self.fingerprint]
-
-    @property
-    def home(self) -> list[str]:
-        return ["--home", str(self.places.home)]
 
 
 def play(root: Path, *, scale: int, keep: bool, tell: Callable[[str], None], chapter: Callable[[str], None]) -> Report:
@@ -132,7 +80,7 @@ def stop_everything(root: Path) -> list[str]:
     """Ends every process that a demo in ``root`` left running, by process id; their names."""
     places = Places(root)
     stopped = []
-    for folder in (*_run_folders(places.exile), places.run / "home", places.run / "embassy"):
+    for folder in (*_run_folders(places.exile), places.run / "world", places.run / "home", places.run / "embassy"):
         for process in sorted(running(folder), key=lambda p: p.name == "postgres"):
             if stop(folder, process.name, grace_s=5.0):
                 stopped.append(str(process.name))
@@ -164,7 +112,7 @@ def _a_state_with_a_home(s: Stage) -> None:
     for name, _ in CUSTODIANS:
         shutil.copy(s.places.custodians / name / f"{name}.card", cards)
     shutil.copy(s.places.embassy / "witness" / f"{WITNESS}.card", cards)
-    (s.places.home / "exclave.toml").write_text(config_text(s.places, s.ports, s.scale))
+    (s.places.home / "exclave.toml").write_text(config_text(s.places, s.ports, s.scale, s.world))
     draft = s.places.root / "draft"
     proposed = s.commands.run("charter", "propose", str(draft), *s.home).result
     s.ids = dict(proposed["registers"])
@@ -174,6 +122,7 @@ def _a_state_with_a_home(s: Stage) -> None:
     s.fingerprint = s.report.fingerprint = published["fingerprint"]
     s.tell(f"The charter is in force. The state's fingerprint: {s.fingerprint}")
     _start_witness(s)
+    found_identities(s)
 
 
 def _counts(facts: object) -> str:
@@ -242,7 +191,7 @@ def _told(receipt: dict[str, Any]) -> str:
 def _home_is_lost(s: Stage) -> str:
     s.chapter("3. Home is lost")
     copy_home(s.places)
-    lost = now()
+    lost = s.lost = now()
     ended = end_home(s.places)
     delete_home(s.places)
     s.tell(f"{ended} processes were ended; home's folder and the site in the same country are gone:")
@@ -304,7 +253,7 @@ def _the_quorum(s: Stage) -> list[str]:
     where = [*s.sites("south", "north"), *s.pinned]
     s.commands.run(
         "warrant", "request", str(warrant), "--act", "failover", "--place", "south",
-        "--key", str(machine / "machine.key"),
+        "--key", str(s.world.exile / "machine.key"),
         "--reason", "Home was lost; start the registers in the embassy", *where,
     )  # fmt: skip
     answers: list[str] = []
@@ -329,7 +278,7 @@ def _run_failover(s: Stage, answers: list[str], *more: str, expect: tuple[int, .
     machine = s.places.embassy / "machine"
     return s.commands.run(
         "failover", "run", *s.sites("south"), *s.pinned, "--warrant", str(machine / "failover.warrant"), *answers,
-        "--key", str(machine / "machine.key"), "--dir", str(s.places.exile), *more, expect=expect,
+        "--key", str(s.world.exile / "machine.key"), "--dir", str(s.places.exile), *more, expect=expect,
     )  # fmt: skip
 
 
@@ -338,7 +287,10 @@ def _run_failover(s: Stage, answers: list[str], *more: str, expect: tuple[int, .
 
 def _failover(s: Stage, answers: list[str], lost: str) -> None:
     s.chapter("6. Failover")
-    result = _run_failover(s, answers, "--lost-at", lost).result
+    with identity.names_follow(s.world):
+        result = _run_failover(s, answers, "--lost-at", lost).result
+    identities_abroad(s, parse_instant(result["decided"]))
+    result["registers"] = [r for r in result["registers"] if r["name"] != identity.REGISTER]
     bad = sorted({name for register in result["registers"] for name in register["bad_shares"]})
     s.report.act("a custodian sends wrong shares", bad == ["luc"], f"named and left out: {', '.join(bad) or 'nobody'}")
     s.report.services = result["services"]
@@ -403,10 +355,12 @@ def _after(s: Stage) -> None:
     for receipt in s.commands.run("backup", *exile).result["receipts"]:
         s.tell(_told(receipt) + f" (epoch {receipt['epoch']})")
         s.receipts[f"exile-{receipt['register']}"] = receipt
-    epochs = {name: s.receipts[f"exile-{name}"]["epoch"] for name in REGISTERS}
+    epochs = {name: s.receipts[f"exile-{name}"]["epoch"] for name in (*REGISTERS, identity.REGISTER)}
     s.report.promise("the embassy is the writer now, in the next epoch", set(epochs.values()) == {2},
                      ", ".join(f"{name}: epoch {epoch}" for name, epoch in epochs.items()))  # fmt: skip
     _revived_home(s)
+    revived_identities(s)
+    through_the_crisis(s)
     last = s.commands.run("snapshots", *s.sites("north", "south"), *s.pinned).result["registers"]
     for item in last:
         item["last"] = item["versions"][-1]
