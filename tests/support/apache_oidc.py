@@ -62,7 +62,8 @@ def apache(port: int, issuer: str, client_id: str, secret: str, ca: bytes = b"")
         yield from _running(Path(folder), port, issuer, client_id, secret, ca)
 
 
-def _running(root: Path, port: int, issuer: str, client_id: str, secret: str, ca: bytes) -> Iterator[Path]:
+def write_site(root: Path, port: int, issuer: str, client_id: str, secret: str, ca: bytes) -> list[str]:
+    """Writes configuration and page into ``root``; returns the command that runs it in the foreground."""
     (root / "www").mkdir()
     (root / "www" / "index.html").write_text("<p>protected</p>\n")
     (root / "error.log").touch()
@@ -78,7 +79,11 @@ def _running(root: Path, port: int, issuer: str, client_id: str, secret: str, ca
     )
     (root / "httpd.conf").write_text(text)
     program = shutil.which("apache2") or "/usr/sbin/apache2"
-    command = [program, "-f", str(root / "httpd.conf"), "-DFOREGROUND"]
+    return [program, "-f", str(root / "httpd.conf"), "-DFOREGROUND"]
+
+
+def _running(root: Path, port: int, issuer: str, client_id: str, secret: str, ca: bytes) -> Iterator[Path]:
+    command = write_site(root, port, issuer, client_id, secret, ca)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         until = time.monotonic() + 15

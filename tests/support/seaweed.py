@@ -102,10 +102,11 @@ def free_ports(count: int, *, offset: int = 0) -> list[int]:
     return found
 
 
-def _command(ports: list[int]) -> list[str]:
+def weed_command(ports: list[int], address: str = "127.0.0.1") -> list[str]:
+    """What ``_start`` runs, in a folder with its files (``write_files``); the first port is S3's."""
     s3, master, volume, filer, admin = ports
     return [
-        str(weed_program()), "mini", "-dir=data", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        str(weed_program()), "mini", "-dir=data", f"-ip={address}", f"-ip.bind={address}",
         "-master.telemetry=false", "-webdav=false", "-admin.ui=false", "-s3.config=identities.json",
         f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false", f"-master.port={master}", f"-volume.port={volume}",
@@ -113,21 +114,27 @@ def _command(ports: list[int]) -> list[str]:
     ]  # fmt: skip
 
 
-def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+def write_files(folder: Path) -> None:
+    """What the engine reads in its folder."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
     (folder / "identities.json").write_text(json.dumps(_IDENTITIES))
     (folder / "security.toml").write_text(_SECURITY)
+
+
+def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+    write_files(folder)
     ports = free_ports(5, offset=_GRPC_OFFSET)
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))
     } | {"TMPDIR": str(folder), "HOME": str(folder), "GOMEMLIMIT": "300MiB"}
     with (folder / "weed.log").open("wb") as log:
-        process = subprocess.Popen(_command(ports), cwd=folder, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(weed_command(ports), cwd=folder, stdout=log, stderr=log, env=environment)
     return process, f"http://127.0.0.1:{ports[0]}"
 
 
-def _wait_until_writable(process: subprocess.Popen[bytes], endpoint: str, folder: Path, seconds: float) -> None:
-    stores = [
+def open_buckets(endpoint: str) -> list[S3Store]:
+    """Clients of the engine's buckets."""
+    return [
         S3Store(
             bucket,
             config={
@@ -141,6 +148,10 @@ def _wait_until_writable(process: subprocess.Popen[bytes], endpoint: str, folder
         )
         for bucket in BUCKETS
     ]
+
+
+def _wait_until_writable(process: subprocess.Popen[bytes], endpoint: str, folder: Path, seconds: float) -> None:
+    stores = open_buckets(endpoint)
     deadline = time.monotonic() + seconds
     while True:
         try:
