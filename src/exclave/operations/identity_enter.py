@@ -1,6 +1,8 @@
 """What operators write in files, entered into the identity journal: settings, issuers, relying services.
 
-Only what differs from what the journal says is entered, so doing it again changes nothing.
+Only what was changed here since the last time is entered, so doing it again changes nothing, and files that lay at home
+all through an exile do not undo what was decided abroad: a secret that was replaced there stays replaced. What was
+entered from the files of this place stands in ``state/entered.json``.
 """
 
 from __future__ import annotations
@@ -8,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from exclave.crypto.crl import issuer_id
 from exclave.crypto.delegate import certificates_in
@@ -17,11 +21,12 @@ from exclave.formats.journal import Body, Issuer, PlaceKeys, Service, ServiceGon
 from exclave.formats.keyring import KeyUse
 from exclave.formats.relying import MAX_SERVICE_BYTES, encode_service, parse_service
 from exclave.identity.feeding.source import Source, SourceKind
-from exclave.ids import Label
-from exclave.operations.home import read_limited
+from exclave.ids import Label, sha256
+from exclave.operations.home import read_limited, write_private
 from exclave.operations.identity_place import CONFIG_NAME, IdentityPlace
 
 SERVICES = "services"
+ENTERED = "entered.json"
 _LIMIT = 256 << 10
 
 
@@ -37,6 +42,17 @@ class EnteredFiles:
     """Relying services whose file is no longer there."""
     keys: bool
     """Whether this place's public token keys were entered."""
+    elsewhere: tuple[str, ...]
+    """Files as they were entered here once, of which the journal says something else by now: another place changed it,
+    and that counts. To change it here, edit the file."""
+
+
+class FromFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``state/entered.json``: SHA-256, in hex, of what was entered last from each file of this place."""
+
+    settings: str = ""
+    services: dict[str, str] = {}
+    """By client id."""
 
 
 def enter_files(place: IdentityPlace) -> EnteredFiles:
@@ -44,27 +60,66 @@ def enter_files(place: IdentityPlace) -> EnteredFiles:
 
     ``NotAuthorised`` unless this place decides; ``ConfigError`` for a file that is wrong, and nothing is entered then.
     """
-    settings = list(_settings(place))
+    before, files = _read_entered(place), _service_files(place)
+    config = _settings_file(place)
+    settings = (
+        [Settings(config)] if config is not None and _is_new(config, before.settings, place.store.settings()) else []
+    )
     issuers = list(_issuers(place))
-    services, gone = list(_services(place)), list(_gone(place))
+    services, gone = list(_services(place, files, before)), list(_gone(place, files, before))
     keys = list(_keys(place))
     bodies: list[Body] = [*settings, *issuers, *services, *gone, *keys]
     if bodies:
         place.writer.enter(bodies)
+    elsewhere = [*_elsewhere(place, config, files)]
+    # A restart before this finds nothing that differs from the journal, and writes it then.
+    _write_entered(place, config, files)
     return EnteredFiles(
         len(bodies), bool(settings), tuple(i.label for i in issuers), tuple(s.client_id for s in services),
-        tuple(g.client_id for g in gone), bool(keys),
+        tuple(g.client_id for g in gone), bool(keys), tuple(elsewhere),
     )  # fmt: skip
 
 
-def _settings(place: IdentityPlace) -> Iterator[Settings]:
+def _is_new(data: bytes, entered: str, journal: bytes | None) -> bool:
+    """Whether ``data`` was changed here since it was entered here, and the journal does not say it already."""
+    return data != journal and sha256(data).hex() != entered
+
+
+def _settings_file(place: IdentityPlace) -> bytes | None:
     path = place.folder / CONFIG_NAME
     if not path.exists():
-        return
+        return None
     data = read_limited(path, _LIMIT)
     parse_identity_config(data)
-    if data != place.store.settings():
-        yield Settings(data)
+    return data
+
+
+def _elsewhere(place: IdentityPlace, config: bytes | None, files: dict[str, bytes]) -> Iterator[str]:
+    if config is not None and config != place.store.settings():
+        yield CONFIG_NAME
+    for client_id, data in files.items():
+        known = place.store.service(client_id)
+        if known is None or encode_service(known) != data:
+            yield f"{SERVICES}: {client_id}"
+
+
+def _read_entered(place: IdentityPlace) -> FromFiles:
+    path = place.folder / "state" / ENTERED
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=FromFiles)
+    except FileNotFoundError:
+        return FromFiles()
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise MalformedError(f"{path} is damaged", hint="Remove it, and all files count as new.") from error
+
+
+def _write_entered(place: IdentityPlace, config: bytes | None, files: dict[str, bytes]) -> None:
+    made = FromFiles(
+        sha256(config).hex() if config is not None else "",
+        {client_id: sha256(data).hex() for client_id, data in sorted(files.items())},
+    )
+    if made != _read_entered(place):
+        write_private(place.folder / "state" / ENTERED, msgspec.json.encode(made) + b"\n")
 
 
 def _issuers(place: IdentityPlace) -> Iterator[Issuer]:
@@ -117,19 +172,19 @@ def _service_files(place: IdentityPlace) -> dict[str, bytes]:
     return found
 
 
-def _services(place: IdentityPlace) -> Iterator[Service]:
+def _services(place: IdentityPlace, files: dict[str, bytes], before: FromFiles) -> Iterator[Service]:
     known = {service.client_id: encode_service(service) for service in place.store.services()}
-    for client_id, data in _service_files(place).items():
-        if known.get(client_id) != data:
+    for client_id, data in files.items():
+        if _is_new(data, before.services.get(client_id, ""), known.get(client_id)):
             yield Service(client_id, data)
 
 
-def _gone(place: IdentityPlace) -> Iterator[ServiceGone]:
+def _gone(place: IdentityPlace, files: dict[str, bytes], before: FromFiles) -> Iterator[ServiceGone]:
+    """Services that came from a file of this place which is gone; those of another place's files stay."""
     if not (place.folder / SERVICES).is_dir():
         return  # no files at all say nothing about who is gone
-    there = _service_files(place)
     for service in place.store.services():
-        if service.client_id not in there:
+        if service.client_id in before.services and service.client_id not in files:
             yield ServiceGone(service.client_id)
 
 
