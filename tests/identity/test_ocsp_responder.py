@@ -7,6 +7,8 @@ import logging
 import pytest
 from cryptography import x509
 from cryptography.x509 import ocsp
+from hypothesis import given
+from hypothesis import strategies as st
 
 from exclave.crypto.ocsp import parse_request
 from exclave.errors import UnavailableError
@@ -80,6 +82,18 @@ def test_what_an_answer_may_claim(
     assert told == (this_s, next_s)
     if made is not None:
         assert made.this_update == known_until(authority(state, as_of), info, now=NOW) <= NOW < made.next_update
+
+
+@given(st.sampled_from([HOME, STANDBY]), st.booleans(), *[st.integers(0, 2 * NOW)] * 3)
+def test_nothing_claims_more_than_was_replicated(
+    state: IdentityState, live: bool, replicated: int, confirmed: int, now: int
+) -> None:
+    """In standby not later than the last entry; nowhere later than the clock or the last list."""
+    info = issuer(live=live, as_of=confirmed)
+    known = known_until(authority(state, replicated), info, now=Instant(now))
+    assert known <= now
+    assert known <= replicated or state is HOME
+    assert known <= confirmed or live
 
 
 def test_no_answer_outlives_the_certificate_that_signs_it() -> None:

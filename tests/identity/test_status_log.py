@@ -8,18 +8,15 @@ from hypothesis import strategies as st
 
 from exclave.errors import MalformedError, WrongFingerprint
 from exclave.identity.status_log import (
-    ANSWER_LASTS_S,
     Good,
     Held,
     MergeReport,
     Reason,
     Revoked,
     Serial,
-    StatusAnswer,
     StatusLog,
     Stop,
     Unknown,
-    answer,
     merge,
 )
 from exclave.ids import Instant, sha256
@@ -27,7 +24,6 @@ from exclave.ids import Instant, sha256
 ISSUER = sha256(b"the issuer")
 T = Instant(1_790_000_000_000_000)
 HOUR = 3_600_000_000
-LASTS = ANSWER_LASTS_S * 1_000_000
 COMPROMISED = Revoked(T, Reason.KEY_COMPROMISE)
 
 
@@ -46,42 +42,17 @@ def log(
     return StatusLog(ISSUER, Instant(as_of), issued, told, None if next_update is None else Instant(next_update))
 
 
-def said(of: StatusLog, serial: int, *, now: int = T, exile: bool = False) -> StatusAnswer:
-    return answer(of, Serial(serial), now=Instant(now), exile=exile)
-
-
 def test_statuses() -> None:
     """Issued is good, a number that was never issued is unknown, revoked and held are told with their time."""
     known = log(stopped={2: COMPROMISED, 3: Held(T)})
-    assert [said(known, n).status for n in (1, 2, 3, 4)] == [Good(), COMPROMISED, Held(T), Unknown()]
+    assert [known.status(Serial(n)) for n in (1, 2, 3, 4)] == [Good(), COMPROMISED, Held(T), Unknown()]
 
 
 def test_a_log_without_the_issued_never_says_good() -> None:
-    """What was read from a CRL alone tells revocations and nothing else, in standby and in exile."""
+    """What was read from a CRL alone tells revocations and nothing else."""
     known = log(issued=None, stopped={2: COMPROMISED})
-    for exile in (False, True):
-        assert said(known, 2, exile=exile).status == COMPROMISED
-        assert said(known, 1, exile=exile).status == Unknown()
-
-
-def test_standby_dates_answers_as_they_were_replicated() -> None:
-    """Days later the answer is as old as the log, and its promise has passed."""
-    found = said(log(), 1, now=T + 50 * HOUR)
-    assert (found.this_update, found.next_update) == (T, T + LASTS)
-    assert said(log(next_update=T + HOUR), 1, now=T + 50 * HOUR).next_update == T + HOUR
-
-
-def test_exile_dates_answers_now() -> None:
-    """The source itself speaks: of this moment, whatever home once promised."""
-    now = T + 50 * HOUR
-    found = said(log(next_update=T + HOUR), 1, now=now, exile=True)
-    assert (found.this_update, found.next_update) == (now, now + LASTS)
-
-
-@given(as_of=st.integers(0, 2 * T), now=st.integers(0, 2 * T))
-def test_standby_never_claims_more_than_was_replicated(as_of: int, now: int) -> None:
-    """Neither later than the log nor later than the clock."""
-    assert said(log(as_of), 1, now=now).this_update == min(as_of, now)
+    assert known.status(Serial(2)) == COMPROMISED
+    assert known.status(Serial(1)) == Unknown()
 
 
 def test_revoked_must_have_been_issued() -> None:
@@ -137,7 +108,6 @@ def test_merge_of_a_crl_into_a_list_of_the_issued() -> None:
     index, crl = log(), log(LATER, None, {3: COMPROMISED, 9: COMPROMISED}, LATER + HOUR)
     joined = merge(index, crl).merged
     assert joined == log(LATER, serials(1, 2, 3, 9), {3: COMPROMISED, 9: COMPROMISED}, LATER + HOUR)
-    assert said(joined, 1, now=LATER).this_update == LATER
     assert merge(crl, crl).merged == crl
 
 

@@ -17,7 +17,7 @@ from exclave.crypto import crl as crl_module
 from exclave.crypto.crl import CLOCK_SKEW_S, issuer_id, verify_crl
 from exclave.errors import CorruptObject, MalformedError, WrongFingerprint
 from exclave.identity.index_txt import parse_asn1_time, parse_line, read_index
-from exclave.identity.status_log import Good, Held, Reason, Revoked, Serial, Unknown, answer, log_of_crl, merge
+from exclave.identity.status_log import Good, Held, Reason, Revoked, Serial, Unknown, log_of_crl, merge
 from exclave.ids import Instant, now, sha256
 from support.openssl_ca import OpensslCa
 
@@ -93,8 +93,8 @@ def test_crl_and_index_agree(known: Known) -> None:
     crl = log_of_crl(verify_crl(known.der, known.ca.certificate, now=now()))
     report = merge(index, crl)
     assert (report.differences, report.withdrawn) == ((), ())
-    told = answer(report.merged, known.good, now=now(), exile=False)
-    assert (told.status, told.this_update) == (Good(), max(crl.as_of, index.as_of))
+    assert report.merged.status(known.good) == Good()
+    assert report.merged.as_of == max(crl.as_of, index.as_of)
 
 
 @pytest.mark.parametrize("key", ["ED25519", "RSA"])

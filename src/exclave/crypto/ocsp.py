@@ -28,7 +28,7 @@ from exclave.errors import MalformedError
 MAX_REQUEST_BYTES = 8 << 10
 """By POST. A request for one certificate takes about 120 bytes."""
 MAX_GET_BYTES = 1 << 10
-"""By GET; RFC 9919, section 5, sends at most 255 bytes so, base64 included."""
+"""By GET; RFC 9919, section 6, sends at most 255 bytes so, address and base64 included."""
 MAX_CERT_IDS = 20
 MAX_NONCE_BYTES = 128
 """RFC 9654, section 2.1: 1 to 128; clients send 32."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exclave.identity.contract import Authority, IdentityState, IssuerInfo
-from exclave.identity.status_log import ANSWER_LASTS_S
 from exclave.ids import Instant
 
 _SECOND = 1_000_000
+ANSWER_LASTS_S = 12 * 3600
+"""From ``this_update`` to ``next_update`` where the issuer promised nothing else; so long a captured answer lives."""
 SILENT_S = 150
 """A source that is followed confirms every minute that it still says the same; after so long it does so no more."""
 

@@ -30,9 +30,9 @@ from exclave.crypto.ocsp_answer import (
     valid_since,
 )
 from exclave.errors import ExclaveError, MalformedError, UnavailableError
-from exclave.identity.answer_window import window
+from exclave.identity.answer_window import ANSWER_LASTS_S, window
 from exclave.identity.contract import AuthorityNow, Clock, Delegates, IdentityState, IssuerInfo, StatusStore
-from exclave.identity.status_log import ANSWER_LASTS_S, CertificateStatus, Good, Held, Revoked, Serial
+from exclave.identity.status_log import CertificateStatus, Good, Held, Revoked, Serial
 from exclave.identity.status_log import Unknown as NotKnown
 from exclave.ids import Digest, Instant
 
@@ -41,7 +41,7 @@ CACHE_S = 60
 CACHED_ANSWERS = 20_000
 """About 1.5 kB each."""
 _KEPT_BYTES = 255
-"""A longer request for one certificate without nonce is nobody's (RFC 9919, section 5); so the cache stays small."""
+"""A longer request for one certificate without nonce is nobody's (RFC 9919, section 6); so the cache stays small."""
 _SECOND = 1_000_000
 _log = logging.getLogger("exclave.ocsp")
 

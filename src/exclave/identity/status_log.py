@@ -1,8 +1,7 @@
-"""The status of an issuer's certificates: what is known, as of when, and what may be answered from it.
+"""The status of an issuer's certificates: what is known, and as of when.
 
-Pure: values in, values out; page: docs/spec/status-log.md. An embassy keeps a ``StatusLog`` for each issuer. While
-home is the authority it may tell what was replicated, dated as it was replicated (*standby*); when the quorum has
-moved the authority to it, it is the source itself (*exile*). Who has the authority is decided elsewhere (epochs).
+Pure: values in, values out; page: docs/spec/status-log.md. What a place may claim of it depends on who has the
+authority: ``answer_window``.
 """
 
 from __future__ import annotations
@@ -19,9 +18,6 @@ from exclave.ids import Digest, Instant
 
 Serial = NewType("Serial", int)
 """A certificate's number, 0 to 2^160 - 1; unique for its issuer only."""
-
-ANSWER_LASTS_S = 12 * 3600
-"""From ``this_update`` to ``next_update`` where the issuer promised nothing else; so long a captured answer lives."""
 
 
 class Reason(StrEnum):
@@ -91,41 +87,18 @@ class StatusLog:
         object.__setattr__(self, "stopped", MappingProxyType(dict(self.stopped)))
 
     def status(self, serial: Serial) -> CertificateStatus:
-        """What the log says of ``serial``; see ``answer``."""
+        """What may be said of ``serial``; of which date, see ``answer_window``.
+
+        Good is said only of serials that are known to be issued. RFC 6960, section 2.2, would let a responder say it of
+        any serial that is not revoked ("does not necessarily mean that the certificate was ever issued") and would let
+        it say unknown where it "doesn't know about the certificate being requested". The second is the truth of a log
+        that was read from a CRL alone, and it does not vouch for certificates forged with a stolen CA key; ``merge``
+        such a log into one that knows what was issued.
+        """
         stop = self.stopped.get(serial)
         if stop is not None:
             return stop
         return Good() if self.issued is not None and serial in self.issued else Unknown()
-
-
-@dataclass(frozen=True, slots=True)
-class StatusAnswer:
-    """What an OCSP responder may sign (RFC 6960, section 4.2.1: SingleResponse)."""
-
-    status: CertificateStatus
-    this_update: Instant
-    """The most recent moment at which the status is known to have been right."""
-    next_update: Instant
-    """At or before it newer information comes. If it has passed, the answer is stale and a client will refuse it."""
-
-
-def answer(log: StatusLog, serial: Serial, *, now: Instant, exile: bool, lasts_s: int = ANSWER_LASTS_S) -> StatusAnswer:
-    """What may be said of ``serial`` at ``now``; the caller establishes that the authority is here (``exile``).
-
-    In standby ``this_update`` is the log's own time, however old: nobody here knows what home decided since, and an
-    answer dated later would hide revocations. A clock that is behind the log makes it older, never newer. In exile
-    every decision is made here, so the log is complete at ``now``.
-
-    Good is said only of serials that are known to be issued. RFC 6960, section 2.2, would let a responder say it of
-    any serial that is not revoked ("does not necessarily mean that the certificate was ever issued") and would let it
-    say unknown where it "doesn't know about the certificate being requested". The second is the truth of a log that
-    was read from a CRL alone, and it does not vouch for certificates forged with a stolen CA key; ``merge`` such a log
-    into one that knows what was issued.
-    """
-    if exile:
-        return StatusAnswer(log.status(serial), now, Instant(now + lasts_s * 1_000_000))
-    following = log.next_update if log.next_update is not None else Instant(log.as_of + lasts_s * 1_000_000)
-    return StatusAnswer(log.status(serial), min(log.as_of, now), following)
 
 
 # From a CRL

@@ -38,7 +38,9 @@ CRL_FRESH_S: Final = 300
 """How long a cache may keep a list."""
 
 _TYPE = b"Content-Type: application/ocsp-response\r\n"
-_NO_STORE = _TYPE + b"Cache-Control: no-store\r\n"
+# RFC 9919, section 7.2, forbids no-store where something was signed and asks for it elsewhere.
+_SIGNED = _TYPE + b"Cache-Control: max-age=0, must-revalidate\r\n"
+_ERROR = _TYPE + b"Cache-Control: no-store\r\n"
 _POST_PATH = re.compile(rb"/(?:[A-Za-z0-9._~-]{1,80}/?){0,2}\Z")
 _CRL_PATH = re.compile(rb"/crl/([a-z][a-z0-9-]{0,39})\.crl\Z")
 _ABSOLUTE = re.compile(rb"http://[^/?#]*", re.IGNORECASE)
@@ -227,9 +229,11 @@ def _decoded(text: bytes) -> bytes | None:
 
 
 def _head(reply: Reply) -> bytes:
+    if reply.next_update:
+        return _SIGNED
     if _HTTP_STATUS.get(reply.outcome) == 503:
-        return _NO_STORE + b"Retry-After: %d\r\n" % RETRY_AFTER_S
-    return _NO_STORE
+        return _ERROR + b"Retry-After: %d\r\n" % RETRY_AFTER_S
+    return _ERROR
 
 
 def _plain(status: int, more: bytes = b"") -> Response:
