@@ -19,6 +19,7 @@ from exclave.cli import (
     failover,
     identity,
     identity_acts,
+    identity_check,
     identity_kit,
     init,
     restore,
@@ -47,6 +48,7 @@ for module in (init, backup, snapshots, restore, failover, verify, status, demo)
     module.register(app)
 identity_kit.register(identity.app)
 identity_acts.register(identity.app)
+identity_check.register(identity.app)
 for name, group in (
     ("custodian", custodian.app),
     ("charter", charter.app),

@@ -7,11 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
+from exclave.app import open_home, open_identity
 from exclave.cli.output import HomeFolder, Json, Sites, duration, note, plain, print_json, say, table, when
 from exclave.cli.where import view_of
 from exclave.ids import now
+from exclave.operations.identity_follow import begin
+from exclave.operations.identity_kit_check import check_place
+from exclave.operations.identity_place import PLACE_NAME
 from exclave.operations.status import StateStatus
 from exclave.operations.status import status as verb
+from exclave.rules.kit import KitReport, RowState
 
 
 def register(app: typer.Typer) -> None:
@@ -30,6 +35,31 @@ def told(found: StateStatus) -> dict[str, Any]:
     return {"ok": found.ok, **plain(found)}
 
 
+def _kit(home: Path) -> KitReport | None:
+    """The exile kit of the identity services whose journal this home captures; None if it has none."""
+    config = open_home(home).config
+    journals = [d.options.get("path") for r in config.register for d in r.dataset if d.kind == "identity"]
+    for journal in journals:
+        folder = Path(str(journal)).parent
+        if (folder / PLACE_NAME).exists():
+            place = open_identity(folder, now)
+            try:
+                begin(place)
+                return check_place(place)
+            finally:
+                place.close()
+    return None
+
+
+def _show_kit(kit: KitReport) -> None:
+    wrong = [row for row in kit.rows if row.state != RowState.OK]
+    if not wrong:
+        say(f"\nThe exile kit is whole{f' until {when(kit.good_until)}' if kit.good_until else ''}.")
+        return
+    say("\nThe exile kit of the identity services is NOT whole (exclave identity check tells all):\n")
+    table(("what", "", "detail"), ((row.what, row.state, row.detail) for row in wrong))
+
+
 def status(
     home: HomeFolder = Path(),
     site: Sites = None,
@@ -40,8 +70,9 @@ def status(
 ) -> None:
     """How old the last version of each register is at each site. Exit code 1 unless all is well."""
     found = look(home, site, fingerprint)
+    kit = None if site else _kit(home)
     if json:
-        print_json(told(found))
+        print_json({**told(found), "identity": plain(kit) if kit is not None else None})
     else:
         say(f"{found.state}: charter {found.charter}, {found.threshold} of {found.custodians} custodians, fingerprint")
         say(f"  {found.fingerprint}\n")
@@ -64,5 +95,7 @@ def status(
         )  # fmt: skip
         for one in found.findings:
             note(f"{one.site}: {one.what}: {one.detail}")
+        if kit is not None:
+            _show_kit(kit)
     if not found.ok:
         raise typer.Exit(1)

@@ -123,7 +123,9 @@ class PlaceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: tuple[SourceRef, ...] = ()
     sender: tuple[SenderRef, ...] = ()
     tls_certificate: str = ""
-    """The certificate for the issuer's host at this place; its days are watched."""
+    """File with the certificate chain for the issuer's host at this place, relative to the folder."""
+    tls_key: str = ""
+    """File with its key; empty: only the certificate is watched."""
     home_jwks: str = ""
     """Address of home's JWK set; an embassy checks that its keys stand in it."""
     poll_s: float = 1.0
