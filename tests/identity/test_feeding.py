@@ -19,10 +19,11 @@ from exclave.crypto.crl import issuer_id, verify_crl, verify_delta_crl
 from exclave.demo.pki import make_pki
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, WrongFingerprint
 from exclave.formats.journal import Confirmed, Issued, Issuer, Released, Stopped, serial_bytes
+from exclave.formats.push import parse_second
 from exclave.identity.contract import Authority, IdentityState
 from exclave.identity.feeding.difference import compare
 from exclave.identity.feeding.source import Reading, Source, SourceKind
-from exclave.identity.feeding.table import HEADER, parse_row, parse_second, read_table
+from exclave.identity.feeding.table import HEADER, parse_row, read_table
 from exclave.identity.journal import Journal
 from exclave.identity.status_log import Good, Held, Reason, Revoked, Serial, StatusLog, Stop, Unknown
 from exclave.identity.store_sqlite import open_sqlite

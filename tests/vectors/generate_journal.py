@@ -23,6 +23,7 @@ BODIES: dict[str, j.Body] = {
     "place-keys": j.PlaceKeys("lu", b'{"keys":[]}'),
     "passkey": j.Passkey(b"\x01", b"\xa0", b"{}", b"\x02"),
     "passkey-gone": j.PasskeyGone(b"\x01"),
+    "pushed": j.Pushed("ca-one", 7, ISSUER),
     "extension": j.Extension(b"note\n"),
     "extension-ended": j.ExtensionEnded(ISSUER),
 }
@@ -53,6 +54,7 @@ def main() -> None:
     bad("serial with a leading zero", j.Entry(1, T, 0, b"", j.Issued(ISSUER, (b"\x00\x01",))))
     bad("serial of 21 bytes", j.Entry(1, T, 0, b"", j.Issued(ISSUER, (b"\x01" * 21,))))
     bad("unknown reason", j.Entry(1, T, 0, b"", j.Stopped(ISSUER, b"\x01", T, "removeFromCRL")))
+    bad("push number 0", j.Entry(1, T, 0, b"", j.Pushed("ca-one", 0, ISSUER)))
     bad("label with capitals", j.Entry(1, T, 0, b"", j.Issuer("EstEID", b"", True)))
     bad("place with a slash", j.Entry(1, T, 0, b"", j.Responder(ISSUER, "a/b", b"")))
     bad("client without a name", j.Entry(1, T, 0, b"", j.ServiceGone("")))

@@ -27,6 +27,7 @@ from exclave.formats.journal import (
     Passkey,
     PasskeyGone,
     PlaceKeys,
+    Pushed,
     Released,
     Responder,
     Service,
@@ -176,6 +177,8 @@ def _fold_thing(body: Body, things: dict[tuple[str, bytes], Thing | None]) -> No
             things["passkey", credential] = (subject, value) if subject else None
         case PasskeyGone(credential):
             things["passkey", credential] = None
+        case Pushed(sender, _, _):
+            things["pushed", sender.encode()] = "", msgspec.msgpack.encode(body)
         case Extension(note):
             try:
                 things["extension", parse_note(note).digest] = "", note

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from exclave.errors import CorruptObject, MalformedError
-from exclave.formats.journal import Entry, Head, serial_bytes
+from exclave.formats.journal import Entry, Head, Pushed, serial_bytes
 from exclave.formats.relying import RelyingService, parse_service
 from exclave.identity.contract import IssuerInfo, StoredPasskey
 from exclave.identity.fold import Changes, Name, Thing, batches, responder_owner, settle, stored_passkey
@@ -176,6 +176,14 @@ class Store:
     def extensions(self) -> tuple[bytes, ...]:
         ended = {key for key, _ in self._rows.things("extension-ended")}
         return tuple(note for key, note in self._rows.things("extension") if key not in ended)
+
+    def pushed(self, sender: Label) -> Pushed | None:
+        """The last message of ``sender`` that was taken, see ``feeding/pushing.py``."""
+        data = self._rows.thing("pushed", sender.encode())
+        try:
+            return None if data is None else msgspec.msgpack.decode(data, type=Pushed)
+        except msgspec.MsgspecError as error:
+            raise CorruptObject("a sender's place in the status store is damaged") from error
 
     def close(self) -> None:
         self._rows.close()

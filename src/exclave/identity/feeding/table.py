@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import BinaryIO
 
 from exclave.errors import MalformedError
+from exclave.formats.push import parse_second
 from exclave.identity.feeding.source import Reading
 from exclave.identity.status_log import Held, Reason, Revoked, Serial, StatusLog, Stop
 from exclave.ids import Digest, Instant
@@ -15,8 +15,6 @@ HEADER = b"serial,state,time,reason\n"
 MAX_LINE_BYTES = 128
 MAX_LINES = 20_000_000
 _SERIAL = re.compile(r"(0|[1-9A-F][0-9A-F]{0,39})\Z")
-_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z\Z")
-_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 _REASONS = {str(reason): reason for reason in Reason}
 
 
@@ -74,16 +72,3 @@ def _told(state: str, time: str, reason: str) -> Stop | Instant | None:
         case "released" if not reason:
             return parse_second(time)
     raise MalformedError(f"not a state with its time and reason: {state[:20]!r}, {time[:30]!r}, {reason[:30]!r}")
-
-
-def parse_second(text: str) -> Instant:
-    """``2026-11-23T14:22:01Z``"""
-    try:
-        if not _TIME.match(text) or not text.isascii():
-            raise MalformedError(f"a time must look like 2026-11-23T14:22:01Z, not {text[:40]!r}")
-        since = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC) - _EPOCH_0
-    except ValueError as error:
-        raise MalformedError(f"not a time: {text[:40]!r}") from error
-    if since.days < 0:
-        raise MalformedError(f"not a time after 1970: {text[:40]!r}")
-    return Instant((since.days * 86400 + since.seconds) * 1_000_000)
