@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -51,29 +56,66 @@ def witness(
 
 
 @app.command(epilog="Example: exclave serve identity --dir /srv/identity")
-def identity(folder: Annotated[Path, typer.Option("--dir", help="The place's folder.")]) -> None:
+def identity(
+    folder: Annotated[Path, typer.Option("--dir", help="The place's folder.")],
+    worker: Annotated[
+        bool, typer.Option("--worker", hidden=True, help="Share the addresses of a running one.")
+    ] = False,
+) -> None:
     """Serve log-in and certificate status at this place, and send the identity journal abroad or follow it."""
     place_folder = folder.absolute()
     read_place(place_folder)
-    with serving(place_folder):
-        place = open_identity(place_folder, now)
-        begin(place)
-        tickets = open_tickets(place)
-        serve = place.config.serve
+    if worker:
+        _serve_identity(place_folder, follow=False)
+        return
+    with serving(place_folder), _workers(place_folder):
+        _serve_identity(place_folder, follow=True)
 
-        def ready() -> None:
-            state = place.authority()
-            note(
-                f"identity services of {state.place} ({state.state}): status at {serve.status}, log-in at {serve.login}"
-            )
 
-        try:
-            serve_identity(
-                Served(place, tickets, note, sources=sources_of(place) if place.is_home else ()), ready=ready
-            )
-        finally:
-            tickets.close()
-            place.close()
+@contextmanager
+def _workers(folder: Path) -> Iterator[None]:
+    """Further processes that share the addresses: started again if they end, and ended with this one."""
+    argv = [sys.executable, "-m", "exclave.cli.main", "serve", "identity", "--dir", str(folder), "--worker"]
+    ended = threading.Event()
+
+    def keep_one() -> None:
+        while not ended.is_set():
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+            while process.poll() is None and not ended.wait(0.5):
+                pass
+            if ended.is_set():
+                process.terminate()
+            else:
+                note(f"a worker ended with {process.returncode}; another one is started")
+            process.wait()
+
+    keepers = [threading.Thread(target=keep_one) for _ in range(read_place(folder).serve.workers - 1)]
+    for keeper in keepers:
+        keeper.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for keeper in keepers:
+            keeper.join()
+
+
+def _serve_identity(folder: Path, *, follow: bool) -> None:
+    place = open_identity(folder, now)
+    begin(place)
+    tickets = open_tickets(place)
+    serve = place.config.serve
+
+    def ready() -> None:
+        state = place.authority()
+        note(f"identity services of {state.place} ({state.state}): status at {serve.status}, log-in at {serve.login}")
+
+    sources = sources_of(place) if place.is_home and follow else ()
+    try:
+        serve_identity(Served(place, tickets, note, sources=sources, follow=follow), ready=ready)
+    finally:
+        tickets.close()
+        place.close()
 
 
 @app.command(epilog="Example: exclave serve console --home /srv/exclave --port 8430")
