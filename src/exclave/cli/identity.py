@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_identity
+from exclave.cli import identity_acts, identity_check, identity_kit
 from exclave.cli.output import Json, Sites, duration, note, plain, print_json, say, table, typed, when
 from exclave.errors import MissingObject, TargetNotEmpty, UsageError
 from exclave.formats.card import parse_card
@@ -31,6 +32,9 @@ app = typer.Typer(help="Identity services: log-in and certificate status, at hom
                   no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
 service = typer.Typer(help="Relying services of the log-in service.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(service, name="service")
+identity_kit.register(app)
+identity_acts.register(app)
+identity_check.register(app)
 
 
 class Acr(StrEnum):

@@ -5,59 +5,52 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from exclave.app import keep_freed_memory
-from exclave.cli import (
-    backup,
-    charter,
-    custodian,
-    demo,
-    failover,
-    identity,
-    identity_acts,
-    identity_check,
-    identity_kit,
-    init,
-    restore,
-    serve,
-    site,
-    snapshots,
-    status,
-    verify,
-    warrant,
-)
 from exclave.cli.output import fail
 from exclave.errors import Bug, ExclaveError, UsageError
 
 _INTERRUPTED = 130
+_ALONE = ("init", "backup", "snapshots", "restore", "failover", "verify", "status", "demo")
+_GROUPS = ("custodian", "charter", "site", "warrant", "serve", "identity")
+"""Commands, each in a module of its name; the order is that of the help."""
 
-app = typer.Typer(
-    name="exclave",
-    help="A virtual data embassy: a state survives the loss of its own data centres.",
-    epilog="Start with `exclave demo`, which plays the whole story on this machine.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    add_completion=False,
-    rich_markup_mode=None,
-)
-for module in (init, backup, snapshots, restore, failover, verify, status, demo):
-    module.register(app)
-identity_kit.register(identity.app)
-identity_acts.register(identity.app)
-identity_check.register(identity.app)
-for name, group in (
-    ("custodian", custodian.app),
-    ("charter", charter.app),
-    ("site", site.app),
-    ("warrant", warrant.app),
-    ("serve", serve.app),
-    ("identity", identity.app),
-):
-    app.add_typer(group, name=name)
+
+def build(only: str = "") -> typer.Typer:
+    """The whole command line, or just the part that ``only`` (a command or group) names.
+
+    A module is loaded when its command is called: servers and web pages take longer to load than `exclave status` runs.
+    """
+    made = typer.Typer(
+        name="exclave",
+        help="A virtual data embassy: a state survives the loss of its own data centres.",
+        epilog="Start with `exclave demo`, which plays the whole story on this machine.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        add_completion=False,
+        rich_markup_mode=None,
+    )
+    made.callback()(_root)
+    known = only in _ALONE or only in _GROUPS
+    for name in _ALONE:
+        if not known or name == only:
+            import_module(f"exclave.cli.{name}").register(made)
+    for name in _GROUPS:
+        if not known or name == only:
+            made.add_typer(import_module(f"exclave.cli.{name}").app, name=name)
+    return made
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """``app``: the whole command line, for documents and tests."""
+    if name == "app":
+        return build()
+    raise AttributeError(name)
 
 
 def _version(wanted: bool) -> None:
@@ -68,7 +61,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
@@ -87,7 +79,7 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     keep_freed_memory()
     try:
-        result = app(args=arguments, prog_name="exclave", standalone_mode=False)
+        result = build(_asked(arguments))(args=arguments, prog_name="exclave", standalone_mode=False)
     except ExclaveError as error:
         return fail(error, as_json)
     except typer.Exit as error:
@@ -103,6 +95,11 @@ def run(arguments: list[str]) -> int:
     if result == _INTERRUPTED:  # typer has turned Ctrl-C into this
         sys.stderr.write("exclave: interrupted; what was done so far is kept, and the same command goes on from it\n")
     return result if isinstance(result, int) else 0
+
+
+def _asked(arguments: list[str]) -> str:
+    """The command or group that is called; empty if an option comes first (then all of them are loaded)."""
+    return arguments[0] if arguments and not arguments[0].startswith("-") else ""
 
 
 def _misused(error: typer.TyperException, as_json: bool) -> int:

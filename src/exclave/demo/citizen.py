@@ -32,8 +32,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Authlib's notice of a later HTTP library
+with warnings.catch_warnings(record=True):  # Authlib's notice of a later HTTP library, which it insists on
     from authlib.common.errors import AuthlibBaseError
     from authlib.integrations.httpx_client import OAuth2Client
 
