@@ -13,25 +13,18 @@ import pytest
 import typer
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from exclave.app import open_identity
 from exclave.cli import identity_acts
 from exclave.crypto.crl import issuer_id
-from exclave.demo.pki import make_pki, pem
+from exclave.demo.pki import pem
 from exclave.errors import ExclaveError, NotAuthorised, UsageError
-from exclave.formats.fact import Fact, parse_fact
-from exclave.formats.journal import Issued, Issuer, serial_bytes
+from exclave.formats.journal import Issued, serial_bytes
 from exclave.formats.keyring import KeyUse
-from exclave.identity.status_log import Good, Held, Revoked, Serial
-from exclave.ids import Instant, Label, instant_text, now
+from exclave.identity.status_log import Good, Held, Revoked
+from exclave.ids import Instant, now
 from exclave.operations.acting import REFRESH_S, WatchedPlace
-from exclave.operations.identity_authority import TakenUp, write_taken_up
 from exclave.operations.identity_follow import begin
-from exclave.operations.identity_place import place_text
-from exclave.sites.opening import open_site
-from exclave.verify.state import read_state
-from support.small_home import SmallHome, served
+from support.embassy import PKI, Embassy, moment
 
-PKI = make_pki(now())
 GROUP = typer.Typer()
 identity_acts.register(GROUP)
 
@@ -41,73 +34,11 @@ def _group() -> None:
     """So that one command alone is a group too."""
 
 
-class Embassy:
-    """A home that is gone, and the embassy that took its register over; its place decides."""
-
-    def __init__(self, root: Path) -> None:
-        self.home = SmallHome(root, [served("identity", root / "source")]).found()
-        self.home.backup()
-        self.folder = root / "embassy"
-        failover = self.home.granted("failover")
-        self.home.ok("failover", "run", *failover, "--dir", str(self.folder), *self.home.where())
-        self.identity, self.register = self.folder / "identity", self.home.id_of()
-        self.identity.mkdir()
-        text = place_text(
-            place="lux", role="embassy", fingerprint=self.home.fingerprint, register=self.register,
-            key="../keys/writer.key", sites=self.home.urls, status="127.0.0.1:8421", login="127.0.0.1:8422",
-        )  # fmt: skip
-        (self.identity / "place.toml").write_text(text)
-        write_taken_up(self.identity, TakenUp(2, 0, bytes(32), bytes(32), now()))
-        self.card, self.other = PKI.first.card(), PKI.first.card(code="48001085718")
-        with self.place() as place:
-            begin(place)
-            serials = sorted(serial_bytes(card.serial) for card in (self.card, self.other))
-            place.writer.enter([
-                Issuer("esteid-2018", PKI.first.der, True), Issuer("esteid-2025", PKI.second.der, True),
-                Issued(issuer_id(PKI.first.der), tuple(serials)),
-            ])  # fmt: skip
-
-    @contextlib.contextmanager
-    def place(self) -> Iterator[Any]:
-        place = open_identity(self.identity, now)
-        try:
-            yield place
-        finally:
-            place.close()
-
-    def status(self, serial: int) -> Any:
-        with self.place() as place:
-            return place.store.status(issuer_id(PKI.first.der), Serial(serial))
-
-    def facts(self) -> list[Fact]:
-        sites = {Label(name): open_site(url) for name, url in self.home.urls.items()}
-        view = read_state(sites, self.home.fingerprint)  # type: ignore[arg-type]
-        epoch = view.epoch_chain(self.register).newest  # type: ignore[arg-type]
-        reader = view.log_reader(epoch, sites[Label("lux")])
-        entries = [entry for _, entry in reader.tree(reader.head()).entries()]
-        return [parse_fact(entry) for entry in entries if entry.startswith(b"exclave/fact/")]
-
-    def granted(self, act: str, order: Path | None, name: str) -> list[str]:
-        """``--warrant`` and ``--answer`` of a warrant for the embassy's own machine."""
-        warrant = self.home.root / "warrants" / f"{name}.warrant"
-        about = ["--object", str(order)] if order is not None else []
-        self.home.ok(
-            "warrant", "request", str(warrant), "--act", act, "--place", "lux", "--reason", "A test", *about,
-            "--key", str(self.folder / "keys" / "writer.key"), *self.home.where(),
-        )  # fmt: skip
-        return ["--warrant", str(warrant), *self.home.answer(warrant, "kaja", "luc")]
-
-
 @pytest.fixture(scope="module")
 def embassy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embassy]:
     made = Embassy(tmp_path_factory.mktemp("exile") / "land")
     yield made
     made.home.ok("failover", "stop", "--dir", str(made.folder))
-
-
-def moment(days: int) -> str:
-    """So many days from now, as a person types it."""
-    return instant_text(Instant(now() + days * 86_400_000_000))
 
 
 def said(*arguments: str) -> str:
