@@ -79,6 +79,7 @@ def placed(text: str, embassy: Embassy, desk: Path) -> str:
     return text
 
 
+@pytest.mark.slow
 def test_the_runbook_runs(embassy: Embassy, tmp_path: Path) -> None:
     """Every command of the runbook does what it shows, and the stolen card is revoked at the end."""
     documents, desk = _documents(), tmp_path / "desk"
