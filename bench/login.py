@@ -31,7 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httptools
@@ -147,41 +147,44 @@ def prepare(folder: Path) -> tuple[list[Card], IssuingCa, rsa.RSAPrivateKey]:
 # The load
 
 
-class Connection:
+class Connection(asyncio.Protocol):
     """One kept HTTP/1.1 connection; one request at a time."""
 
     def __init__(self, port: int) -> None:
         self.port = port
-        self.reader: asyncio.StreamReader
-        self.writer: asyncio.StreamWriter
+        self.transport: asyncio.WriteTransport
+        self.parser: httptools.HttpResponseParser
+        self.waiting: asyncio.Future[None]
+        self.headers: dict[str, str]
+        self.cookies: list[str]
+        self.body: bytearray
 
     async def open(self) -> Connection:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self.port)
         return self
 
     async def ask(
         self, method: str, target: str, headers: str = "", body: bytes = b""
     ) -> tuple[int, dict[str, str], list[str], bytes]:
         """(status, headers, cookies set, body)."""
-        head = f"{method} {target} HTTP/1.1\r\nhost: localhost:{self.port}\r\n{headers}"
+        self.headers, self.cookies, self.body = {}, [], bytearray()
+        self.parser = httptools.HttpResponseParser(self)
+        self.waiting = asyncio.get_running_loop().create_future()
         length = f"content-length: {len(body)}\r\n" if method == "POST" else ""
-        self.writer.write(f"{head}{length}\r\n".encode() + body)
-        answer = Answer()
-        parser = httptools.HttpResponseParser(answer)
-        while not answer.done:
-            data = await self.reader.read(65536)
-            if not data:
-                raise ConnectionError("the server closed the connection")
-            parser.feed_data(data)
-        return parser.get_status_code(), answer.headers, answer.cookies, bytes(answer.body)
+        head = f"{method} {target} HTTP/1.1\r\nhost: localhost:{self.port}\r\n{headers}{length}\r\n"
+        self.transport.write(head.encode() + body)
+        await self.waiting
+        return self.parser.get_status_code(), self.headers, self.cookies, bytes(self.body)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.WriteTransport, transport)
 
-class Answer:
-    def __init__(self) -> None:
-        self.headers: dict[str, str] = {}
-        self.cookies: list[str] = []
-        self.body = bytearray()
-        self.done = False
+    def data_received(self, data: bytes) -> None:
+        self.parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.waiting.done():
+            self.waiting.set_exception(exc or ConnectionError("the server closed the connection"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name.lower() == b"set-cookie":
@@ -193,7 +196,7 @@ class Answer:
         self.body += data
 
     def on_message_complete(self) -> None:
-        self.done = True
+        self.waiting.set_result(None)
 
 
 class Peer:

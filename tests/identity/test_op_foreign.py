@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import time
@@ -13,6 +14,7 @@ import httpx
 import pytest
 from authlib.integrations.starlette_client import OAuth
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from joserfc.jwk import ECKey
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,11 +22,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from exclave.crypto.jwk import thumbprint
+from exclave.identity.contract import IdentityState
 from exclave.identity.op.settings import OpSettings
+from exclave.ids import Label
 from support.apache_oidc import apache
 from support.loopback_tls import loopback_tls
 from support.node import run_node
-from support.op_place import SECRET, Known, Place, application, free_port, relying, served
+from support.op_place import RSA_KEY, SECRET, Keys, Known, Place, application, free_port, relying, served
+from support.soft_signer import SoftSigner
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PRIVATE = ECKey.generate_key("P-256", {"kid": "c1", "use": "sig", "alg": "ES256"})
@@ -86,7 +92,9 @@ def authlib_service(issuer: str, uri: str, client_id: str, **more: Any) -> Any:
     async def back(request: Request) -> Response:
         seen["token"] = await oauth.rp.authorize_access_token(request)
         info = await oauth.rp.userinfo(token=seen["token"])
-        return JSONResponse({"claims": seen["token"]["userinfo"], "info": info})
+        head = seen["token"]["id_token"].partition(".")[0]
+        kid = json.loads(base64.urlsafe_b64decode(head + "=="))["kid"]
+        return JSONResponse({"claims": seen["token"]["userinfo"], "info": info, "kid": kid})
 
     async def leave(request: Request) -> Response:
         return await oauth.rp.logout_redirect(request, uri.replace("/cb", "/bye"), seen["token"]["id_token"])
@@ -155,6 +163,42 @@ def test_tara_quirk_is_a_quirk() -> None:
     """An at_hash as TARA writes it is not the standard's: a strict client refuses it, so it is off by default."""
     (reply, _), _, _ = with_authlib("tara")
     assert reply.status_code == 500
+
+
+def test_services_do_not_notice_that_home_is_gone() -> None:
+    """Home's server ends, the embassy answers under the same name with keys of its own. Authlib, which read the keys at
+    home and keeps them, logs people in as before, without asking for keys again: they were in home's set."""
+    port, rp = free_port(), free_port()
+    base = f"http://127.0.0.1:{rp}"
+    known, settings = clients(f"{base}/cb"), OpSettings(f"http://127.0.0.1:{port}", secure_cookies=False)
+    abroad = Keys(
+        SoftSigner(rsa.generate_private_key(65537, 2048)), SoftSigner(ec.generate_private_key(ec.SECP256R1()))
+    )
+    known.keys = {Label("home"): Keys().jwks(), Label("oslo"): abroad.jwks()}
+    home = Place(known, settings, wall=True)
+    embassy = Place(known, settings, wall=True, keys=abroad, label="oslo", state=IdentityState.EXILE, epoch=2)
+    embassy.withdrawn = frozenset({Label("home")})
+    asked: list[str] = []
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        asked.append(scope["path"])
+        await application(embassy)(scope, receive, send)
+
+    def kid(browser: httpx.Client) -> str:
+        reply = browser.get(f"{base}/go")
+        assert reply.status_code == 200, reply.text
+        return str(reply.json()["kid"])
+
+    app = authlib_service(settings.issuer, f"{base}/cb", "basic")
+    with served(app, rp), httpx.Client(follow_redirects=True, timeout=20) as browser:
+        with served(application(home), port):
+            assert kid(browser) == thumbprint(RSA_KEY.public_der)
+        with served(watched, port):
+            assert kid(browser) == thumbprint(abroad.signers["RS256"].public_der)
+    assert "/oidc/token" in asked
+    assert "/oidc/jwks" not in asked
+    left = {key["kid"] for key in json.loads(embassy.provider.jwks().body)["keys"]}
+    assert left == {thumbprint(signer.public_der) for signer in abroad.signers.values()}
 
 
 # openid-client on node

@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from exclave.crypto.jose import jwk_of
-from exclave.crypto.jwk import thumbprint
+from exclave.crypto.jwk import public_jwks, thumbprint
 from exclave.errors import NotAuthorised
 from exclave.formats.relying import RelyingService, check_service
 from exclave.identity.contract import Authentication, Authority, IdentityState, Person, Tickets
@@ -86,9 +86,16 @@ class Known:
 class Keys:
     """``Delegates`` with the token keys of one place."""
 
+    def __init__(self, rsa_key: SoftSigner = RSA_KEY, ec_key: SoftSigner = EC_KEY) -> None:
+        self.signers = {"RS256": rsa_key, "ES256": ec_key}
+
     def token(self, algorithm: str) -> tuple[str, SoftSigner]:
-        signer = RSA_KEY if algorithm == "RS256" else EC_KEY
+        signer = self.signers[algorithm]
         return thumbprint(signer.public_der), signer
+
+    def jwks(self) -> bytes:
+        """The public halves, as the journal has them."""
+        return public_jwks(signer.public_der for signer in self.signers.values())
 
 
 class Outbox:
@@ -115,17 +122,20 @@ class Place:
     outbox: Outbox = field(default_factory=Outbox)
     withdrawn: frozenset[Label] = frozenset()
     wall: bool = False
+    keys: Keys = field(default_factory=Keys)
+    label: str = "home"
 
     def __post_init__(self) -> None:
         self.parts = OpParts(
-            self.settings, self.store, self.tickets, Keys(), self._authority, lambda: now() if self.wall else self.time,  # type: ignore[arg-type]
+            self.settings, self.store, self.tickets, self.keys, self._authority,
+            lambda: now() if self.wall else self.time,  # type: ignore[arg-type]
             secrets.token_bytes, self.outbox, lambda: self.withdrawn,
         )  # fmt: skip
         self.provider = Provider(self.parts)
         self.interactions = OpInteractions(self.parts)
 
     def _authority(self) -> Authority:
-        return Authority(self.state, Label("home"), self.epoch, self.time)
+        return Authority(self.state, Label(self.label), self.epoch, self.time)
 
     def wait(self, seconds: float) -> None:
         self.time = Instant(self.time + int(seconds * 1_000_000))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from exclave.crypto.jose import verify_jwt
@@ -33,6 +35,7 @@ from exclave.identity.op.wire import (
 )
 from exclave.ids import Instant
 
+_log = logging.getLogger("exclave.oidc")
 PATH = "/oidc/authorize"
 
 
@@ -88,6 +91,7 @@ def _answered(parts: OpParts, client: RelyingService, request: AuthorizationRequ
 
 
 def _error_url(parts: OpParts, uri: str, state: str, refusal: Refusal) -> str:
+    _log.warning("authorize refused: %s, %s", refusal.error, refusal.description)
     answer = {"error": refusal.error, "error_description": refusal.description}
     return with_parameters(uri, {**answer, **({"state": state} if state else {}), "iss": parts.settings.issuer})
 

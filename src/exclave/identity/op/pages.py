@@ -18,7 +18,6 @@ _TEXTS = {
         "secret": "The service put a secret into an address. It must be replaced, because others may have read it.",
         "pushed": "This log-in has expired or was used before.",
         "hint": "The service sent a token that was not made here.",
-        "gone": "This log-in has expired, or it was begun in another browser.",
         "again": "Please go back to the service and try again. If it happens again, tell the service.",
         "unavailable": "Logging in is not possible here at the moment",
         "wait": "Please try again in a minute.",
@@ -35,7 +34,6 @@ _TEXTS = {
         "secret": "Teenus pani aadressi sisse saladuse. See tuleb välja vahetada, sest teised võisid seda lugeda.",
         "pushed": "See sisselogimine on aegunud või juba kasutatud.",
         "hint": "Teenuse saadetud tõend ei ole siin väljastatud.",
-        "gone": "See sisselogimine on aegunud või seda alustati teises veebilehitsejas.",
         "again": "Palun minge teenuse juurde tagasi ja proovige uuesti. Kui viga kordub, andke teenusele teada.",
         "unavailable": "Siin ei saa praegu sisse logida",
         "wait": "Palun proovige minuti pärast uuesti.",
@@ -44,7 +42,24 @@ _TEXTS = {
         "yes": "Logi välja",
         "out": "Olete välja logitud",
     },
+    "ar": {
+        "error": "لا يمكن متابعة تسجيل الدخول",
+        "client": "الخدمة التي أرسلتك إلى هنا غير معروفة، أو لم يعد مسموحًا لها بطلب تسجيل الدخول.",
+        "redirect": "العنوان الذي ستُعاد إليه ليس من العناوين التي سجلتها هذه الخدمة.",
+        "request": "أرسلت الخدمة طلبًا لا يمكن قراءته.",
+        "secret": "وضعت الخدمة سرًّا في عنوان. يجب تغييره، فقد يكون آخرون قد قرأوه.",
+        "pushed": "انتهت صلاحية تسجيل الدخول هذا، أو استُخدم من قبل.",
+        "hint": "أرسلت الخدمة رمزًا لم يصدر من هنا.",
+        "again": "يرجى العودة إلى الخدمة والمحاولة مرة أخرى. إذا تكرر ذلك فأخبر الخدمة.",
+        "unavailable": "تسجيل الدخول غير ممكن هنا في الوقت الحالي",
+        "wait": "يرجى المحاولة مرة أخرى بعد دقيقة.",
+        "ask": "هل تريد تسجيل الخروج؟",
+        "all": "سيتم تسجيل خروجك من جميع الخدمات التي سجلت الدخول إليها في هذا المتصفح.",
+        "yes": "تسجيل الخروج",
+        "out": "تم تسجيل خروجك",
+    },
 }
+_RIGHT_TO_LEFT = frozenset({"ar"})
 
 
 def language_of(languages: tuple[str, ...], asked: str) -> str:
@@ -58,8 +73,9 @@ def language_of(languages: tuple[str, ...], asked: str) -> str:
 
 
 def _page(language: str, title: str, body: str) -> str:
+    direction = "rtl" if language in _RIGHT_TO_LEFT else "ltr"
     return (
-        f'<!doctype html>\n<html lang="{language}"><head><meta charset="utf-8">'
+        f'<!doctype html>\n<html lang="{language}" dir="{direction}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{_STYLE}</style>'
         f"</head><body><main><h1>{escape(title)}</h1>{body}</main></body></html>\n"
     )

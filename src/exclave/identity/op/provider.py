@@ -6,6 +6,7 @@ comes back) gives no code and no token; a home that comes back does not even pub
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,6 +18,8 @@ from exclave.identity.op.settings import OpParts
 from exclave.identity.op.wire import Call, Reply, json_reply, page_reply
 from exclave.ids import Instant
 
+_log = logging.getLogger("exclave.oidc")
+"""Says what was refused, in words of ours: nothing that came with the request, nobody's name."""
 RETRY_S = 60
 _OPEN = (("access-control-allow-origin", "*"), ("x-content-type-options", "nosniff"))
 _RETRY = ("retry-after", str(RETRY_S))
@@ -34,19 +37,19 @@ class Provider:
     parts: OpParts
 
     def authorize(self, call: Call, language: str = "") -> Reply:
-        return self._shown(authorize.authorize, call, language)
+        return self._shown("authorize", authorize.authorize, call, language)
 
     def logout(self, call: Call, language: str = "") -> Reply:
-        return self._shown(logout.logout, call, language)
+        return self._shown("logout", logout.logout, call, language)
 
     def token(self, call: Call) -> Reply:
-        return self._told(token.token, call)
+        return self._told("token", token.token, call)
 
     def push(self, call: Call) -> Reply:
-        return self._told(par.push, call)
+        return self._told("par", par.push, call)
 
     def profile(self, call: Call) -> Reply:
-        return self._told(userinfo.profile, call)
+        return self._told("profile", userinfo.profile, call)
 
     def discovery(self) -> Reply:
         if not self.parts.authority().answers:
@@ -61,18 +64,20 @@ class Provider:
         except ExclaveError:
             return _closed()
 
-    def _told(self, endpoint: Endpoint, call: Call) -> Reply:
+    def _told(self, name: str, endpoint: Endpoint, call: Call) -> Reply:
         """As a client reads it: JSON."""
         if not self.parts.authority().decides:
             return _closed()
         try:
             return endpoint(self.parts, call, self.parts.clock())
         except Refusal as refusal:
+            _log.warning("%s refused: %s, %s", name, refusal.error, refusal.description)
             return refusal.reply()
-        except ExclaveError:
+        except ExclaveError as error:
+            _log.error("%s failed: %s", name, error.code)
             return _closed()
 
-    def _shown(self, endpoint: Endpoint, call: Call, language: str) -> Reply:
+    def _shown(self, name: str, endpoint: Endpoint, call: Call, language: str) -> Reply:
         """As a person reads it: a page."""
         languages = self.parts.settings.languages
         if not self.parts.authority().decides:
@@ -80,8 +85,10 @@ class Provider:
         try:
             return endpoint(self.parts, call, self.parts.clock())
         except Untrusted as refusal:
+            _log.warning("%s refused: not to be trusted, %s", name, refusal.why)
             return page_reply(400, pages.refused(languages, language, refusal.why))
-        except ExclaveError:
+        except ExclaveError as error:
+            _log.error("%s failed: %s", name, error.code)
             return page_reply(503, pages.unavailable(languages, language), _RETRY)
 
 
