@@ -26,6 +26,7 @@ from exclave.crypto.der import (
     context,
     expect,
     generalized_time,
+    head,
     oid,
     sole,
     tlv,
@@ -170,37 +171,40 @@ def error_answer(status: ErrorStatus) -> bytes:
 
 def sign_answer(singles: Sequence[Single], key: ResponderKey, *, produced_at: Instant, nonce: bytes | None) -> bytes:
     """An OCSPResponse that ``key`` signs. Raises what the signer raises (``UnavailableError``)."""
-    data = tlv(
-        SEQUENCE,
-        key._id,
-        _time(produced_at // 1_000_000),
-        tlv(SEQUENCE, *map(_single, singles)),
-        b"" if nonce is None else _nonce(nonce),
-    )
+    listed = b"".join(map(_single, singles)) if len(singles) > 1 else _single(singles[0])
+    produced, told = _time(produced_at // 1_000_000), b"" if nonce is None else _nonce(nonce)
+    data = tlv(SEQUENCE, key._id, produced, head(SEQUENCE, len(listed)), listed, told)
     signature = tlv(BIT_STRING, b"\0", key.signer.sign(data))
     basic = tlv(SEQUENCE, data, key._algorithm, signature, key._certificates)
     return tlv(SEQUENCE, b"\x0a\x01\x00", tlv(context(0), tlv(SEQUENCE, _BASIC, tlv(OCTET_STRING, basic))))
 
 
 def _single(single: Single) -> bytes:
-    parts = [
-        single.cert_id.der,
-        single.status,
-        _time(single.this_update // 1_000_000),
-        tlv(context(0), _time(single.next_update // 1_000_000)),
-    ]
+    extensions = b""
     if single.archive_cutoff is not None:
         cutoff = tlv(SEQUENCE, _ARCHIVE_CUTOFF, tlv(OCTET_STRING, generalized_time(single.archive_cutoff)))
-        parts.append(tlv(context(1), tlv(SEQUENCE, cutoff)))
-    return tlv(SEQUENCE, *parts)
+        extensions = tlv(context(1), tlv(SEQUENCE, cutoff))
+    until = _until(single.next_update // 1_000_000)
+    return tlv(SEQUENCE, single.cert_id.der, single.status, _time(single.this_update // 1_000_000), until, extensions)
 
 
 def _nonce(nonce: bytes) -> bytes:
-    value = tlv(OCTET_STRING, tlv(OCTET_STRING, nonce))
-    return tlv(context(1), tlv(SEQUENCE, tlv(SEQUENCE, _NONCE, value)))
+    return _nonce_head(len(nonce)) + nonce
+
+
+@lru_cache(maxsize=128)
+def _nonce_head(size: int) -> bytes:
+    """Everything of responseExtensions before the nonce's own bytes."""
+    value = tlv(OCTET_STRING, tlv(OCTET_STRING, bytes(size)))
+    return tlv(context(1), tlv(SEQUENCE, tlv(SEQUENCE, _NONCE, value)))[:-size]
 
 
 @lru_cache(maxsize=4096)
 def _time(seconds: int) -> bytes:
     """Most answers of one second carry the same times."""
     return generalized_time(Instant(seconds * 1_000_000))
+
+
+@lru_cache(maxsize=4096)
+def _until(seconds: int) -> bytes:
+    return tlv(context(0), _time(seconds))

@@ -142,6 +142,7 @@ class Responder:
     cached_answers: int = CACHED_ANSWERS
     archive_cutoff: bool = False
     _issuers: _Issuers | None = field(default=None, init=False, repr=False)
+    _chosen: dict[Digest, tuple[tuple[int, int], ResponderKey]] = field(default_factory=dict, init=False, repr=False)
     _keys: dict[bytes, ResponderKey] = field(default_factory=dict, init=False, repr=False)
     _kept: OrderedDict[bytes, _Kept] = field(default_factory=OrderedDict, init=False, repr=False)
     _told: dict[Outcome, Instant] = field(default_factory=dict, init=False, repr=False)
@@ -173,7 +174,7 @@ class Responder:
             raise _NoAnswer(Outcome.RETURNING)
         issuers = self._known_issuers()
         issuer = _asked_for(request, issuers)  # (3)
-        key = self._key(issuer, now)  # (4)
+        key = self._key(issuer, issuers.generation, now)  # (4)
         times = window(authority, issuer, now=now, key_ends=key.not_after, lasts_s=self.lasts_s)  # (5)
         if times is None:
             raise _NoAnswer(Outcome.STALE, f"what is known of the issuer {issuer.label} has run out")
@@ -211,7 +212,15 @@ class Responder:
         self._issuers = _Issuers(generation, by_key, since)
         return self._issuers
 
-    def _key(self, issuer: IssuerInfo, now: Instant) -> ResponderKey:
+    def _key(self, issuer: IssuerInfo, generation: int, now: Instant) -> ResponderKey:
+        """Asked for anew each second, and when the store has changed."""
+        moment = (generation, now // _SECOND)
+        chosen = self._chosen.get(issuer.id)
+        if chosen is None or chosen[0] != moment:
+            chosen = self._chosen[issuer.id] = (moment, self._choose(issuer, now))
+        return chosen[1]
+
+    def _choose(self, issuer: IssuerInfo, now: Instant) -> ResponderKey:
         found = self.delegates.ocsp(issuer.id, now=now)
         if found is None:
             raise _NoAnswer(Outcome.NO_DELEGATE, f"no certificate lets this place answer for the issuer {issuer.label}")

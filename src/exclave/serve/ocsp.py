@@ -13,16 +13,21 @@ import resource
 import signal
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
 from hashlib import sha256
+from itertools import accumulate
+from threading import Lock
 from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 import uvloop
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from exclave.crypto.ocsp import MAX_GET_BYTES, MAX_REQUEST_BYTES
 from exclave.identity.contract import Clock
@@ -45,6 +50,7 @@ _POST_PATH = re.compile(rb"/(?:[A-Za-z0-9._~-]{1,80}/?){0,2}\Z")
 _CRL_PATH = re.compile(rb"/crl/([a-z][a-z0-9-]{0,39})\.crl\Z")
 _ABSOLUTE = re.compile(rb"http://[^/?#]*", re.IGNORECASE)
 _SECOND = 1_000_000
+_BUCKETS_S: Final = (0.00005, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 5.0)
 # A client with another responder to ask does so if the status is not 200, whatever the body says.
 _HTTP_STATUS: Final = {
     Outcome.RETURNING: 503,
@@ -80,37 +86,50 @@ class Crls(Protocol):
     def latest(self, label: Label) -> PublishedCrl | None: ...
 
 
-@dataclass(slots=True)
-class OcspMetrics:
-    """What is counted, for Prometheus. It is the ``http_edge.Meter`` too."""
+class OcspMetrics(Collector):
+    """What is counted, for Prometheus; the ``http_message.Meter`` too. Plain numbers until they are asked for: an
+    answer takes so little time that the client library's own counters would be a good part of it."""
 
-    registry: CollectorRegistry
-    _answers: dict[Outcome, Counter] = field(init=False, repr=False)
-    _refused: Counter = field(init=False, repr=False)
-    _connections: Gauge = field(init=False, repr=False)
-    _seconds: Histogram = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        answers = Counter("exclave_ocsp_answers", "Answers about certificates", ["outcome"], registry=self.registry)
-        self._answers = {outcome: answers.labels(outcome.value) for outcome in Outcome}
-        self._refused = Counter("exclave_ocsp_refused", "HTTP requests refused", ["status"], registry=self.registry)
-        self._connections = Gauge("exclave_ocsp_connections", "Open connections", registry=self.registry)
-        self._seconds = Histogram(
-            "exclave_ocsp_answer_seconds",
-            "Time to make an answer",
-            registry=self.registry,
-            buckets=(0.00005, 0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 5),
-        )
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._lock = Lock()
+        self._answers = dict.fromkeys(Outcome, 0)
+        self._refused: dict[int, int] = {}
+        self._connections = 0
+        self._seconds = 0.0
+        self._within = [0] * (len(_BUCKETS_S) + 1)
+        registry.register(self)
 
     def answered(self, outcome: Outcome, seconds: float) -> None:
-        self._answers[outcome].inc()
-        self._seconds.observe(seconds)
+        with self._lock:
+            self._answers[outcome] += 1
+            self._seconds += seconds
+            self._within[bisect_left(_BUCKETS_S, seconds)] += 1
 
     def connections(self, number: int) -> None:
-        self._connections.set(number)
+        self._connections = number
 
     def refused(self, status: int) -> None:
-        self._refused.labels(str(status)).inc()
+        with self._lock:
+            self._refused[status] = self._refused.get(status, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        with self._lock:
+            answers, refused, within, seconds = (
+                dict(self._answers), dict(self._refused), list(accumulate(self._within)), self._seconds
+            )  # fmt: skip
+        told = CounterMetricFamily("exclave_ocsp_answers", "Answers about certificates", labels=["outcome"])
+        for outcome, count in answers.items():
+            told.add_metric([outcome.value], count)
+        yield told
+        told = CounterMetricFamily("exclave_ocsp_refused", "HTTP requests refused", labels=["status"])
+        for status, count in refused.items():
+            told.add_metric([str(status)], count)
+        yield told
+        yield GaugeMetricFamily("exclave_ocsp_connections", "Open connections", self._connections)
+        bounds = [*map(str, _BUCKETS_S), "+Inf"]
+        buckets = list(zip(bounds, map(float, within), strict=True))
+        yield HistogramMetricFamily("exclave_ocsp_answer_seconds", "Time to make an answer", buckets, seconds)
 
 
 @dataclass(frozen=True, slots=True)
