@@ -54,12 +54,18 @@ def run(
     accept_older: Annotated[
         bool, typer.Option("--accept-older", help="Go on though a newer version is vouched for that no site proves.")
     ] = False,
+    identity: Annotated[
+        Path | None, typer.Option(help="This place's folder of identity services; default: identity, in --dir.")
+    ] = None,
     only_these: Annotated[
         bool, typer.Option("--only-these-sites", help="Use no other sites than those named with --site.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Restore, start and probe every register of the warrant; the same command goes on after a crash."""
+    """Restore, start and probe every register of the warrant; the same command goes on after a crash.
+
+    With a warrant to fail back, home's identity services take in what exile decided before they answer again.
+    """
     if not site:
         raise UsageError("name at least one site with --site NAME=URL")
     target = folder.absolute()
@@ -69,7 +75,8 @@ def run(
     where = view_of(Path(), site, fingerprint)
     machine = load_key(key)
     parsed, _ = describe_warrant(warrant)
-    granted = grant(where.view, warrant, answer or [], act=Act.FAILOVER, place=None, machine=machine, now=now())
+    act = Act.FAILBACK if parsed.act is Act.FAILBACK else Act.FAILOVER
+    granted = grant(where.view, warrant, answer or [], act=act, place=None, machine=machine, now=now())
     for path, why in granted.rejected.items():
         note(f"{path}: {why}")
     opened = {number: open_register(where.view, where.sites, number, granted, machine) for number in parsed.registers}
@@ -84,6 +91,7 @@ def run(
         target, machine=machine, granted=granted, view=where.view, sites=sites, opened=opened, clock=now, lost=lost,
         say=note, unwitnessed=unwitnessed,
         versions=_versions(version or [], names), accept_older=accept_older,
+        identity=identity.absolute() if identity is not None else None,
     )  # fmt: skip
     if json:
         print_json(report)

@@ -74,6 +74,7 @@ class Journal:
         self._end: _Place | None = None
         self._last_epoch: tuple[int, int] = (0, 0)  # (number, its epoch)
         self._broken = ""
+        self._inode = 0
         self._writer = 0  # the thread that holds the folder's lock
         self._named = 0  # the segment whose name is known to be durable
 
@@ -97,6 +98,7 @@ class Journal:
     def head(self) -> Head:
         """Where it stands now, what other processes appended included."""
         with self._lock:
+            self._notice_another_folder()
             end = self._end
         for place in self._scan(end):
             end = place
@@ -104,6 +106,15 @@ class Journal:
             return Head()
         self._note(end)
         return end.head
+
+    def _notice_another_folder(self) -> None:
+        """Somebody put another journal in this one's place (home returned): what is remembered is of the old one."""
+        try:
+            inode = os.stat(self._folder).st_ino
+        except OSError as error:
+            raise UnavailableError(f"the identity journal cannot be read: {error.strerror}") from error
+        if inode != self._inode:
+            self._inode, self._end, self._last_epoch = inode, None, (0, 0)
 
     def read_after(self, after: Head) -> Iterator[tuple[Entry, bytes, Head]]:
         """Each entry behind ``after`` with its bytes and the head after it, as far as there are any now.

@@ -1,8 +1,9 @@
 """Home comes back: what it had entered and nobody abroad knew is joined with what exile decided. Pure.
 
 Page: docs/spec/merging.md. Home first adopts the embassy's journal as it is; then it enters the ``bodies`` made here.
-Whatever stops a certificate is taken; whatever would start one again, or let somebody in whom exile never knew, is
-listed for people and not taken. Where both changed the same thing, exile's decision stands.
+Nobody knows in whose hands home was: whatever stops a certificate or takes something away is taken; what would start
+one again, or bring somebody or something that exile never knew, is listed for people and not taken. Where both changed
+the same thing, exile's decision stands.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from exclave.formats.journal import (
     Stopped,
 )
 from exclave.formats.note import parse_note
-from exclave.identity.feeding.difference import issued_bodies, stopped_body
+from exclave.identity.feeding.difference import stopped_body
 from exclave.identity.journal import Journal, fork_point
 from exclave.identity.status_log import (
     CertificateStatus,
@@ -131,16 +132,11 @@ class _Merging:
     changed: set[Thing]
     """What exile decided about."""
     listed: list[Listed] = field(default_factory=list)
-    issuers: list[Issuer] = field(default_factory=list)
-    issued: dict[Digest, set[Serial]] = field(default_factory=dict)
     stopped: dict[tuple[Digest, Serial], Stop] = field(default_factory=dict)
     things: dict[Thing, Body] = field(default_factory=dict)
     """The last word of home on each."""
 
     def bodies(self) -> Iterator[Body]:
-        yield from self.issuers
-        for issuer, serials in sorted(self.issued.items()):
-            yield from issued_bodies(issuer, serials)
         for (issuer, serial), stop in sorted(self.stopped.items(), key=lambda item: item[0]):
             yield stopped_body(issuer, serial, stop)
         yield from self.things.values()
@@ -148,7 +144,7 @@ class _Merging:
     def take(self, entry: Entry) -> None:
         match entry.body:
             case Issued(issuer, serials):
-                self._take_issued(Digest(issuer), serials)
+                self._list_issued(entry, Digest(issuer), serials)
             case Stopped(issuer, serial, since, reason):
                 self._take_stop(entry, Digest(issuer), _serial(serial), stop_of(reason, Instant(since)))
             case Released(issuer, serial):
@@ -156,21 +152,24 @@ class _Merging:
                 self._list(entry, what, False, "a hold ends by a decision of whoever has the authority now")
             case Confirmed() | Pushed():
                 pass  # what was complete at home is not complete here; a sender is asked for its messages again
-            case Issuer():
-                self._take_issuer(entry, entry.body)
             case Passkey(credential, _, _, _):
                 what = f"passkey {sha256(credential).hex()[:16]}"
                 self._list(entry, what, False, "its holder enrols it again; nobody abroad saw that it was enrolled")
+            case Service() | PlaceKeys() | Responder() | Issuer() | Settings() | Extension():
+                for thing in _things(entry.body):
+                    what = f"{thing[0]} {_shown(entry.body)}".rstrip()
+                    self._list(entry, what, False, "home may have been in other hands: enter it again if it is right")
             case body:
                 self._take_thing(entry, body)
 
     def _list(self, entry: Entry, what: str, taken: bool, why: str) -> None:
         self.listed.append(Listed(entry.number, Instant(entry.time), what, taken, why))
 
-    def _take_issued(self, issuer: Digest, serials: Iterable[bytes]) -> None:
-        new = {_serial(s) for s in serials if isinstance(self.known.status(issuer, _serial(s)), Unknown)}
+    def _list_issued(self, entry: Entry, issuer: Digest, serials: Iterable[bytes]) -> None:
+        new = sum(isinstance(self.known.status(issuer, _serial(s)), Unknown) for s in serials)
         if new:
-            self.issued.setdefault(issuer, set()).update(new)
+            what = f"{new} certificates issued by {issuer.hex()[:16]}"
+            self._list(entry, what, False, "the CA's own list says so again, if it is so")
 
     def _take_stop(self, entry: Entry, issuer: Digest, serial: Serial, told: Stop) -> None:
         status = self.known.status(issuer, serial)
@@ -182,22 +181,10 @@ class _Merging:
         why = f"exile: {_says(status)}; now: {_says(stop)}"
         self._list(entry, f"{_says(told)} {_name(issuer, entry.body.serial)}", True, why)  # type: ignore[union-attr]
 
-    def _take_issuer(self, entry: Entry, body: Issuer) -> None:
-        try:
-            name = "issuer", bytes(issuer_id(body.certificate))
-        except MalformedError:
-            return
-        what = f"issuer {body.label}"
-        if name in self.changed:
-            self._list(entry, what, False, "exile changed it too")
-            return
-        self.issuers.append(body)
-        self._list(entry, what, True, "exile did not change it")
-
     def _take_thing(self, entry: Entry, body: Body) -> None:
-        """Whatever has a name and a last word."""
+        """That something is gone."""
         for thing in _things(body):
-            what = f"{thing[0]} {_shown(body)}"
+            what = f"{thing[0]} {_shown(body)}".rstrip()
             if thing in self.changed:
                 self._list(entry, what, False, "exile changed it too")
                 continue
@@ -251,6 +238,8 @@ def _shown(body: Body) -> str:
             return f"sha256 {parse_note(note).digest.hex()[:16]}"
         case ExtensionEnded(note):
             return f"sha256 {note.hex()[:16]}"
+        case Issuer():
+            return f"{body.label} sha256 {sha256(body.certificate).hex()[:16]}"
         case _:
             return ""
 

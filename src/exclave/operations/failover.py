@@ -79,13 +79,14 @@ def failover(
     unwitnessed: Unwitnessed = Unwitnessed.STOP,
     versions: Mapping[RegisterId, int] | None = None,
     accept_older: bool = False,
+    identity: Path | None = None,
 ) -> FailoverReport:
     """Restores and starts the warrant's registers in ``folder`` and makes this machine their writer.
 
     ``sites``: by the charter's names. ``lost``: when home was lost, for the RPO; the decision if it is not known.
     ``versions``: registers that get another version than their latest. ``accept_older``: go on with the latest that
-    can be proven, though more is vouched for. Raises what each step raises; run again, it goes on. Returns once every
-    register answers its reference query.
+    can be proven, though more is vouched for. ``identity``: this place's folder of identity services. Raises what each
+    step raises; run again, it goes on. Returns once every register answers its reference query.
     """
     names = {annex_name(o): r for r, o in opened.items()}
     progress = load_progress(folder)
@@ -106,6 +107,7 @@ def failover(
         unwitnessed,
         versions or {},
         accept_older,
+        identity_folder=identity,
     )
     _require_possible(run)
     # First of all: a restart finds that a failover was begun in this folder, and goes on.
