@@ -19,7 +19,7 @@ from exclave.formats.extension import ExtensionEnd, ExtensionList, parse_extensi
 from exclave.formats.reissueorder import ReissueOrder, read_reissue_order, write_reissue_order
 from exclave.formats.statusorder import StatusLine, StatusOrder, read_status_order, write_status_order
 from exclave.formats.warrant import Act, ParsedWarrant
-from exclave.ids import Digest, Instant, instant_text, parse_digest, parse_instant, sha256
+from exclave.ids import Digest, Instant, instant_text, parse_digest, parse_moment, sha256
 from exclave.operations.home import read_limited, write_private
 from exclave.rules.warrants import allows_object
 
@@ -159,7 +159,7 @@ def _csv_line(
         raise MalformedError("it names no issuer, and none was given")
     if act is not Act.REVOKE:
         return StatusLine(of, serial)
-    at = parse_instant(row["since"].strip()) if row.get("since") else since
+    at = parse_moment(row["since"].strip()) if row.get("since") else since
     if at is None:
         raise MalformedError("it does not say since when, and nothing was given")
     return StatusLine(of, serial, row.get("reason", "").strip() or reason, at)
