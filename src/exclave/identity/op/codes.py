@@ -49,11 +49,9 @@ class Who(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
 
 
 class Waiting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A log-in that a request waits for."""
+    """A log-in that a request waits for, under a name that is bound to the browser that began it."""
 
     request: AuthorizationRequest
-    browser: bytes
-    """Hash of the cookie of the browser that began it."""
     subject: str
     """Whom ``id_token_hint`` names: only this person will do; or empty."""
     begun: int

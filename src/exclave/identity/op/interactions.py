@@ -6,7 +6,6 @@ end it (RFC 9700, section 4.7), and cannot end it himself in the other's browser
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import dataclass
 
 from exclave.errors import NotAuthorised, UnavailableError
@@ -22,7 +21,6 @@ from exclave.ids import Instant
 
 SKEW_S = 60
 """How much the clocks of two machines of one place may differ."""
-_GONE = "this log-in has expired, or it was begun in another browser"
 _HINT = "Go back to the service and log in again."
 
 
@@ -34,8 +32,9 @@ class OpInteractions:
     parts: OpParts
 
     def find(self, interaction: str, browser: str) -> Interaction | None:
+        data = self.parts.tickets.get(INTERACTION, _bound(interaction, browser), now=self.parts.clock())
         try:
-            waiting, client = self._waiting(interaction, browser, self.parts.clock())
+            waiting, client = self._known(data)
         except NotAuthorised:
             return None
         request = waiting.request
@@ -46,7 +45,7 @@ class OpInteractions:
         now = parts.clock()
         if not parts.authority().decides:
             raise UnavailableError("this place does not log anybody in now", reason="authority")
-        waiting, client = self._taken(interaction, browser, now)
+        waiting, client = self._known(parts.tickets.take(INTERACTION, _bound(interaction, browser), now=now))
         request = waiting.request
         if error := _unmet(waiting, done, now):
             return answer_url(parts, request, {"error": error})
@@ -54,38 +53,35 @@ class OpInteractions:
         return granted(parts, request, who, sessions.opened(parts, browser, who, client, now), now)
 
     def cancel(self, interaction: str, browser: str, error: str) -> str:
-        waiting, _ = self._taken(interaction, browser, self.parts.clock())
+        now = self.parts.clock()
+        waiting, _ = self._known(self.parts.tickets.take(INTERACTION, _bound(interaction, browser), now=now))
         code = error if error in REDIRECTED else "server_error"
         return answer_url(self.parts, waiting.request, {"error": code})
 
-    def _waiting(self, interaction: str, browser: str, now: Instant) -> tuple[Waiting, RelyingService]:
-        data = self.parts.tickets.get(INTERACTION, hashed(interaction), now=now)
-        return self._of_browser(data, browser)
-
-    def _taken(self, interaction: str, browser: str, now: Instant) -> tuple[Waiting, RelyingService]:
-        """Looked at first, so that another browser cannot spoil it; taken then, so that it ends once."""
-        self._waiting(interaction, browser, now)
-        data = self.parts.tickets.take(INTERACTION, hashed(interaction), now=now)
-        return self._of_browser(data, browser)
-
-    def _of_browser(self, data: bytes | None, browser: str) -> tuple[Waiting, RelyingService]:
-        if data is None or not browser:
-            raise NotAuthorised(_GONE, hint=_HINT, reason="interaction")
+    def _known(self, data: bytes | None) -> tuple[Waiting, RelyingService]:
+        """What waits, and its client as it is registered at this moment."""
+        if data is None:
+            raise NotAuthorised(
+                "this log-in has expired, or it was begun in another browser", hint=_HINT, reason="interaction"
+            )
         waiting = parse_waiting(data)
-        if not hmac.compare_digest(waiting.browser, hashed(browser)):
-            raise NotAuthorised(_GONE, hint=_HINT, reason="interaction")
         client = self.parts.store.service(waiting.request.client_id)
         if client is None or not client.enabled or waiting.request.redirect_uri not in client.redirect_uris:
             raise NotAuthorised("this service may no longer ask for a log-in", hint=_HINT, reason="client")
         return waiting, client
 
 
+def _bound(interaction: str, browser: str) -> bytes:
+    """Where it lies: of another browser, the same name leads nowhere, so nobody else can see, end or spoil it. Neither
+    text holds a zero byte when it was made here."""
+    return hashed(f"{interaction}\0{browser}")
+
+
 def begin(parts: OpParts, request: AuthorizationRequest, browser: str, subject: str, now: Instant) -> str:
     """The address of the log-in page for ``request``, which waits there for ``browser``."""
     name = b64url(parts.randomness(24))
-    waiting = Waiting(request, hashed(browser), subject, now)
     expires = Instant(now + parts.settings.interaction_s * 1_000_000)
-    parts.tickets.put(INTERACTION, hashed(name), encode(waiting), expires)
+    parts.tickets.put(INTERACTION, _bound(name, browser), encode(Waiting(request, subject, now)), expires)
     return with_parameters(parts.settings.login_path, {"i": name})
 
 

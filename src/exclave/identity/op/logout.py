@@ -54,7 +54,8 @@ def logout(parts: OpParts, call: Call, now: Instant) -> Reply:
     browser = browser_of(call.cookies, parts.settings.cookie_name)
     session = sessions.current(parts, browser, now)
     if session is not None:
-        confirmed = call.method == "POST" and hmac.compare_digest(asked.get("confirm", ""), _proof(browser, session))
+        given = asked.get("confirm", "").encode("utf-8")
+        confirmed = call.method == "POST" and hmac.compare_digest(given, _proof(browser, session).encode("ascii"))
         known = hint is not None and hint.sid == session.sid and hint.sub == session.who.subject
         if not confirmed and not known:
             kept = {name: asked[name] for name in _ASKED if name in asked}
