@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from exclave.errors import AlreadyExists, CorruptObject, HeadMoved, OutcomeUnknown, SiteFull, SiteUnavailable
+from exclave.errors import (
+    AlreadyExists,
+    CorruptObject,
+    HeadMoved,
+    MissingObject,
+    OutcomeUnknown,
+    SiteFull,
+    SiteUnavailable,
+)
 from exclave.ids import Key
 from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site
 from exclave.sites.memory import MemorySite
@@ -229,3 +238,74 @@ def test_killed_is_not_retried(fault: Fault) -> None:
         with pytest.raises(Killed):
             call()
     assert [item.key for item in inner.list("")] == (["a"] if fault is Fault.KILLED_BEFORE else ["a", "b"])
+
+
+class _Mute(PassThrough):
+    """Says nothing before ``until_s``; each try costs a connection's timeout."""
+
+    def __init__(self, clock: FakeClock, until_s: float = math.inf) -> None:
+        super().__init__(MemorySite())
+        self.inner.put_new(KEY, b"data")
+        self.clock, self.until_s, self.asked = clock, until_s, 0
+
+    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        self.asked += 1
+        if self.clock.now_s < self.until_s:
+            self.clock.now_s += 3
+            raise SiteUnavailable("no answer", silent=True)
+        return self.inner.get(key, limit=limit)
+
+
+def test_a_site_that_never_answered_is_given_up_soon() -> None:
+    """Within ten seconds; and then it is left alone, so that the next steps of a recovery cost nothing."""
+    clock = FakeClock()
+    inner = _Mute(clock)
+    site = _retrying(inner, clock)
+    with pytest.raises(SiteUnavailable):
+        site.get(KEY)
+    assert clock.now_s < 13
+    asked, began_s = inner.asked, clock.now_s
+    for _ in range(5):
+        with pytest.raises(SiteUnavailable, match="asked again"):
+            site.get(KEY)
+    assert (inner.asked, clock.now_s) == (asked, began_s)
+
+
+def test_a_site_that_is_left_alone_is_tried_once_at_growing_intervals() -> None:
+    """After 5, 10, 20, 40, 60, 60 seconds, with one try each; an answer ends it."""
+    clock = FakeClock()
+    inner = _Mute(clock)
+    site = _retrying(inner, clock)
+    with pytest.raises(SiteUnavailable):
+        site.get(KEY)
+    for rest_s in (5, 10, 20, 40, 60, 60):
+        clock.now_s += rest_s
+        asked = inner.asked
+        for _ in range(2):
+            with pytest.raises(SiteUnavailable):
+                site.get(KEY)
+        assert inner.asked == asked + 1
+    clock.now_s += 60
+    inner.until_s = clock.now_s
+    assert [site.get(KEY) for _ in range(3)] == [b"data"] * 3
+
+
+def test_a_site_that_has_answered_is_waited_for_longer() -> None:
+    """A blip of half a minute in the middle of a backup is sat out."""
+    clock = FakeClock()
+    inner = _Mute(clock, 0)
+    site = _retrying(inner, clock, first_s=2)
+    site.get(KEY)
+    inner.until_s = clock.now_s + 30
+    assert site.get(KEY) == b"data"
+    assert clock.now_s > inner.until_s
+
+
+def test_an_error_is_an_answer() -> None:
+    """A missing object, or a server that is busy, does not make a site count as silent."""
+    busy, empty = _retrying(_Flaky(MemorySite(), 99)), _retrying(MemorySite())
+    for _ in range(3):
+        with pytest.raises(SiteUnavailable, match="for the moment"):
+            busy.get(KEY)
+        with pytest.raises(MissingObject):
+            empty.get(KEY)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from exclave.errors import AlreadyExists, CorruptObject, HeadMoved, OutcomeUnknown, SiteUnavailable
+from exclave.errors import AlreadyExists, CorruptObject, ExclaveError, HeadMoved, OutcomeUnknown, SiteUnavailable
 from exclave.ids import Key
 from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
 
@@ -23,6 +23,12 @@ class RetryPolicy:
     factor: float = 2.0
     longest_s: float = 10.0
     total_s: float = 60.0
+    unmet_total_s: float = 10.0
+    """Instead of ``total_s`` for a site that has not answered since this process began. When home is lost its site
+    may be lost too, and recovery cannot wait a minute for it at every step."""
+    rest_s: float = 5.0
+    """A site that was given up because it says nothing is not asked for so long, then once; twice as long each time."""
+    longest_rest_s: float = 60.0
 
     def wait_s(self, failures: int, spread: float) -> float:
         """Seconds to wait after so many failures; ``spread`` from 0 to 1 takes up to half of it away, so that many
@@ -31,12 +37,34 @@ class RetryPolicy:
         return full * (1 - spread / 2)
 
 
+@dataclass(slots=True)
+class _Hearing:
+    """Whether the site says anything at all, over all calls. Threads may race for it: it only saves time."""
+
+    met: bool = False
+    """It has answered since this process began."""
+    rest_s: float = 0.0
+    """It was given up, and is to be left alone for so long; 0: it was not."""
+    until_s: float = 0.0
+    """When it may be asked again, by the site's clock."""
+
+    def note(self, error: ExclaveError | None) -> None:
+        """Any answer is one, also an error."""
+        if error is None or not error.facts.get("silent"):
+            self.met, self.rest_s = True, 0.0
+
+    def give_up(self, policy: RetryPolicy, now_s: float) -> None:
+        self.rest_s = min(policy.longest_rest_s, 2 * self.rest_s or policy.rest_s)
+        self.until_s = now_s + self.rest_s
+
+
 class RetryingSite:
     """``inner``, with bounded patience.
 
     Retried are ``SiteUnavailable`` that are retryable and not ``permanent``. An ``OutcomeUnknown`` is settled by
     reading: after it, finding one's own bytes counts as success. Racers for a name must therefore offer different
-    bytes, which signed objects of different writers always are.
+    bytes, which signed objects of different writers always are. A site that says nothing (``silent``) is given up and
+    left alone for a while: whoever works with several goes on with the others.
     """
 
     def __init__(
@@ -54,6 +82,7 @@ class RetryingSite:
         self._clock = clock
         self._spread = spread
         self._policy = policy or RetryPolicy()
+        self._hearing = _Hearing()
 
     @property
     def address(self) -> str:
@@ -75,6 +104,7 @@ class RetryingSite:
         while True:
             try:
                 for item in self.inner.list(prefix):
+                    self._hearing.note(None)
                     if item.key > last:
                         last = item.key
                         patience = _Patience(self)
@@ -82,6 +112,7 @@ class RetryingSite:
             except SiteUnavailable as error:
                 patience.after(error)
             else:
+                self._hearing.note(None)
                 return
 
     def read_head(self, key: Key) -> Tagged | None:
@@ -92,7 +123,7 @@ class RetryingSite:
         unknown: OutcomeUnknown | None = None
         while True:
             try:
-                return self.inner.put_new(key, data)
+                return self._heard(lambda: self.inner.put_new(key, data))
             except AlreadyExists as taken:
                 # The name may have been taken by an earlier try of ours, whose answer was lost.
                 if unknown is not None and self._holds(key, data, unknown):
@@ -114,7 +145,7 @@ class RetryingSite:
         unknown: OutcomeUnknown | None = None
         while True:
             try:
-                return self.inner.replace_if(key, data, expected)
+                return self._heard(lambda: self.inner.replace_if(key, data, expected))
             except HeadMoved as moved:
                 if unknown is None:
                     raise
@@ -150,33 +181,48 @@ class RetryingSite:
         patience = _Patience(self)
         while True:
             try:
-                return call()
+                return self._heard(call)
             except SiteUnavailable as error:
                 patience.after(error)
 
+    def _heard(self, call: Callable[[], T]) -> T:
+        try:
+            result = call()
+        except ExclaveError as error:
+            self._hearing.note(error)
+            raise
+        self._hearing.note(None)
+        return result
+
 
 class _Patience:
-    """What is left of the policy within one call."""
+    """What is left of the policy within one call. ``SiteUnavailable`` if the site is left alone now."""
 
     def __init__(self, site: RetryingSite) -> None:
         self._site = site
         self._started_s = site._clock()
         self._failures = 0
+        wait_s = site._hearing.until_s - self._started_s
+        if site._hearing.rest_s and wait_s > 0:
+            raise SiteUnavailable(f"{site.address} did not answer; it is asked again in {wait_s:.0f} s", silent=True)
 
     def allows(self, error: SiteUnavailable | OutcomeUnknown) -> bool:
         """Whether a further try is due after this failure, which ``after`` has not counted yet."""
-        policy = self._site._policy
+        policy, hearing = self._site._policy, self._site._hearing
         if isinstance(error, SiteUnavailable) and (not error.retryable or error.facts.get("permanent")):
             return False
+        if hearing.rest_s:
+            return False  # it was given up before: this try was to see whether it is back
         waited_s = self._site._clock() - self._started_s
+        total_s = policy.total_s if hearing.met else policy.unmet_total_s
         # Compared with the unspread wait, so that the number of tries does not depend on chance.
-        return (
-            self._failures + 1 < policy.attempts and waited_s + policy.wait_s(self._failures + 1, 0) <= policy.total_s
-        )
+        return self._failures + 1 < policy.attempts and waited_s + policy.wait_s(self._failures + 1, 0) <= total_s
 
     def after(self, error: SiteUnavailable | OutcomeUnknown) -> None:
         """Waits before the next try, or raises the failure."""
         if not self.allows(error):
+            if error.facts.get("silent"):
+                self._site._hearing.give_up(self._site._policy, self._site._clock())
             raise error
         self._failures += 1
         self._site._sleep(self._site._policy.wait_s(self._failures, self._site._spread()))

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _SMALL_BYTES = 1 << 20
 _SMALL_TIMEOUT_S = 30
 _LARGE_TIMEOUT_S = 600  # 64 MiB in this time is 0.9 Mbit/s
-_CONNECT_TIMEOUT_S = 10
+_CONNECT_TIMEOUT_S = 5  # two lost SYNs are sent again within it
 _SORTED_AT_ONCE = 10_000
 _STATUS = re.compile(r"status code: ([0-9]{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
@@ -277,7 +277,7 @@ def explain_s3(error: Exception, key: Key, address: str, *, writing: bool) -> Ex
         return CorruptObject(f"{key} at {address} is too short", key=key)
     if status:
         return SiteUnavailable(said, key=key, permanent=400 <= status < 500 and status not in _NOT_DONE)
-    return SiteUnavailable(f"{key} at {address}: {_cause(text)}", key=key)
+    return SiteUnavailable(f"{key} at {address}: {_cause(text)}", key=key, silent=True)
 
 
 def _explain_failed_write(status: int, text: str, said: str, key: Key) -> ExclaveError:
@@ -286,8 +286,8 @@ def _explain_failed_write(status: int, text: str, said: str, key: Key) -> Exclav
     if 400 <= status < 500:
         return SiteUnavailable(said, key=key, permanent=True)
     if "kind: Connect" in text:  # no connection, so no request
-        return SiteUnavailable(f"{said}: {_cause(text)}", key=key)
-    return OutcomeUnknown(f"{said}: {_cause(text)}", key=key)
+        return SiteUnavailable(f"{said}: {_cause(text)}", key=key, silent=True)
+    return OutcomeUnknown(f"{said}: {_cause(text)}", key=key, silent=not status)
 
 
 def _cause(text: str) -> str:
