@@ -372,6 +372,36 @@ def test_a_client_that_does_not_read_is_ended() -> None:
         assert site.alive()
 
 
+@pytest.mark.parametrize("ending", [b"", b"Connection: close\r\n"])
+def test_a_long_list_reaches_a_client_that_takes_it_slowly(ending: bytes) -> None:
+    """It may take longer than one limit of time as long as it takes enough within each; who stops taking is ended."""
+
+    class Long:
+        data, tag, this_update, next_update = b"x" * 8_000_000, "tag", Instant(0), Instant(2**60)
+
+        def latest(self, label: str) -> Long:
+            return self
+
+    limits = replace(LIMITS, idle_s=0.5, write_s=1.2, write_bytes=100_000)
+    with serving(limits=limits, crls=Long()) as site:
+        asked_for = b"GET /crl/a.crl HTTP/1.1\r\nHost: a\r\n" + ending + b"\r\n"
+        with site.connect() as sock:
+            sock.sendall(asked_for)
+            found, begin = 0, time.monotonic()
+            while found < 8_000_000 and (piece := sock.recv(200_000)):
+                found += len(piece)
+                time.sleep(0.06)
+        assert found > 8_000_000
+        assert time.monotonic() - begin > 2
+        with site.connect() as sock:
+            sock.sendall(asked_for * 500)
+            deadline = time.monotonic() + 8
+            while site.running.edge.open and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert site.running.edge.open == set()
+        assert site.alive()
+
+
 def test_a_flood_of_connections_does_not_shut_others_out() -> None:
     """Beyond the limit idle ones make room; if none is idle, the new one is told so at once."""
     with serving(limits=replace(QUICK, request_s=1.5)) as site:

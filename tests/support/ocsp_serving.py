@@ -23,7 +23,9 @@ from support.soft_signer import SoftSigner
 class Served:
     """A site that listens, in a thread of its own."""
 
-    def __init__(self, place: Place, *, limits: Limits = LIMITS, threads: int = 0, answer: object = None) -> None:
+    def __init__(
+        self, place: Place, *, limits: Limits = LIMITS, threads: int = 0, answer: object = None, crls: object = None
+    ) -> None:
         place.delegates.crl_keys[place.first] = (SoftSigner(place.pki.first.key), place.pki.first.der)
         self.place = place
         self.crls = CrlPublisher(place.store, place.delegates, lambda: place.authority, place.clock)
@@ -31,7 +33,7 @@ class Served:
         self.metrics = OcspMetrics(CollectorRegistry())
         self.healthy = True
         responder: Responder = answer or place.responder()  # type: ignore[assignment]
-        self.site = OcspSite(responder, place.clock, self.metrics, self.crls, lambda: self.healthy)
+        self.site = OcspSite(responder, place.clock, self.metrics, crls or self.crls, lambda: self.healthy)  # type: ignore[arg-type]
         self._listen = Listen("127.0.0.1", 0, threads=threads, limits=limits)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)

@@ -2,8 +2,9 @@
 
 ``httptools`` parses; here are the limits and the order. One request of a connection is at work at a time; pipelined
 ones wait and are answered in order. A connection has ``request_s`` from the first byte of a request to its last,
-however many bytes it sends in between, ``idle_s`` between requests and ``write_s`` to take an answer. One that is
-refused is told so and read for a moment more, so that the answer is not lost with the connection's reset.
+however many bytes it sends in between, ``idle_s`` between requests, and ``write_s`` for each ``write_bytes`` that it
+has to take. One that is refused is told so and read for a moment more, so that the answer is not lost with the
+connection's reset.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Connection(asyncio.BufferedProtocol):
         "_reading",
         "_target",
         "_transport",
+        "_unsent_limit_bytes",
         "_working",
         "deadline",
     )  # fmt: skip
@@ -98,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._buffer = bytearray(_READ_BYTES)
         self._parser = httptools.HttpRequestParser(self)
+        self._unsent_limit_bytes = -1
         self._declined: httptools.HttpRequestParser | None = None
         self._transport: asyncio.Transport | None = None
         self._queue: deque[tuple[Request, bool, bool]] = deque()
@@ -196,7 +199,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        self.deadline = self._loop.time() + self._edge.limits.write_s
+        self._expect_to_write()
         self._pause_reading()
 
     def resume_writing(self) -> None:
@@ -211,7 +214,7 @@ class Connection(asyncio.BufferedProtocol):
         self._head_bytes = self._raw_head_bytes = 0
         self._target = self._body = b""
         self._headers = {}
-        if not self._working:
+        if not (self._working or self._paused):
             self.deadline = self._loop.time() + self._edge.limits.request_s
 
     def on_url(self, url: bytes) -> None:
@@ -287,10 +290,10 @@ class Connection(asyncio.BufferedProtocol):
         keep = keep and not (self._closing or self._edge.stopping)
         connection = b"" if keep and not old else b"Connection: keep-alive\r\n" if keep else b"Connection: close\r\n"
         self._write(response, connection, body=method != b"HEAD")
-        if keep:
-            self.deadline = self._loop.time() + self._edge.limits.idle_s
-        else:
+        if not keep:
             self._close()
+        elif not self._paused:
+            self.deadline = self._loop.time() + self._edge.limits.idle_s
 
     def _write(self, response: Response, connection: bytes, *, body: bool) -> None:
         if self._transport is None:
@@ -325,10 +328,11 @@ class Connection(asyncio.BufferedProtocol):
             return
         if linger and self._transport.can_write_eof():
             self._transport.write_eof()
+            self._unsent_limit_bytes = -1
             self.deadline = self._loop.time() + _LINGER_S
         else:
-            self._transport.close()
-            self.deadline = self._loop.time() + self._edge.limits.write_s
+            self._transport.close()  # once everything is sent
+            self._expect_to_write()
 
     def time_out(self) -> None:
         """Its time is over: a request that never became whole is told so, all else just ends."""
@@ -337,8 +341,17 @@ class Connection(asyncio.BufferedProtocol):
             self._refuse(408)
         elif self._working:
             self.deadline = self._loop.time() + self._edge.limits.request_s  # it waits for us, not we for it
+        elif self._unsent_bytes() <= self._unsent_limit_bytes:
+            self._expect_to_write()  # a long answer, and it is being taken
         else:
             self.drop()
+
+    def _expect_to_write(self) -> None:
+        self._unsent_limit_bytes = self._unsent_bytes() - self._edge.limits.write_bytes
+        self.deadline = self._loop.time() + self._edge.limits.write_s
+
+    def _unsent_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
 
     def drop(self) -> None:
         self._closing = True

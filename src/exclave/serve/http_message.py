@@ -45,6 +45,8 @@ class Limits:
     request_s: float = 10.0
     idle_s: float = 15.0
     write_s: float = 30.0
+    write_bytes: int = 256 << 10
+    """Who takes less than this of a long answer in ``write_s`` is ended."""
     connections: int = 1000
     """Of one process. Beyond it, one that waits between requests goes; if none does, the new one is refused."""
 
