@@ -146,7 +146,8 @@ class Follower:
         if heads is None or chain is None:
             return
         if heads.best is None:
-            raise UnavailableError(f"no site shows the identity feed: {'; '.join(heads.problems.values())}")
+            why = "; ".join(f"{site}: {problem}" for site, problem in heads.problems.items())
+            raise UnavailableError(f"no site shows the identity feed of epoch {chain.newest.number} yet: {why}")
         have = place.journal.head()
         if heads.best.head.number <= have.number:
             self._check_same(have, heads.best.head)

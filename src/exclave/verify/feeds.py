@@ -61,6 +61,8 @@ def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> Fe
     for name, source in sources.items():
         try:
             found[str(name)] = verify_feed_head(source.get(key, limit=MAX_HEAD_BYTES), epoch)
+        except MissingObject:
+            problems[str(name)] = "it has none"
         except ExclaveError as error:
             problems[str(name)] = error.message
     chains: dict[int, Digest] = {}
