@@ -36,11 +36,13 @@ from exclave.identity.tls_card import Handover
 from exclave.ids import Label
 from exclave.operations.identity_follow import Follower
 from exclave.operations.identity_place import DECIDES_PATH, LIVE_PATH, IdentityPlace
+from exclave.operations.identity_push import PlacePushDesk
 from exclave.operations.identity_takeup import GAP_FILE
 from exclave.serve import login as login_pages
 from exclave.serve import oidc
 from exclave.serve.card_door import build_card_door
 from exclave.serve.page_set import Pages
+from exclave.serve.push import routes as push_routes
 
 READY_PATH = "/health/ready"
 HOME = Label("home")
@@ -138,8 +140,9 @@ class IdentityApp:
                 return PlainTextResponse("no gap was stated here\n", 404, headers=_NEVER)
             return Response(note, media_type="text/plain; charset=utf-8", headers=_NEVER)
 
+        push = push_routes(PlacePushDesk(self.place)) if self.place.config.sender else []
         return [
-            Route(LIVE_PATH, live), Route(READY_PATH, ready), Route(DECIDES_PATH, decides),
+            *push, Route(LIVE_PATH, live), Route(READY_PATH, ready), Route(DECIDES_PATH, decides),
             Route("/metrics", metrics), Route("/statement/gap", gap),
         ]  # fmt: skip
 
