@@ -11,18 +11,25 @@ from pathlib import Path
 import pytest
 from asn1crypto import ocsp as asn1
 from asn1crypto import x509 as asn1_x509
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pyhanko_certvalidator import CertificateValidator, ValidationContext
 from pyhanko_certvalidator.errors import PathValidationError, RevokedError
 from pyhanko_certvalidator.policy_decl import CertRevTrustPolicy, RevocationCheckingPolicy, RevocationCheckingRule
 
 from exclave import ids
+from exclave.crypto.csr import responder_request
+from exclave.crypto.signer import Algorithm
 from exclave.demo.pki import Card, pem
+from exclave.formats.journal import Confirmed, Head, Issued, Issuer, Stopped, encode_entry, entry_at, serial_bytes
 from exclave.identity.contract import IdentityState
 from exclave.identity.status_log import Held, Reason, Revoked
+from exclave.identity.store_sqlite import open_sqlite
 from exclave.ids import Instant
+from exclave.keys.pkcs11 import HardwareToken
 from support.ocsp_place import DAY, Place, delegate, der, make_place, request_for
 from support.ocsp_serving import Served, serving
+from support.softhsm import make_token
 
 JARS = ":".join(f"/usr/share/java/{name}.jar" for name in ("bcpkix", "bcprov", "bcutil"))
 SOURCE = Path(__file__).parent.parent / "support" / "java" / "WebEidStatus.java"
@@ -234,3 +241,40 @@ def test_a_revocation_reaches_a_foreign_client_at_once(site: Served, folder: Pat
     assert "good.pem: revoked" in openssl(site, folder, "-cert", "good.pem", "-no_nonce")
     site.place.store.stop(site.place.first, site.place.good.serial, Held(ids.now()))
     assert "certificateHold" in openssl(site, folder, "-cert", "good.pem", "-no_nonce")
+
+
+# The parts that a real place is made of
+
+
+def test_a_key_in_a_token_answers_from_the_real_store(site: Served, folder: Path, java: Path) -> None:
+    """SQLite, a key that cannot be read in a PKCS#11 token, answers made in threads: accepted by foreign clients."""
+    place, now = site.place, ids.now()
+    issuer, ca = place.first, place.pki.first
+    signer = HardwareToken(make_token("answers").place).make("responder", Algorithm.ES256)
+    request = x509.load_pem_x509_csr(responder_request(signer, "DEMO RESPONDER", "Demo", "EE"))
+    certificate = der(ca.certify(request, begin=Instant(now - DAY), days=45))
+    place.delegates.ocsp_keys[issuer] = (signer, certificate)
+    bodies = [
+        Issuer("esteid-2018", ca.der, True),
+        Issued(issuer, tuple(sorted(map(serial_bytes, ca.issued)))),
+        Stopped(issuer, serial_bytes(place.revoked.serial), now - DAY, "keyCompromise"),
+        Confirmed(issuer, now, 0),
+    ]
+    head, entries = Head(), []
+    for body in bodies:
+        entry = entry_at(head, now, 1, body)
+        head = head.after(encode_entry(entry))
+        entries.append((entry, head))
+    store = open_sqlite(str(folder / "status.sqlite"))
+    store.apply(entries)
+    place.store = store  # type: ignore[assignment]
+    with serving(place, threads=4, crls=site.crls) as real:
+        assert web_eid(real, folder, java, "good", "revoked") == ["GOOD", "REVOKED 1"]
+        told = openssl(real, folder, "-cert", "good.pem", "-cert", "revoked.pem")
+        assert_accepted(told)
+        assert "good.pem: good" in told
+        assert "revoked.pem: revoked" in told
+        entry = entry_at(head, now, 1, Stopped(issuer, serial_bytes(place.good.serial), now, "superseded"))
+        store.apply([(entry, head.after(encode_entry(entry)))])
+        assert "good.pem: revoked" in openssl(real, folder, "-cert", "good.pem", "-no_nonce")
+    store.close()
