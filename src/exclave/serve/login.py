@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -29,6 +28,7 @@ from exclave.identity.own_page import OwnPage, is_own, own_id
 from exclave.identity.tls_card import INTERACTION
 from exclave.serve.card_door import DOOR_PATH
 from exclave.serve.page_set import ASSETS, HEADERS, Pages, PageText, asset, kind_of, status_of
+from exclave.serve.threads import in_thread
 
 OWN_PATH = "/passkeys"
 MAX_BODY_BYTES = 48 << 10
@@ -214,7 +214,7 @@ class LoginPages:
     async def _page(self, request: Request, make: Callable[[Request], Response]) -> Response:
         """A page, or the page of what went wrong."""
         try:
-            return await run_in_threadpool(make, request)
+            return await in_thread(make, request)
         except ExclaveError as error:
             _log_own(request, error)
             interaction = request.query_params.get("i", "")
@@ -230,7 +230,7 @@ class LoginPages:
         """What the script asked for, or ``{"error": kind, "text": sentence}``."""
         try:
             ask = self._asked(request, await _body(request))
-            found = await run_in_threadpool(make, ask, self._browser(request, ask.i))
+            found = await in_thread(make, ask, self._browser(request, ask.i))
         except ExclaveError as error:
             _log_own(request, error)
             kind = kind_of(error)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from exclave.identity.op import authorize, logout, par, token, userinfo
 from exclave.identity.op.provider import Provider
 from exclave.identity.op.wire import MAX_BODY_BYTES, Call, Reply, json_reply
+from exclave.serve.threads import in_thread
 
 DISCOVERY_PATHS = ("/.well-known/openid-configuration", "/oidc/.well-known/openid-configuration")
 JWKS_PATH = "/oidc/jwks"
@@ -47,7 +47,7 @@ class _Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await _body(scope, receive)
-        reply = _TOO_LONG if body is None else await run_in_threadpool(self.answer, _call(scope, body), scope)
+        reply = _TOO_LONG if body is None else await in_thread(self.answer, _call(scope, body), scope)
         headers = [(name.encode("ascii"), value.encode("latin-1")) for name, value in reply.headers]
         headers.append((b"content-length", b"%d" % len(reply.body)))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})
