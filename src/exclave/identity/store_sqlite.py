@@ -235,7 +235,7 @@ class SqliteWriting:
             number = self._numbers[id_]
             query = "INSERT OR IGNORE INTO certificate (issuer, serial) VALUES (?, ?)"
             db.executemany(query, ((number, key) for key in sorted(map(serial_key, serials))))
-        rows = ((self._numbers[i], serial_key(serial), *stop_row(stop)) for (i, serial), stop in sorted_names(settled))
+        rows = ((self._numbers[i], serial_key(serial), *stop_row(stop)) for (i, serial), stop in settled.items())
         db.executemany(_SETTLE, rows)
         for (kind, key), thing in things.items():
             if thing is None:
@@ -244,11 +244,6 @@ class SqliteWriting:
                 db.execute("INSERT OR REPLACE INTO thing VALUES (?, ?, ?, ?)", (kind, key, *thing))
         query = "UPDATE meta SET generation = generation + 1, number = ?, chain = ?"
         db.execute(query, (head.number, head.chain))
-
-
-def sorted_names(settled: Mapping[Name, Stop | None]) -> list[tuple[Name, Stop | None]]:
-    """By issuer and serial as the rows sort them: neighbours are written together."""
-    return sorted(settled.items(), key=lambda item: (item[0][0], serial_key(item[0][1])))
 
 
 def _read_known(db: sqlite3.Connection) -> Known:
