@@ -149,7 +149,7 @@ def test_busy(tmp_path: Path) -> None:
     journal = made(tmp_path)
     waits: list[float] = []
     other = Journal.open(str(tmp_path), sleep=waits.append)
-    with journal._locked(), pytest.raises(Busy):
+    with journal._folder.locked(), pytest.raises(Busy):
         fill(other, 1, 1)
     assert 9 < sum(waits) < 11
     fill(other, 1, 1)
@@ -171,6 +171,21 @@ def test_forks_and_rollback(tmp_path: Path) -> None:
         one.adopt(two) if mine.number < theirs.number else two.adopt(one) and fill(two, 1, 1)
     with pytest.raises(Forked):
         numbers(one, Head(0, theirs.chain))
+
+
+def test_another_journal_in_its_place(tmp_path: Path, small: None) -> None:
+    """Whoever has a journal open goes on with the one that was put into its place, and forgets the old one's end."""
+    place, other = made(tmp_path / "here"), made(tmp_path / "other")
+    old = fill(place, 1, 20, epoch=9)
+    fill(other, 101, 130)
+    (tmp_path / "here").rename(tmp_path / "aside")
+    (tmp_path / "other").rename(tmp_path / "here")
+    with pytest.raises(Forked):
+        numbers(place, old)
+    assert numbers(place) == list(range(101, 131))
+    fill(place, 131, 132)
+    assert numbers(Journal.open(str(tmp_path / "here"))) == list(range(101, 133))
+    assert numbers(Journal.open(str(tmp_path / "aside"))) == list(range(1, 21))
 
 
 def test_adopting(tmp_path: Path, small: None) -> None:

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import threading
 import time as clocks
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 
 from exclave.errors import (
-    Busy,
     ConfigError,
     CorruptObject,
     Fenced,
@@ -24,11 +21,9 @@ from exclave.errors import (
     MalformedError,
     OutcomeUnknown,
     RolledBack,
-    UnavailableError,
 )
 from exclave.formats.journal import (
     HEAD_BYTES,
-    MAX_SEGMENT_BYTES,
     Body,
     Entry,
     Head,
@@ -38,25 +33,13 @@ from exclave.formats.journal import (
     encode_segment_head,
     entry_at,
     parse_entry,
-    parse_segment_head,
     read_records,
 )
+from exclave.identity.segments import Place, SegmentFolder
 from exclave.ids import Instant
 
 SEGMENT_BYTES = 4 << 20
-LOCK_WAIT_S = 10.0
-_LOCK_POLL_S = 0.005
-_NAME = re.compile(r"([0-9]{16})\.journal\Z")
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Behind the entry ``head.number``: in the segment that begins with ``first``, at byte ``offset``."""
-
-    first: int
-    offset: int
-    head: Head
+"""A segment that has so many is not written to any more."""
 
 
 class Journal:
@@ -66,17 +49,15 @@ class Journal:
     """
 
     def __init__(self, folder: str, *, captured: bool, sleep: Callable[[float], None]) -> None:
-        self._folder = folder
+        self._folder = SegmentFolder(folder, sleep)
         self._captured = captured
-        self._sleep = sleep
         self._lock = threading.Lock()
         self._writing = threading.Lock()
-        self._end: _Place | None = None
+        self._end: Place | None = None
         self._last_epoch: tuple[int, int] = (0, 0)  # (number, its epoch)
         self._broken = ""
         self._inode = 0
         self._writer = 0  # the thread that holds the folder's lock
-        self._named = 0  # the segment whose name is known to be durable
 
     @classmethod
     def open(cls, folder: str, *, captured: bool = False, sleep: Callable[[float], None] = clocks.sleep) -> Journal:
@@ -109,10 +90,7 @@ class Journal:
 
     def _notice_another_folder(self) -> None:
         """Somebody put another journal in this one's place (home returned): what is remembered is of the old one."""
-        try:
-            inode = os.stat(self._folder).st_ino
-        except OSError as error:
-            raise UnavailableError(f"the identity journal cannot be read: {error.strerror}") from error
+        inode = self._folder.inode()
         if inode != self._inode:
             self._inode, self._end, self._last_epoch = inode, None, (0, 0)
 
@@ -135,9 +113,10 @@ class Journal:
             return None
         return next((record.head for record in self._records(start) if record.head.number == number), None)
 
-    def _locate(self, after: Head) -> _Place | None:
+    def _locate(self, after: Head) -> Place | None:
         """The place behind ``after``; None: at the very beginning."""
         with self._lock:
+            self._notice_another_folder()
             end = self._end
         if end is not None and end.head == after:
             return end
@@ -154,56 +133,23 @@ class Journal:
             raise Forked(f"the identity journal has another entry {after.number}", entry=after.number)
         return place
 
-    def _note(self, place: _Place) -> None:
+    def _note(self, place: Place) -> None:
         with self._lock:
             if self._end is None or place.head.number >= self._end.head.number:
                 self._end = place
 
-    def _segment_before(self, number: int) -> _Place | None:
+    def _segment_before(self, number: int) -> Place | None:
         """The beginning of the segment that holds entry ``number``, if there is one that could."""
-        firsts = [first for first in self._segments() if first <= number]
+        firsts = [first for first in self._folder.firsts() if first <= number]
         if not firsts:
             return None
-        return self._begin(firsts[-1])
+        return self._folder.begin(firsts[-1])
 
-    def _segments(self) -> list[int]:
-        """First numbers, sorted."""
-        try:
-            found = [match[1] for name in os.listdir(self._folder) if (match := _NAME.match(name))]
-        except OSError as error:
-            raise UnavailableError(f"the identity journal cannot be read: {error.strerror}") from error
-        return sorted(int(name) for name in found)
-
-    def _begin(self, first: int) -> _Place | None:
-        """The place before the first record of a segment; None if not even its head was written."""
-        data = self._bytes(first, 0, HEAD_BYTES)
-        if len(data) < HEAD_BYTES or not any(data):
-            return None
-        before = _segment_head(data, first)
-        return _Place(first, HEAD_BYTES, before)
-
-    def _bytes(self, first: int, offset: int, length: int) -> bytes:
-        path = self._path(first)
-        try:
-            file = os.open(path, _READ)
-            try:
-                data = os.pread(file, length, offset)
-                while len(data) < length and (more := os.pread(file, length - len(data), offset + len(data))):
-                    data += more
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise UnavailableError(f"the identity journal cannot be read: {path}: {error.strerror}") from error
-        return data
-
-    def _path(self, first: int) -> str:
-        return os.path.join(self._folder, f"{first:016d}.journal")
-
-    def _scan(self, start: _Place | None) -> Iterator[_Place]:
+    def _scan(self, start: Place | None) -> Iterator[Place]:
         """Places from ``start`` to the end; from None, only of the last segment that has a head."""
         if start is None:
-            for first in reversed(self._segments()):
-                start = self._begin(first)
+            for first in reversed(self._folder.firsts()):
+                start = self._folder.begin(first)
                 if start is not None:
                     yield start
                     break
@@ -211,35 +157,32 @@ class Journal:
                 return
         yield from self._places(start)
 
-    def _places(self, start: _Place | None) -> Iterator[_Place]:
+    def _places(self, start: Place | None) -> Iterator[Place]:
         for place, _ in self._walk(start):
             yield place
 
-    def _records(self, start: _Place | None) -> Iterator[Record]:
+    def _records(self, start: Place | None) -> Iterator[Record]:
         for _, record in self._walk(start):
             yield record
 
-    def _walk(self, place: _Place | None) -> Iterator[tuple[_Place, Record]]:
+    def _walk(self, place: Place | None) -> Iterator[tuple[Place, Record]]:
         """Record by record from ``place`` (None: the first segment's) to the end, across segments."""
         if place is None:
-            firsts = self._segments()
-            if not firsts or (place := self._begin(firsts[0])) is None:
+            firsts = self._folder.firsts()
+            if not firsts or (place := self._folder.begin(firsts[0])) is None:
                 return
             if place.head != Head():
                 raise CorruptObject("the identity journal's beginning is missing")
         while True:
-            offset = place.offset
+            offset, done = place.offset, 0
             with self._no_writer():
-                following = [first for first in self._segments() if first > place.first]
-                data = self._bytes(place.first, offset, MAX_SEGMENT_BYTES + 1)
-            if offset + len(data) > MAX_SEGMENT_BYTES:
-                raise CorruptObject(f"a segment of the identity journal is longer than {MAX_SEGMENT_BYTES} bytes")
-            done = 0
+                following = [first for first in self._folder.firsts() if first > place.first]
+                data = self._folder.rest(place)
             for record in read_records(data, place.head):
                 done = record.end
-                place = _Place(place.first, offset + done, record.head)
+                place = Place(place.first, offset + done, record.head)
                 yield place, record
-            begin = self._begin(following[0]) if following else None
+            begin = self._folder.begin(following[0]) if following else None
             if begin is None and len(following) < 2:
                 return
             if begin is None or begin.head != place.head or done != len(data):
@@ -312,11 +255,11 @@ class Journal:
         return self.extend(taken, to=head) if taken else head
 
     @contextmanager
-    def _alone(self) -> Iterator[tuple[_Place | None, int]]:
+    def _alone(self) -> Iterator[tuple[Place | None, int]]:
         """Alone among threads and processes, with the place behind the last whole entry and its epoch."""
         if self._captured:
             raise ConfigError("a captured copy of an identity journal is not written to")
-        with self._writing, self._locked():
+        with self._writing, self._folder.locked():
             if self._broken:
                 raise OutcomeUnknown(f"the identity journal must be opened again: {self._broken}")
             self._writer = threading.get_ident()
@@ -336,40 +279,19 @@ class Journal:
         store is ahead of its journal afterwards."""
         if self._captured or self._writer == threading.get_ident():
             return nullcontext()
-        return self._locked(fcntl.LOCK_SH)
+        return self._folder.locked(fcntl.LOCK_SH)
 
-    @contextmanager
-    def _locked(self, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
-        try:
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise UnavailableError(f"the identity journal cannot be opened: {error.strerror}") from error
-        try:
-            waited = 0.0
-            while True:
-                try:
-                    fcntl.flock(folder, kind | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if waited >= LOCK_WAIT_S:
-                        raise Busy("another process is writing the identity journal") from error
-                waited += _LOCK_POLL_S
-                self._sleep(_LOCK_POLL_S)
-            yield
-        finally:
-            os.close(folder)
-
-    def _epoch_of_last(self, place: _Place | None) -> int:
+    def _epoch_of_last(self, place: Place | None) -> int:
         """Reads the last entry; a segment may end in a head alone, so its predecessor is asked then."""
         if place is None:
             return 0
         last: Record | None = None
-        for first in [first for first in self._segments() if first <= place.head.number][-1:]:
-            for record in self._records(self._begin(first)):
+        for first in [first for first in self._folder.firsts() if first <= place.head.number][-1:]:
+            for record in self._records(self._folder.begin(first)):
                 last = record
         return _parsed(last).epoch if last is not None else 0
 
-    def _write(self, place: _Place | None, records: list[tuple[bytes, Head]], epoch: int) -> None:
+    def _write(self, place: Place | None, records: list[tuple[bytes, Head]], epoch: int) -> None:
         """Durably, segment by segment; a crash leaves a prefix of ``records``, its last one perhaps torn."""
         at = 0
         try:
@@ -377,7 +299,7 @@ class Journal:
                 fresh = place is None or place.offset >= SEGMENT_BYTES
                 if place is None or fresh:
                     before = place.head if place is not None else Head()
-                    place = _Place(before.number + 1, 0, before)
+                    place = Place(before.number + 1, 0, before)
                 offset = place.offset or HEAD_BYTES
                 pieces = [encode_segment_head(place.head)] if fresh else []
                 while at < len(records) and offset < SEGMENT_BYTES:
@@ -385,8 +307,8 @@ class Journal:
                     pieces.append(encode_record(data, head))
                     offset += len(pieces[-1])
                     at += 1
-                self._write_segment(place, b"".join(pieces))
-                place = _Place(place.first, offset, records[at - 1][1])
+                self._folder.write(place, b"".join(pieces))
+                place = Place(place.first, offset, records[at - 1][1])
                 with self._lock:
                     self._end = place
         except OSError as error:
@@ -397,39 +319,6 @@ class Journal:
             ) from error
         if records:
             self._last_epoch = (records[-1][1].number, epoch)
-
-    def _write_segment(self, place: _Place, data: bytes) -> None:
-        file = os.open(self._path(place.first), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
-        try:
-            size = os.fstat(file).st_size
-            if size < place.offset:
-                raise RolledBack("the identity journal became shorter while it was open")
-            if size > place.offset:  # a dead writer's torn record, or a segment of which not even the head was whole
-                os.ftruncate(file, place.offset)
-            at = 0
-            while at < len(data):
-                at += os.pwrite(file, data[at:], place.offset + at)
-            # Entries that a dead writer did not sync become durable with these, before these are acknowledged.
-            os.fsync(file)
-        finally:
-            os.close(file)
-        if place.first != self._named:  # until this is done, a restart may find no such segment: none of it was told
-            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-            self._named = place.first
-
-
-def _segment_head(data: bytes, first: int) -> Head:
-    try:
-        before = parse_segment_head(data)
-    except MalformedError as error:
-        raise CorruptObject(f"a segment of the identity journal is damaged: {error.message}") from error
-    if before.number + 1 != first:
-        raise CorruptObject(f"a segment of the identity journal is not the one that its name says: {first}")
-    return before
 
 
 def _parsed(record: Record) -> Entry:
