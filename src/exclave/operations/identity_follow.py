@@ -47,7 +47,8 @@ class FollowState:
 
 @dataclass(slots=True)
 class Follower:
-    """One place's own; for one thread."""
+    """One place's own. ``step`` is for one thread, ``read_sources`` for one other: a site that does not answer must
+    not delay what home's CAs decide here, nor a CA's server what is sent abroad."""
 
     place: IdentityPlace
     say: Callable[[str], None] = lambda text: None
@@ -56,7 +57,6 @@ class Follower:
     """At home: what the CAs' software keeps."""
     _writer: FeedWriter | None = None
     _verified: Instant = Instant(0)
-    _fed: Instant = Instant(0)
 
     def run(self, stop: threading.Event) -> None:
         """Steps until ``stop`` is set."""
@@ -73,7 +73,6 @@ class Follower:
         try:
             state = place.watch.now().state
             if state in (IdentityState.HOME, IdentityState.EXILE):
-                self._read_sources(now)
                 self._push()
             elif state is IdentityState.STANDBY:
                 self._follow()
@@ -101,12 +100,16 @@ class Follower:
 
     # The place that decides
 
-    def _read_sources(self, now: Instant) -> None:
-        """What cannot be read is told and stops nothing: the rest is sent all the same."""
-        if self.feed is None or now - self._fed < SOURCES_S * 1_000_000:
+    def read_sources(self) -> None:
+        """Takes in what the CAs' software keeps, where this place decides; what cannot be read is told."""
+        if self.feed is None or not self.place.authority().decides:
             return
-        self._fed = now
-        for report in self.feed.once().sources:
+        try:
+            reports = self.feed.once().sources
+        except ExclaveError as error:  # it decides no more, or the disk is full
+            self.say(f"the CAs' decisions cannot be entered: {error.message}")
+            return
+        for report in reports:
             told = report.problem or (f"{report.withdrawn_count} withdrawn" if report.withdrawn_count else "")
             if told and self.state.sources.get(report.source.label) != told:
                 self.say(f"{report.source.label}: {told}")

@@ -28,7 +28,7 @@ from exclave.identity.feeding.source import Source
 from exclave.identity.op.backchannel import BackChannel
 from exclave.identity.responder import Responder
 from exclave.operations.identity_feed import Feed
-from exclave.operations.identity_follow import Follower
+from exclave.operations.identity_follow import SOURCES_S, Follower
 from exclave.operations.identity_place import IdentityPlace
 from exclave.serve.identity_app import IdentityApp
 from exclave.serve.ocsp import Listen, OcspMetrics, OcspSite, raise_file_limit, start_ocsp
@@ -65,6 +65,7 @@ def run(served: Served, *, ready: Callable[[], None] = lambda: None) -> None:
     threads.append(threading.Thread(target=_every, args=(stop, _CRL_S, crls.refresh), name="crl"))
     if served.follow:
         threads.append(threading.Thread(target=follower.run, args=(stop,), name="follow"))
+        threads.append(threading.Thread(target=_every, args=(stop, SOURCES_S, follower.read_sources), name="sources"))
     else:
         threads.append(threading.Thread(target=_every, args=(stop, served.place.config.verify_s,
                                                              served.place.watch.refresh), name="watch"))  # fmt: skip

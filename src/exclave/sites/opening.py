@@ -27,7 +27,7 @@ from exclave.errors import ConfigError, KeyFileExposed, MalformedError
 from exclave.ids import parse_key
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
-from exclave.sites.retry import RetryingSite
+from exclave.sites.retry import RetryingSite, RetryPolicy
 from exclave.sites.s3 import S3Keys, S3Place, S3Site
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
@@ -36,10 +36,11 @@ _PARAMETERS = {"endpoint", "region", "credentials", "authorities", "anonymous"}
 _LARGEST_FILE = 1 << 20
 
 
-def open_site(url: str, environment: Mapping[str, str] | None = None) -> Site:
+def open_site(url: str, environment: Mapping[str, str] | None = None, policy: RetryPolicy | None = None) -> Site:
     """The site at ``url``; nothing is contacted yet. ``ConfigError`` if the URL cannot be one.
 
     Sites over a network come with ``RetryingSite`` around them. ``environment`` replaces the process's own.
+    ``policy``: how patient it is; default: as the class says.
     """
     if url.startswith("/"):
         return DirectorySite(url)
@@ -54,7 +55,7 @@ def open_site(url: str, environment: Mapping[str, str] | None = None) -> Site:
         return DirectorySite(path)
     if parts.scheme == "s3":
         bucket = _open_s3(parts, os.environ if environment is None else environment)
-        return RetryingSite(bucket, sleep=time.sleep, clock=time.monotonic, spread=random.random)
+        return RetryingSite(bucket, sleep=time.sleep, clock=time.monotonic, spread=random.random, policy=policy)
     raise ConfigError(f"unknown kind of site {parts.scheme!r}: an address starts with dir: or s3:")
 
 
