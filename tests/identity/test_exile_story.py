@@ -8,6 +8,7 @@ over its link to the sites, so cutting the link really cuts its feed.
 from __future__ import annotations
 
 import base64
+import json
 import re
 import subprocess
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 
 from exclave.demo.pki import pem
-from exclave.ids import now
+from exclave.ids import Instant, now
 from support.exile_state import (
     EMBASSY,
     ENVIRONMENT,
@@ -76,6 +77,11 @@ class Story:
 
     def __init__(self, state: ExileState, folder: Path) -> None:
         self.state, self.folder = state, folder
+        self.cut = Instant(0)
+        self.old = ""
+        """A secret that was replaced in exile."""
+        self.keys = self.token_keys()
+        """Ids of all token keys that home publishes in peace: its own two and the embassy's."""
         named = {"ca": state.pki.second.certificate, "ca-first": state.pki.first.certificate}
         named |= {name: card.certificate for name, card in state.cards.items()}
         for name, certificate in named.items():
@@ -85,12 +91,19 @@ class Story:
 
     def ocsp(self, name: str, url: str = AIA, *, age_s: int = 120) -> Status:
         """A citizen's certificate as OpenSSL asks, with a nonce, for an answer that is not older than ``age_s``."""
+        return Status(self.state.world.run(*self._openssl(name, url, age_s)))
+
+    def _openssl(self, name: str, url: str, age_s: int) -> list[str]:
         ca = "ca-first" if name == "jaan" else "ca"
-        return Status(self.state.world.run(
+        return [
             "openssl", "ocsp", "-issuer", f"{self.folder}/{ca}.pem", "-cert", f"{self.folder}/{name}.pem", "-url", url,
             "-CAfile", f"{self.folder}/{ca}.pem", "-partial_chain", "-nonce", "-status_age", str(age_s),
             "-timeout", "3",
-        ))  # fmt: skip
+        ]  # fmt: skip
+
+    def at_home(self, name: str) -> Status:
+        """Asked on home's own machine, whose link may be cut."""
+        return Status(self.state.home.run(*self._openssl(name, f"http://{HOME}/", 120)))
 
     def gnutls(self, name: str) -> str:
         return self.state.world.run(
@@ -114,6 +127,19 @@ class Story:
         """A relying service asks ``host`` for a token: 400 if its secret counts and only the code does not."""
         return self.state.world.call(ask_token, host, client, secret, self.state.root / "tls" / "ca.pem")
 
+    def token_keys(self) -> set[str]:
+        """Ids of the keys in the JWK set, under the issuer's name."""
+        ca = self.state.root / "tls" / "ca.pem"
+        told = self.state.world.call(fetch, f"{ISSUER}/.well-known/openid-configuration", ca)
+        assert told[0] == 200, told
+        listed = self.state.world.call(fetch, told[1]["jwks_uri"], ca)[1]
+        return {key["kid"] for key in (json.loads(listed) if isinstance(listed, str) else listed)["keys"]}
+
+    def leads_home(self, name: str) -> bool:
+        """Whether the name in certificates leads to home again, and a fresh answer comes."""
+        led = self.state.world.run("getent", "ahosts", "aia.demo.test")
+        return HOME in led and self.ocsp(name, age_s=5).good
+
     def until(self, holds: Any, what: str, seconds: float = 30) -> float:
         return until(holds, what, self.state.net.tails, seconds)
 
@@ -134,7 +160,7 @@ def test_exile(tmp_path: Path) -> None:
         story = Story(state, files)
         print(f"\nmade in {time.monotonic() - began:.1f} s")
         for chapter in (
-            before, revoked_at_home, cut_off, exiled, decided_in_exile, old_home_comes_back,
+            before, revoked_at_home, cut_off, exiled, old_home_is_heard_again, decided_in_exile, home_again,
         ):  # fmt: skip
             since = time.monotonic()
             chapter(story)
@@ -146,6 +172,7 @@ def before(story: Story) -> None:
     seen = story.log_in("mari")
     assert (seen.status, seen.user.partition("@")[0]) == (200, "EE38001085718"), seen
     assert story.log_in("jaan").user.startswith("EE37605030299")
+    assert len(story.keys) == 4
     assert story.ocsp("mari").good
     assert story.ocsp("jaan").good
     assert "Certificate Status: good" in story.gnutls("mari")
@@ -173,7 +200,7 @@ def revoked_at_home(story: Story) -> None:
 def cut_off(story: Story) -> None:
     """Without home's word the embassy's answers grow old: it claims nothing, and strict clients refuse them."""
     story.state.home.cut()
-    story.cut = now()  # type: ignore[attr-defined]
+    story.cut = now()
     at = f"http://{EMBASSY}/"
     time.sleep(1.5)  # what was on its way arrives
     first = story.ocsp("mari", at)
@@ -181,13 +208,16 @@ def cut_off(story: Story) -> None:
     second = story.ocsp("mari", at)
     assert first.good
     assert second.since == first.since
-    assert second.since < story.cut / 1e6 + 1  # type: ignore[attr-defined]
+    assert second.since < story.cut / 1e6 + 1
     strict = story.ocsp("mari", at, age_s=2)
     assert not strict.accepted
     assert "too old" in strict.text
     assert story.log_in("mari").user == ""
     assert story.state.health(story.state.embassy)[1]["decides"] is False
-    # Nobody told home: it goes on for those who reach it.
+    # Nobody told home: it goes on for those who reach it, and decides what nobody abroad will know.
+    story.state.revoke_at_home("late")
+    story.until(lambda: story.at_home("late").revoked, "home refuses the late card", 15)
+    assert story.ocsp("late", at, age_s=3600).good
     assert story.state.health(story.state.home, "/health/decides")[0] == 200
 
 
@@ -195,7 +225,7 @@ def exiled(story: Story) -> None:
     """Two custodians sign, and the same names lead to answers that are as good as home's were; the gap is told."""
     state = story.state
     signed = state.warrant("failover", state.embassy, "lux", state.at_embassy / "machine.key")
-    lost = datetime.fromtimestamp(story.cut / 1e6, UTC).strftime("%Y-%m-%dT%H:%MZ")  # type: ignore[attr-defined]
+    lost = datetime.fromtimestamp(story.cut / 1e6, UTC).strftime("%Y-%m-%dT%H:%MZ")
     report = state.ok(
         state.embassy, "failover", "run", *state.where(), *signed, "--key", str(state.at_embassy / "machine.key"),
         "--dir", str(state.exile), "--lost-at", lost,
@@ -215,6 +245,14 @@ def exiled(story: Story) -> None:
     assert story.log_in("stolen").user == ""
     assert state.health(state.embassy)[1]["state"] == "exile"
     _check_gap(story, report)
+    exile_keys = story.token_keys()
+    assert len(exile_keys) == 2
+    assert exile_keys < story.keys, "home's keys are no longer trusted; the embassy's were published in peace"
+    # A secret that leaked: the new one counts here, at once.
+    story.old = state.secrets["bank"]
+    state.secrets["bank"] = state.add_service("bank", state.embassy)
+    assert story.redeem(EMBASSY, "bank", story.old)[0] == 401
+    assert story.redeem(EMBASSY, "bank", state.secrets["bank"])[0] == 400
 
 
 def _check_gap(story: Story, report: Any) -> None:
@@ -227,8 +265,9 @@ def _check_gap(story: Story, report: Any) -> None:
     gap = state.ok(state.world, "identity", "gap", str(path), "--card", str(state.at_embassy / "machine.card"))
     assert (gap["checked"], gap["epoch"], gap["place"]) == (True, 2, "lux")
     known = _seconds(gap["complete_until"])
-    assert abs(known - story.cut / 1e6) < 5, gap  # type: ignore[attr-defined]
-    for url in state.small.urls.values():
+    assert abs(known - story.cut / 1e6) < 5, gap
+    for site in ("lux", "nord"):
+        url = state.small.urls[site]
         held = state.world.call(read_statement, url, state.small.fingerprint, gap["register"], path.read_bytes())
         assert held == path.read_bytes()
 
@@ -254,25 +293,24 @@ def decided_in_exile(story: Story) -> None:
     assert story.ocsp("found").good
     assert story.log_in("found").user.startswith("EE38001085718")
     assert story.ocsp("lost").revoked
-    # A secret that leaked: the new one counts here, at once.
-    old = state.secrets["bank"]
-    state.secrets["bank"] = state.add_service("bank", state.embassy)
-    assert story.redeem(EMBASSY, "bank", old)[0] == 401
-    assert story.redeem(EMBASSY, "bank", state.secrets["bank"])[0] == 400
-    story.old = old  # type: ignore[attr-defined]
+    state.act_in_exile("hold", "kept")
+    # The machine is switched off and on: what was decided stays decided.
+    state.restart(state.embassy)
+    assert state.health(state.embassy)[1]["state"] == "exile"
+    assert story.ocsp("mari", age_s=2).good
+    assert story.ocsp("lost").revoked
 
 
-def old_home_comes_back(story: Story) -> None:
+def old_home_is_heard_again(story: Story) -> None:
     """Home's machines never stopped. Once they are heard again they see the later epoch, and answer nothing."""
     state = story.state
-    # Behind its cut link home still believes in itself, and in secrets that count no more.
+    # Behind its cut link home still believes in itself, and in a secret that counts no more.
     assert state.health(state.home, "/health/decides")[0] == 200
     state.home.restore()
     took = story.until(lambda: state.health(state.home)[0] == 503, "home sees the later epoch", 90)
     print(f"old home answers nothing {took:.1f} s after its link is back")
     _home_is_silent(story)
-    state.served["home"].stop()
-    state.serve(state.home)
+    state.restart(state.home)
     _home_is_silent(story)
     assert story.ocsp("mari", age_s=2).good
     assert story.log_in("mari").user.startswith("EE38001085718")
@@ -285,11 +323,55 @@ def _home_is_silent(story: Story) -> None:
     assert (told[1]["state"], told[1]["epoch"], told[1]["decides"]) == ("returning", 2, False)
     asked = story.ocsp("mari", f"http://{HOME}/")
     assert "trylater" in asked.text or "503" in asked.text, asked.text
-    for client, secret in (("bank", story.old), ("bank", state.secrets["bank"]), ("tax", state.secrets["tax"])):  # type: ignore[attr-defined]
+    for client, secret in (("bank", story.old), ("bank", state.secrets["bank"]), ("tax", state.secrets["tax"])):
         assert story.redeem(HOME, client, secret)[0] == 503
     for path in ("/.well-known/openid-configuration", "/oidc/jwks"):
         code, text = state.home.call(fetch, f"http://127.0.0.1:{LOGIN_PORT}{path}")
         assert code == 503, (path, code, text)
+
+
+def home_again(story: Story) -> None:
+    """By warrant home takes in what exile decided, before it answers again; what only home knew is joined."""
+    state, writer = story.state, story.state.small.folder / "keys" / "writer.key"
+    state.ok(state.embassy, "backup", "--home", str(state.exile))
+    signed = state.warrant("failback", state.home, "home", writer)
+    report = state.ok(
+        state.home, "failover", "run", *state.where(), *signed, "--key", str(writer), "--dir",
+        str(state.root / "return"), "--identity", str(state.at_home),
+    )  # fmt: skip
+    decided = _seconds(report["decided"])
+    ran = time.time() - decided
+    story.until(lambda: story.leads_home("mari"), "home's answers under the AIA name")
+    print(f"from the last signature: failback done {ran:.1f} s, home answers under the AIA name after"
+          f" {time.time() - decided:.1f} s")  # fmt: skip
+    assert story.log_in("mari").user.startswith("EE38001085718")
+    told = state.health(state.home)
+    assert (told[0], told[1]["state"], told[1]["epoch"]) == (200, "home", 3)
+    for name in ("stolen", "late", "lost", "kept"):
+        assert story.ocsp(name).revoked, name
+        assert story.log_in(name).user == ""
+    assert "certificateHold" in story.ocsp("kept").text
+    assert story.ocsp("found").good
+    _exile_is_over(story)
+
+
+def _exile_is_over(story: Story) -> None:
+    """The embassy stands by again and follows; home's files do not bring back what exile replaced."""
+    state = story.state
+    story.until(lambda: state.health(state.embassy)[1]["state"] == "standby", "the embassy stands by")
+    assert story.redeem(EMBASSY, "tax", state.secrets["tax"])[0] == 503
+    at = f"http://{EMBASSY}/"
+    story.until(lambda: story.ocsp("late", at, age_s=5).revoked, "the embassy follows home's feed")
+    entered = state.ok(state.home, "identity", "enter", "--dir", str(state.at_home))
+    assert entered["elsewhere"] == ["services: bank"]
+    assert story.redeem(HOME, "bank", story.old)[0] == 401
+    assert story.redeem(HOME, "bank", state.secrets["bank"])[0] == 400
+    merge = (state.at_home / "state" / "merge.note").read_text()
+    assert "home-entries" in merge
+    print(merge.split("\n\n")[0])
+    print((state.at_home / "state" / "merge-report.txt").read_text())
+    assert story.token_keys() == story.keys
+    assert state.ok(state.world, "verify", *state.small.where())["ok"]
 
 
 def _seconds(value: Any) -> float:

@@ -4,7 +4,7 @@ It is made by the ``exclave`` command as its operators would make it.
 
 ::
 
-    home      the writer's machine: CAs' index.txt, identity services, nginx with TLS
+    home      the writer's machine: CAs' index.txt, identity services, nginx with TLS; a site, which is lost with it
     embassy   stands by in Luxembourg: identity services, nginx with TLS
     lux nord  sites: an S3 engine each. All that goes from home to the embassy goes through them
     world     a citizen's browser, Apache with mod_auth_openidc, two name servers (primary and secondary)
@@ -51,7 +51,7 @@ ENVIRONMENT = {
 LOGIN, AIA, CARD = (f"{name}.{ZONE}" for name in ("login", "aia", "card"))
 ISSUER = f"https://{LOGIN}"
 LOGIN_PORT, APACHE_PORT = 8422, 8080
-S3_PORTS = {"lux": 18_330, "nord": 18_340}
+S3_PORTS = {"home": 18_320, "lux": 18_330, "nord": 18_340}
 CAS = ("esteid-2018", "esteid-2025")
 _KNOT = """\
 server:
@@ -153,7 +153,8 @@ class ExileState:
         return host.call(SmallHome.ok, self.small, *arguments)
 
     def where(self) -> list[str]:
-        return self.small.where()
+        """Sites that are there also when home is lost."""
+        return self.small.where("lux", "nord")
 
     # What a CA does
 
@@ -192,6 +193,12 @@ class ExileState:
         )  # fmt: skip
         self.ok(host, "identity", "enter", "--dir", folder)
         return str(added["secret"])
+
+    def restart(self, host: Host) -> Running:
+        """Killed, as by a power cut, and started again from the same disk."""
+        self.served[host.label].process.kill()
+        self.served[host.label].process.wait(10)
+        return self.serve(host)
 
     def serve(self, host: Host) -> Running:
         """The place's identity services; returns once they listen."""
@@ -242,7 +249,7 @@ def make_state(net: Network, root: Path) -> ExileState:
     """All of it, running: home decides, the embassy stands by, and a version of the journal is at the sites."""
     world = net.host("world", WORLD, SECONDARY, nameserver=SECONDARY)
     home, embassy = net.host("home", HOME), net.host("embassy", EMBASSY)
-    sites = {"lux": net.host("lux", LUX), "nord": net.host("nord", NORD)}
+    sites = {"home": home, "lux": net.host("lux", LUX), "nord": net.host("nord", NORD)}
     urls = {name: _start_site(host, root / "s3" / name, name) for name, host in sites.items()}
     _start_names(world, root / "names")
     small = home.call(found, root, urls)
@@ -250,7 +257,7 @@ def make_state(net: Network, root: Path) -> ExileState:
     _place(state)
     state.issue("mari", state.pki.second)
     state.issue("jaan", state.pki.first, given_name="JAAN", family_name="TAMM", code="37605030299")
-    for name in ("stolen", "lost", "found"):
+    for name in ("stolen", "late", "lost", "found", "kept"):
         state.issue(name, state.pki.second)
     for name in ("tax", "bank"):
         state.secrets[name] = state.add_service(name, home)
@@ -289,7 +296,7 @@ def _place(state: ExileState) -> None:
     register = state.home.call(SmallHome.id_of, small, "identity")
     state.ok(
         state.embassy, "identity", "init", "--dir", str(state.at_embassy), "--place", "lux", "--register", register,
-        *state.where(), "--status", f"{EMBASSY}:80", "--login", f"127.0.0.1:{LOGIN_PORT}",
+        *state.small.where(), "--status", f"{EMBASSY}:80", "--login", f"127.0.0.1:{LOGIN_PORT}",
     )  # fmt: skip
     (at_home / "lux.card").write_bytes((state.at_embassy / "machine.card").read_bytes())
     more = '\n[[embassy]]\nplace = "lux"\ncard = "lux.card"\n'
