@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -21,6 +21,8 @@ _HOST = re.compile(r"(?!-)[a-z0-9-]{1,63}(\.(?!-)[a-z0-9-]{1,63})*\Z")
 _LISTEN = re.compile(r"(unix:/\S{1,100}|(\[[0-9a-f:]+\]|[0-9a-z.-]+):[0-9]{1,5})\Z")
 LANGUAGES = ("et", "en", "ar")
 MAX_LEASE_S = 7 * 86400
+MIN_WAIT_S, MAX_WAIT_S = 0.1, 3600.0
+MAX_WORKERS, MAX_PORT = 64, 65_535
 _Config = TypeVar("_Config")
 
 
@@ -139,7 +141,7 @@ class PlaceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_identity_config(data: bytes) -> IdentityConfig:
     """Strict. Raises ``ConfigError`` saying where."""
     config = _parse(data, IdentityConfig, "identity.toml")
-    parts = urlsplit(config.issuer)
+    parts = _parts(config.issuer)
     local = parts.hostname in ("127.0.0.1", "localhost", "::1")
     if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not local and config.secure_cookies):
         raise ConfigError("identity.toml: the issuer must be an https address")
@@ -169,15 +171,29 @@ def parse_place_config(data: bytes) -> PlaceConfig:
         raise ConfigError(f"place.toml: {error.message}") from error
     serve = config.serve
     for listen in (serve.status, serve.login, *([serve.card_socket] if serve.card_socket else ())):
-        if not _LISTEN.match(listen):
+        port = "" if listen.startswith("unix:") else listen.rpartition(":")[2]
+        if not _LISTEN.match(listen) or int(port or 0) > MAX_PORT:
             raise ConfigError(f"place.toml: {listen[:60]!r} is neither address:port nor unix:/path")
+    if not 1 <= serve.workers <= MAX_WORKERS:
+        raise ConfigError(f"place.toml: serve.workers is between 1 and {MAX_WORKERS}")
     if not config.site:
         raise ConfigError("place.toml: at least one [[site]] is needed")
-    if min(config.poll_s, config.verify_s) < 0.1 or not 1 <= config.lease_s <= MAX_LEASE_S:
-        raise ConfigError("place.toml: poll_s and verify_s are at least 0.1, lease_s between 1 s and 7 days")
+    waits = all(MIN_WAIT_S <= wait <= MAX_WAIT_S for wait in (config.poll_s, config.verify_s))
+    if not waits or not 1 <= config.lease_s <= MAX_LEASE_S:
+        raise ConfigError("place.toml: poll_s and verify_s are between 0.1 s and 1 h, lease_s between 1 s and 7 days")
     if config.role == "embassy" and config.source:
         raise ConfigError("place.toml: an embassy has no sources of its own; what home knows comes with the feed")
     return config
+
+
+def _parts(issuer: str) -> SplitResult:
+    try:
+        parts = urlsplit(issuer)
+        if parts.port == 0:
+            raise ConfigError("identity.toml: the issuer's port is not 0")
+    except ValueError as error:
+        raise ConfigError(f"identity.toml: the issuer is no address: {error}") from error
+    return parts
 
 
 def _parse(data: bytes, kind: type[_Config], name: str) -> _Config:
