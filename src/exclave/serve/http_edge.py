@@ -1,7 +1,7 @@
 """A small, fast HTTP/1.1 edge for short requests from anybody: whole bodies in, whole bodies out.
 
 For the plain HTTP of status services only, whose clients come by the thousands and whose answers take 50 µs to make;
-everything else is served by ASGI, which takes twice the time for one connection per request (docs/spec/ocsp.md).
+everything else is served by ASGI, which would take 1.5 to 2 times as long for a connection each (docs/spec/ocsp.md).
 """
 
 from __future__ import annotations
