@@ -22,7 +22,7 @@ from exclave.operations.epoch_grant import grant_epoch
 from exclave.operations.exile import write_exile
 from exclave.operations.failover_run import RegisterProgress, Run, Unwitnessed, load_progress, options_of
 from exclave.operations.home import key_card, write_private
-from exclave.operations.identity_moved import MOVED, names_register
+from exclave.operations.identity_moved import MOVED, has_identity, names_register
 from exclave.operations.register_recovery import (
     probe_register,
     record_register,
@@ -124,7 +124,7 @@ def failover(
         Step.RECORD: record_register,
     }
     _start_again(run, order)
-    while (todo := _next(order, run.progress)) is not None:
+    while (todo := _next(run, order)) is not None:
         say(f"{todo.register}: {todo.step}")
         steps[todo.step](run, todo.register)
         run.progress[todo.register].done.append(todo.step)
@@ -162,8 +162,13 @@ def annex_name(opened: OpenedRegister) -> str:
     return opened.annex.name
 
 
-def _next(order: tuple[str, ...], progress: Mapping[str, RegisterProgress]) -> NextStep | None:
-    return next_step(order, {name: frozenset(Step(s) for s in p.done) for name, p in progress.items()})
+def _next(run: Run, order: tuple[str, ...]) -> NextStep | None:
+    """Names follow the identity services alone."""
+    done = {name: {Step(s) for s in p.done} for name, p in run.progress.items()}
+    for name, steps in done.items():
+        if not has_identity(run, name):
+            steps.add(Step.NAMES)
+    return next_step(order, {name: frozenset(steps) for name, steps in done.items()})
 
 
 def _require_possible(run: Run) -> None:
