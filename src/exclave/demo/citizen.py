@@ -32,9 +32,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-with warnings.catch_warnings(record=True):  # Authlib's notice of a later HTTP library, which it insists on
-    from authlib.common.errors import AuthlibBaseError
-    from authlib.integrations.httpx_client import OAuth2Client
+from exclave.errors import UsageError
 
 FRESH = timedelta(minutes=2)
 SKEW = timedelta(minutes=15)
@@ -77,17 +75,17 @@ class Citizen:
     def log_in(self) -> str:
         """One whole log-in: authorization, card, code, tokens, ID token checked. Who it was. ``Failed``."""
         settings = self._settings
-        with httpx.Client(trust_env=False, timeout=5) as browser, OAuth2Client(
-            settings.client_id, settings.client_secret, scope="openid", redirect_uri=settings.redirect_uri,
-            trust_env=False, timeout=5,
-        ) as service:  # fmt: skip
+        with httpx.Client(trust_env=False, timeout=5) as browser, relying_client(settings) as service:
             nonce = os.urandom(16).hex()
             url, state = service.create_authorization_url(f"{settings.issuer}/oidc/authorize", nonce=nonce)
             back = self._authenticate(browser, url)
             answer = {k: v[0] for k, v in parse_qs(urlsplit(back).query).items()}
             if answer.get("state") != state or "code" not in answer:
                 raise Failed(f"the log-in was not granted: {answer.get('error', 'no code')}")
-            tokens = service.fetch_token(f"{settings.issuer}/oidc/token", code=answer["code"])
+            try:
+                tokens = service.fetch_token(f"{settings.issuer}/oidc/token", code=answer["code"])
+            except service.oauth_error_class as error:
+                raise Failed(f"token: {error}") from error
             return self._check(browser, str(tokens["id_token"]), nonce)
 
     def _authenticate(self, browser: httpx.Client, url: str) -> str:
@@ -159,7 +157,20 @@ class Citizen:
             raise Failed(f"certificate status: known as of {answer.this_update_utc:%H:%M:%S}, which is too old")
 
 
-_TROUBLE = (Failed, httpx.HTTPError, JoseError, AuthlibBaseError, InvalidSignature, OSError, KeyError, ValueError)
+_TROUBLE = (Failed, httpx.HTTPError, JoseError, InvalidSignature, OSError, KeyError, ValueError)
+
+
+def relying_client(settings: Settings) -> Any:
+    """Authlib's client. It comes with the demo's own packages, which no other command needs."""
+    try:
+        with warnings.catch_warnings(record=True):  # its notice of a later HTTP library, which it insists on
+            from authlib.integrations.httpx_client import OAuth2Client  # noqa: PLC0415
+    except ImportError as error:
+        raise UsageError("the demo needs Authlib", hint="Install it with: pip install 'exclave[demo]'") from error
+    return OAuth2Client(
+        settings.client_id, settings.client_secret, scope="openid", redirect_uri=settings.redirect_uri,
+        trust_env=False, timeout=5,
+    )  # fmt: skip
 
 
 def patiently(what: Callable[[], str], stop: Callable[[], bool]) -> dict[str, Any]:
