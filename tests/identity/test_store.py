@@ -367,6 +367,38 @@ def test_against_a_dictionary(opener: Open, request: pytest.FixtureRequest, monk
     )
 
 
+# The database
+
+
+def test_a_database_that_goes_away() -> None:
+    """While the server is down nothing is answered, and nothing but ``UnavailableError`` is raised; then it goes on."""
+    with running_server(15) as server:
+        where = psycopg.conninfo.make_conninfo(
+            host=str(server.socket_dir), port=server.port, user="postgres", dbname="postgres"
+        )
+        store, story = open_postgres(where), Story()
+        store.apply(story.add(*INTRODUCED, issued(1), stopped(2, T)))
+        server.stop()
+        for call in (lambda: status(store, 1), store.head, lambda: list(store.stopped(FIRST)), lambda: store.apply([])):
+            threading.Event().wait(0.16)
+            with pytest.raises(UnavailableError):
+                call()
+        with pytest.raises(UnavailableError):
+            open_postgres(where)
+        server.start()
+        assert status(store, 1) == Good()
+        store.apply(story.add(stopped(1, T)))
+        assert status(store, 1) == Held(T)
+        with psycopg.connect(where, autocommit=True) as db:
+            db.execute("UPDATE exclave_meta SET schema = 0")
+        other = open_postgres(where)
+        assert other.head() == Head()
+        other.apply(story.entries)
+        assert status(other, 1) == Held(T)
+        store.close()
+        other.close()
+
+
 # SQLite's file
 
 

@@ -29,7 +29,7 @@ from exclave.identity.store import (
 )
 from exclave.ids import Digest
 
-_WAIT_S = 5.0
+_WAIT_S = 2.0
 _LOOK_S = 0.15
 """How long it goes unnoticed that another process applied something."""
 _LOCK = 0x6578636C61766573
@@ -75,7 +75,7 @@ Connection = psycopg.Connection[Any]
 
 def open_postgres(conninfo: str, *, connections: int = 8) -> Store:
     """The store in the database that ``conninfo`` (libpq) names; tables that are missing or of an older form are made
-    anew and empty, so ``sync.catch_up`` comes next. ``UnavailableError`` if it does not answer within 5 s."""
+    anew and empty, so ``sync.catch_up`` comes next. ``UnavailableError`` if it does not answer within 2 s."""
     return Store(PostgresRows(conninfo, connections=connections))
 
 

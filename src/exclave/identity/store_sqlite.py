@@ -187,8 +187,6 @@ class SqliteRows:
                 db.executescript("PRAGMA synchronous = NORMAL; PRAGMA cache_size = -65536;")
                 with _transaction(db, "BEGIN IMMEDIATE"):
                     yield SqliteWriting(db)
-                # Readers may hold old pages; what cannot be moved now is moved by a later checkpoint.
-                db.execute("PRAGMA wal_checkpoint(PASSIVE)")
             finally:
                 db.close()
 
