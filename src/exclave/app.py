@@ -35,11 +35,11 @@ from exclave.registers.postgres import PostgresCapture
 from exclave.registers.postgres_source import postgres_source
 from exclave.registers.sqlite import SqliteCapture
 from exclave.sites.contract import Site, Sources
-from exclave.sites.opening import open_site
+from exclave.sites.opening import Patience, open_site
 from exclave.sites.retry import RetryPolicy
 from exclave.verify.state import StateView, read_state
 
-LOOP_POLICY = RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0)
+BRISK = Patience(RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0), small_timeout_s=5.0, large_timeout_s=60.0)
 """For what looks again every second by itself: one silent site must not make the others' news old."""
 REFUSAL_S = 2.0
 """So long a witness goes on refusing by what it read last; in seconds."""
@@ -121,9 +121,7 @@ def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
     folder = folder.absolute()
     config = read_place(folder)
     key = load(str(folder / config.key))
-    sites = {
-        Label(site.name): open_site(absolute_address(folder, site.url), policy=LOOP_POLICY) for site in config.site
-    }
+    sites = {Label(site.name): open_site(absolute_address(folder, site.url), patience=BRISK) for site in config.site}
     for name in ("journal", "cache", "state"):
         make_folder(folder / name)
     state = config.serve.state

@@ -21,6 +21,7 @@ import stat
 import time
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from exclave.errors import ConfigError, KeyFileExposed, MalformedError
@@ -28,7 +29,7 @@ from exclave.ids import parse_key
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.retry import RetryingSite, RetryPolicy
-from exclave.sites.s3 import S3Keys, S3Place, S3Site
+from exclave.sites.s3 import LARGE_TIMEOUT_S, SMALL_TIMEOUT_S, S3Keys, S3Place, S3Site
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,40}\Z")
@@ -36,11 +37,23 @@ _PARAMETERS = {"endpoint", "region", "credentials", "authorities", "anonymous"}
 _LARGEST_FILE = 1 << 20
 
 
-def open_site(url: str, environment: Mapping[str, str] | None = None, policy: RetryPolicy | None = None) -> Site:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for a site over a network."""
+
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    small_timeout_s: float = SMALL_TIMEOUT_S
+    """For one request of at most 1 MiB; also what a connection costs that was open when the line was cut."""
+    large_timeout_s: float = LARGE_TIMEOUT_S
+
+
+USUAL = Patience()
+
+
+def open_site(url: str, environment: Mapping[str, str] | None = None, patience: Patience = USUAL) -> Site:
     """The site at ``url``; nothing is contacted yet. ``ConfigError`` if the URL cannot be one.
 
     Sites over a network come with ``RetryingSite`` around them. ``environment`` replaces the process's own.
-    ``policy``: how patient it is; default: as the class says.
     """
     if url.startswith("/"):
         return DirectorySite(url)
@@ -54,12 +67,14 @@ def open_site(url: str, environment: Mapping[str, str] | None = None, policy: Re
             raise ConfigError(f"a folder is written dir:/absolute/path, not {url!r}")
         return DirectorySite(path)
     if parts.scheme == "s3":
-        bucket = _open_s3(parts, os.environ if environment is None else environment)
-        return RetryingSite(bucket, sleep=time.sleep, clock=time.monotonic, spread=random.random, policy=policy)
+        bucket = _open_s3(parts, os.environ if environment is None else environment, patience)
+        return RetryingSite(
+            bucket, sleep=time.sleep, clock=time.monotonic, spread=random.random, policy=patience.policy
+        )
     raise ConfigError(f"unknown kind of site {parts.scheme!r}: an address starts with dir: or s3:")
 
 
-def _open_s3(parts: SplitResult, environment: Mapping[str, str]) -> S3Site:
+def _open_s3(parts: SplitResult, environment: Mapping[str, str], patience: Patience) -> S3Site:
     if "@" in parts.netloc:
         raise ConfigError("keys do not belong into a site's address; use credentials=/path/of/file")
     if not _BUCKET.match(parts.netloc):
@@ -80,7 +95,10 @@ def _open_s3(parts: SplitResult, environment: Mapping[str, str]) -> S3Site:
         parts.netloc, prefix, _endpoint(query.get("endpoint", f"https://s3.{region}.amazonaws.com")), region
     )
     authorities = _read_file(query["authorities"], private=False) if "authorities" in query else None
-    return S3Site(place, _keys(query, environment), authorities=authorities)
+    return S3Site(
+        place, _keys(query, environment), authorities=authorities, small_timeout_s=patience.small_timeout_s,
+        large_timeout_s=patience.large_timeout_s,
+    )  # fmt: skip
 
 
 def _parameters(text: str) -> dict[str, str]:

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 _SMALL_BYTES = 1 << 20
-_SMALL_TIMEOUT_S = 30
-_LARGE_TIMEOUT_S = 600  # 64 MiB in this time is 0.9 Mbit/s
+SMALL_TIMEOUT_S = 30
+LARGE_TIMEOUT_S = 600  # 64 MiB in this time is 0.9 Mbit/s
 _CONNECT_TIMEOUT_S = 5  # two lost SYNs are sent again within it
 _SORTED_AT_ONCE = 10_000
 _STATUS = re.compile(r"status code: ([0-9]{3})")
@@ -97,8 +97,8 @@ class S3Site:
         keys: S3Keys | None,
         *,
         authorities: bytes | None = None,
-        small_timeout_s: float = _SMALL_TIMEOUT_S,
-        large_timeout_s: float = _LARGE_TIMEOUT_S,
+        small_timeout_s: float = SMALL_TIMEOUT_S,
+        large_timeout_s: float = LARGE_TIMEOUT_S,
         sorted_at_once: int = _SORTED_AT_ONCE,
     ) -> None:
         self._place = place
