@@ -305,6 +305,35 @@ def test_bad_deltas() -> None:
             verify_delta_crl(data, issuer, now=T)
 
 
+def test_a_delta_is_read_again_when_its_base_comes(tmp_path: Path) -> None:
+    """A delta that came first counts in full as soon as the full list that it stands on was read."""
+    home = Home(tmp_path, CA.der, now())
+    at = Instant(home.clock() - HOUR)
+    full, change = tmp_path / "full", tmp_path / "delta"
+    change.write_bytes(delta({1: (at, Flags.remove_from_crl)}, number=7, base=6, at=Instant(at + 60_000_000)))
+    for path in (change,):
+        os.utime(path, (1, 1))
+    feed = home.feed(home.source(SourceKind.CRL, path=str(full)), home.source(SourceKind.DELTA_CRL, path=str(change)))
+    assert "none was read" in feed.once().sources[1].problem
+    later(home)
+    full.write_bytes(CA.crl({1: (at, Flags.certificate_hold)}, this_update=at, number=6))
+    assert [report.problem for report in feed.once().sources] == ["", ""]
+    assert home.status(1) == Good()
+    feed.forget()
+    assert [report.changed for report in feed.once().sources] == [1, 1]
+    assert home.status(1) == Good()
+
+
+def test_a_list_is_not_blamed_for_what_came_after_it(tmp_path: Path) -> None:
+    """What was stopped after a list's time is not withdrawn by it."""
+    home = Home(tmp_path, CA.der, Instant(T + HOUR))
+    path = tmp_path / "crl"
+    path.write_bytes(CA.crl({}, this_update=T))
+    for serial, since in ((1, T), (2, T + 1)):
+        home.pen.enter([Stopped(home.issuer, serial_bytes(serial), since, "superseded")])
+    assert only(home.feed(home.source(SourceKind.CRL, path=str(path)))).withdrawn == (Serial(1),)
+
+
 def test_drop_folder(tmp_path: Path) -> None:
     """The newest good list of a folder counts; bad ones are told; names with a dot are not looked at."""
     home = Home(tmp_path, CA.der, Instant(T + HOUR))
@@ -319,8 +348,12 @@ def test_drop_folder(tmp_path: Path) -> None:
     assert (report.changed, report.as_of, report.problem) == (1, T, "")
     assert home.status(1) == Unknown()
     (folder / "c").write_bytes(PKI.second.crl({3: (T, None)}, this_update=T))
+    newer = Instant(T + 60_000_000)
+    (folder / "d").write_bytes(CA.crl({2: (T, None)}, this_update=newer))
     report = only(feed)
     assert "1 of the files" in report.problem
+    assert report.as_of == newer
+    (folder / "d").unlink()
     for name in ("a", "b"):
         (folder / name).unlink()
     assert "is of" in only(feed).problem
@@ -375,12 +408,20 @@ def test_over_http(tmp_path: Path, server: tuple[str, type[Server]]) -> None:
     }
     feed = home.feed(home.source(SourceKind.CRL, url=f"{base}/crl"))
     assert only(feed).changed == 1
-    before = home.count()
+    before, asked = home.count(), len(handler.asked)
+    assert only(feed).problem == ""
+    assert len(handler.asked) == asked, "asked again at once"
+    later(home, 60)
     assert only(feed).problem == ""
     assert home.count() == before
     assert handler.asked[-1] == ("/real", '"one"')
     handler.answers["/real"] = (200, {"etag": '"two"'}, CA.crl({1: (T, None), 2: (T, None)}, this_update=T))
+    later(home, 60)
     assert only(feed).changed == 1
+    del handler.answers["/real"]
+    later(home, 60)
+    assert "does not answer" in only(feed).problem
+    assert "does not answer" in only(feed).problem, "told until it is asked again"
     for path, says in (
         ("/away", "another place"), ("/file", "another place"), ("/round", "circles"), ("/gone", "404"),
         ("/rubbish", "not in the format"),
@@ -441,7 +482,7 @@ def test_table(tmp_path: Path) -> None:
     assert [home.status(s) for s in (0, 0xA1, 0xFF, 0xB2)] == [
         Good(), Held(AT), Revoked(AT, Reason.KEY_COMPROMISE), Good(),
     ]  # fmt: skip
-    late = Instant(AT + 10 * 86400 * 1_000_000)
+    late = Instant(AT + 2 * 86400 * 1_000_000)
     home.pen.enter([Stopped(home.issuer, serial_bytes(0xB2), late, "certificateHold")])
     path.write_bytes(TABLE + row("C3,issued,,"))
     report = only(feed)

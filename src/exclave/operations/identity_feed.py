@@ -65,6 +65,10 @@ class _Followed:
     """Of the full CRL."""
     withdrawn: tuple[Serial, ...] = ()
     problem: str = ""
+    """Of the last reading."""
+    failure: str = ""
+    """Why there was none since."""
+    fetched: Instant = Instant(0)
 
 
 @dataclass(slots=True)
@@ -85,22 +89,29 @@ class Feed:
         """Reads each source and enters what changed. ``NotAuthorised`` if this place does not decide."""
         return FeedReport(tuple(self._step(source) for source in sorted(self.sources, key=lambda s: _ORDER[s.kind])))
 
+    def forget(self) -> None:
+        """Reads everything in full the next time; called when the journal was exchanged, as when home returns."""
+        self._followed.clear()
+        self._bases.clear()
+
     def _step(self, source: Source) -> SourceReport:
         followed = self._followed.setdefault(source, _Followed())
-        try:
-            with _collector_paused():
-                changed, as_of = self._follow(source, followed)
-        except NotAuthorised:
-            raise
-        except ExclaveError as error:
-            withdrawn = followed.withdrawn
-            return SourceReport(source, 0, Instant(0), withdrawn[:MAX_SHOWN], len(withdrawn), error.message)
-        withdrawn = followed.withdrawn
-        return SourceReport(source, changed, as_of, withdrawn[:MAX_SHOWN], len(withdrawn), followed.problem)
+        changed, as_of, began = 0, Instant(0), self.clock()
+        if not source.url or not 0 <= began - followed.fetched < source.fetch_every_s * 1_000_000:
+            followed.fetched = began
+            try:
+                with _collector_paused():
+                    changed, as_of = self._follow(source, followed, began)
+                followed.failure = ""
+            except NotAuthorised:
+                raise
+            except ExclaveError as error:
+                followed.failure = error.message
+        withdrawn, problem = followed.withdrawn, followed.failure or followed.problem
+        return SourceReport(source, changed, as_of, withdrawn[:MAX_SHOWN], len(withdrawn), problem)
 
-    def _follow(self, source: Source, followed: _Followed) -> tuple[int, Instant]:
+    def _follow(self, source: Source, followed: _Followed, began: Instant) -> tuple[int, Instant]:
         """(certificates changed, what was confirmed)"""
-        began = self.clock()
         reading, stamp = self._read(source, followed, began)
         bodies: list[Body] = []
         changed = 0
@@ -110,8 +121,6 @@ class Feed:
             if reading.whole:
                 followed.withdrawn = difference.withdrawn
         as_of = self._confirmed(source, reading, began, changed=bool(bodies))
-        if followed.problem:
-            as_of = Instant(0)
         if as_of:
             following = reading.log.next_update if reading is not None else None
             bodies.append(Confirmed(source.issuer, as_of, following or 0))
@@ -121,9 +130,17 @@ class Feed:
         followed.stamp = stamp
         if reading is not None:
             followed.reading = reading
-            if source.kind is SourceKind.CRL and followed.number is not None:
-                self._bases[source.issuer] = followed.number
+            if source.kind is SourceKind.CRL:
+                self._note_base(source.issuer, followed.number)
         return changed, as_of
+
+    def _note_base(self, issuer: Digest, number: int | None) -> None:
+        if number is None or self._bases.get(issuer) == number:
+            return
+        self._bases[issuer] = number
+        for source, followed in self._followed.items():
+            if source.kind is SourceKind.DELTA_CRL and source.issuer == issuer:
+                followed.stamp = Stamp()  # it may stand on this one
 
     def _read(self, source: Source, followed: _Followed, began: Instant) -> tuple[Reading | None, Stamp]:
         """None: the same as last time."""
@@ -191,7 +208,7 @@ class Feed:
         if source.live:
             due = changed or began - known >= source.confirm_every_s * 1_000_000
             return began if due else Instant(0)
-        if reading is None or reading.log.as_of <= known:
+        if reading is None or not reading.confirms or reading.log.as_of <= known:
             return Instant(0)
         return reading.log.as_of
 

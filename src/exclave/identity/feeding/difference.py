@@ -67,13 +67,15 @@ def compare(
         for serial, told in reading.log.stopped.items()
         if _is_news(known.get(serial), told, said_before.get(serial))
     )
-    released = tuple(serial for serial in sorted(_ended(reading, known, said_before)))
+    released = tuple(sorted(_ended(reading, known, said_before)))
+    missing = known.keys() - reading.log.stopped.keys() - set(released) if reading.whole else ()
     return Difference(
         reading.log.issuer,
         _new_serials(reading, is_issued, before),
         stopped,
         released,
-        tuple(sorted(known.keys() - reading.log.stopped.keys() - set(released))) if reading.whole else (),
+        # What was stopped after its time, it could not say.
+        tuple(sorted(serial for serial in missing if known[serial].time <= reading.log.as_of)),
     )
 
 

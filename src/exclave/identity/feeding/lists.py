@@ -36,5 +36,7 @@ def read_delta(data: bytes, certificate: bytes, *, base: int | None, now: Instan
     log = StatusLog(delta.issuer, delta.this_update, None, stopped, delta.next_update)
     if base is None or base < delta.base:
         have = "none was read" if base is None else f"the last one read is number {base}"
-        return Reading(log, whole=False), f"the delta CRL builds on the full list number {delta.base}, and {have}"
+        return Reading(
+            log, whole=False, confirms=False
+        ), f"the delta CRL builds on the full list number {delta.base}, and {have}"
     return Reading(log, released, whole=False), ""

@@ -36,6 +36,8 @@ class Source:
     """``http`` or ``https``; CRLs only."""
     confirm_every_s: int = 60
     """A source that is followed as it changes says so often that it still says the same."""
+    fetch_every_s: int = 60
+    """A ``url`` is asked no more often than that."""
 
     @property
     def live(self) -> bool:
@@ -52,5 +54,7 @@ class Reading:
     """Holds that it says have ended, with the moment: an older hold ends, a newer one does not."""
     whole: bool = True
     """It names every certificate that is stopped; False: only changes (a delta CRL)."""
+    confirms: bool = True
+    """Nothing that was decided before its time is missing, once it is entered."""
     valid_ends_holds: bool = False
     """A certificate that it held before and now lists as valid is released (``index.txt``)."""
