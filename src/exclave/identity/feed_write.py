@@ -80,14 +80,15 @@ class FeedWriter:
         """Sends what the feed lacks, and a head of ``now``, to every site that works.
 
         ``now`` was taken before the journal's head ``ends`` was read, so all that was decided before it is in the feed.
-        Raises ``RolledBack`` if the sites show entries that the journal here does not have.
+        If no site takes a batch, no head is shown, and what the sites show grows old. Raises ``RolledBack`` if the
+        sites show entries that the journal here does not have.
         """
         at = self._position = self._position or self._find(sites)  # (1)
         if at.number > ends.number:
             raise RolledBack(f"the feed was sent up to entry {at.number}, the journal here ends at {ends.number}",
                              hint=_OLDER)  # fmt: skip
         failed: dict[Label, str] = {}
-        sent = 0
+        sent, whole = 0, True
         for batch in _batches(Head(at.number, Digest(at.chain)), read_after):  # (2)
             previous = Digest(at.last) if at.last else None
             data = seal_batch(
@@ -95,6 +96,7 @@ class FeedWriter:
             )
             name = sha256(data)
             if not self._put(sites, name, data, failed):
+                whole = False
                 break
             head = batch.before
             for entry in batch.entries:
@@ -103,7 +105,8 @@ class FeedWriter:
             # A restart goes on from here. Before: it seals the same entries anew; nothing names the first try.
             self.save(self.file, msgspec.msgpack.encode(at))  # (3)
             self._position, sent = at, sent + len(batch.entries)
-        shown = self._show(sites, at, now, failed)  # (4)
+        # Without its last entries the feed is not complete up to ``now``: a head that said so would be believed.
+        shown = self._show(sites, at, now, failed) if whole else ()  # (4)
         return Pushed(Head(at.number, Digest(at.chain)), now, sent, shown, failed)
 
     def _put(self, sites: Mapping[Label, Site], name: Digest, data: bytes, failed: dict[Label, str]) -> bool:
