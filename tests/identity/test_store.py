@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -482,6 +483,21 @@ def test_processes_catch_up_together(tmp_path: Path) -> None:
     assert store.head() == journal.head()
     assert len(list(store.stopped(FIRST))) == 200
     assert store.generation() <= 200
+
+
+def test_speed(tmp_path: Path) -> None:
+    """Two hundred thousand certificates: tens of thousands of answers each second, and entries as quickly."""
+    story, store = Story(), open_sqlite(str(tmp_path / "status.db"))
+    numbers = [n * 2**100 for n in range(200_000)]
+    chunks = [issued(*numbers[at : at + 20_000]) for at in range(0, len(numbers), 20_000)]
+    entries = story.add(*INTRODUCED, *chunks)
+    began = time.process_time()
+    store.apply(entries)
+    assert time.process_time() - began < 2
+    began = time.process_time()
+    assert all(status(store, number) == Good() for number in numbers[::10])
+    assert len(numbers) / 10 / (time.process_time() - began) > 20_000
+    store.close()
 
 
 # Entering

@@ -85,7 +85,7 @@ class SegmentFolder:
 
     def write(self, place: Place, data: bytes) -> None:
         """Durably puts ``data`` at ``place``, and nothing behind it. Raises ``OSError``; a part may be there then."""
-        file = os.open(self._file(place.first), _WRITE, 0o640)
+        file = os.open(self._file(place.first), _WRITE, 0o600)
         try:
             size = os.fstat(file).st_size
             if size < place.offset:
