@@ -98,10 +98,10 @@ async def _serve(
     host, port = _address(serve.status)
     threads = 16 if serve.state else 0
     status = await start_ocsp(site, Listen(host, port, reuse_port=serve.workers > 1, threads=threads))
-    servers = [_server(app.app)]
+    servers = [_server(app.app, serve.login)]
     sockets = [_listen(serve.login, reuse=serve.workers > 1)]
     if serve.card_socket:
-        servers.append(_server(app.door))
+        servers.append(_server(app.door, serve.card_socket))
         sockets.append(_listen(serve.card_socket, reuse=False))
     tasks = [asyncio.create_task(s.serve(sockets=[at])) for s, at in zip(servers, sockets, strict=True)]
     while not all(server.started for server in servers) and not stopped.is_set():
@@ -121,12 +121,14 @@ class _Quiet(uvicorn.Server):
         """Nothing."""
 
 
-def _server(app: ASGIApp) -> uvicorn.Server:
+def _server(app: ASGIApp, address: str) -> uvicorn.Server:
+    """The caller's address is what the web server in front says: that on this machine, or whoever opens the socket."""
+    trusted = "*" if address.startswith("unix:") else "127.0.0.1"
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=_CONNECTIONS,
         timeout_keep_alive=15, timeout_graceful_shutdown=_GRACE_S, lifespan="off", http="httptools", loop="none",
         interface="asgi3",
-        proxy_headers=True, forwarded_allow_ips="127.0.0.1",
+        proxy_headers=True, forwarded_allow_ips=trusted,
     )  # fmt: skip
     return _Quiet(config)
 

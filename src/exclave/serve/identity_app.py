@@ -27,9 +27,10 @@ from exclave.identity.contract import IdentityState, Tickets
 from exclave.identity.extensions import Extensions
 from exclave.identity.login import LoginDesk
 from exclave.identity.login_settings import LoginSettings
+from exclave.identity.op.backchannel import BackChannel
 from exclave.identity.op.interactions import OpInteractions
 from exclave.identity.op.provider import Provider
-from exclave.identity.op.settings import LogoutSink, OpParts, OpSettings
+from exclave.identity.op.settings import OpParts, OpSettings
 from exclave.identity.own_page import OwnPage
 from exclave.identity.passkey import Passkeys, RelyingParty
 from exclave.identity.tls_card import Handover
@@ -57,7 +58,7 @@ class IdentityApp:
     place: IdentityPlace
     follower: Follower
     tickets: Tickets
-    logouts: LogoutSink
+    logouts: BackChannel
     registry: CollectorRegistry
     _made: tuple[bytes | None, ASGIApp, ASGIApp | None] | None = None
     _generation: int = -1
@@ -79,6 +80,9 @@ class IdentityApp:
         failing = Gauge("exclave_identity_failing", "1 if the last step of following met a problem",
                         registry=self.registry)  # fmt: skip
         failing.set_function(lambda: float(bool(self.follower.state.problem)))
+        told = Gauge("exclave_identity_logouts", "Logout notices to relying services", ["fate"], registry=self.registry)
+        for fate in ("sent", "failed", "dropped"):
+            told.labels(fate).set_function(lambda fate=fate: float(getattr(self.logouts, fate)))  # type: ignore[misc]
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The whole application, as the settings are now."""
