@@ -29,7 +29,7 @@ from exclave.formats.paths import statement_prefix
 from exclave.identity.contract import Authority
 from exclave.identity.journal import Journal
 from exclave.identity.status_log import CertificateStatus, Serial
-from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, now
+from exclave.ids import Digest, Fingerprint, Instant, RegisterId, now
 from exclave.operations.identity_follow import Follower, begin
 from exclave.operations.identity_place import IdentityPlace
 from exclave.sites.opening import open_site
@@ -151,15 +151,17 @@ class MovingPlaces:
 
     # Moves
 
-    def fail_over(self, name: str = "lux", **more: Any) -> list[str]:
-        """A warrant that lets ``name`` take over, and the arguments of the command."""
-        key = self.at(name) / "machine.key"
-        signed = self.warrant("failover", name, key, **more)
-        return ["failover", "run", *self.small.where(), *signed, "--dir", str(self.exile(name))]
+    def fail_over(self, name: str = "lux", *, again: str = "") -> list[str]:
+        """A warrant that lets ``name`` take over, and the arguments of the command; ``again``: in another folder."""
+        signed = self.warrant("failover", name, self.at(name) / "machine.key", name=again)
+        folder = self.root / again if again else self.exile(name)
+        return [
+            "failover", "run", *self.small.where(), *signed, "--dir", str(folder), "--identity", str(self.at(name))
+        ]  # fmt: skip
 
-    def come_back(self, **more: Any) -> list[str]:
+    def come_back(self) -> list[str]:
         """The same for home, whose writer's key is on the machine to which it returns."""
-        signed = self.warrant("failback", "home", self.small.folder / "keys" / "writer.key", **more)
+        signed = self.warrant("failback", "home", self.small.folder / "keys" / "writer.key")
         at = ["--dir", str(self.root / "return"), "--identity", str(self.at_home)]
         return ["failover", "run", *self.small.where(), *signed, *at]
 
@@ -288,7 +290,3 @@ def _count(at: int, *, after: bool, within: tuple[Any, str], count: int) -> obje
 
     setattr(module, name, entered)
     return entered
-
-
-def label(name: str) -> Label:
-    return Label(name)

@@ -42,6 +42,8 @@ class Brought:
     complete_until: Instant
     problem: str
     """Why the feed could not be read to its end; empty: it was."""
+    parted: bool = False
+    """The feed does not contain the journal."""
 
 
 def take_up_identity(run: Run, name: str, restored: Path) -> None:
@@ -54,8 +56,12 @@ def take_up_identity(run: Run, name: str, restored: Path) -> None:
         return
     folder = run.identity / "journal"
     make_folder(folder)
-    journal = settle_journal(folder, Journal.open(str(restored), captured=True), run)  # (1)
-    brought = bring(run, register, journal, opened.keys, chain.find(Epoch(epoch.number - 1)))  # (2)
+    version, former = Journal.open(str(restored), captured=True), chain.find(Epoch(epoch.number - 1))
+    journal = settle_journal(folder, version, run)  # (1)
+    brought = bring(run, register, journal, opened.keys, former)  # (2)
+    if brought.parted:  # it agrees with the version, which does not reach so far as the feed
+        journal = _begin_anew(folder, version, run, "the identity feed")
+        brought = bring(run, register, journal, opened.keys, former)
     if brought.problem:
         run.say(f"{name}: the identity feed could not be read to its end: {brought.problem}")
     gap = _state_gap(run, register, journal, brought)  # (3)
@@ -77,21 +83,25 @@ def settle_journal(folder: Path, restored: Journal, run: Run) -> Journal:
         if restored.head().number > journal.head().number:
             journal.adopt(restored)
         else:
-            _check_prefix(restored, journal)
+            _check_at(journal, restored.head(), "version")
     except Forked:
-        aside = folder.with_name(f"journal-aside-{run.clock()}")
-        folder.rename(aside)
-        run.say(f"the journal that stood by does not agree with the register's version; it lies in {aside}")
-        make_folder(folder)
-        journal = Journal.open(str(folder))
-        journal.adopt(restored)
+        return _begin_anew(folder, restored, run, "the register's version")
     return journal
 
 
-def _check_prefix(restored: Journal, journal: Journal) -> None:
-    head = restored.head()
+def _begin_anew(folder: Path, restored: Journal, run: Run, other: str) -> Journal:
+    aside = folder.with_name(f"journal-aside-{run.clock()}")
+    folder.rename(aside)  # a restart finds no journal, and begins with the version
+    run.say(f"the journal that stood by does not agree with {other}; it lies in {aside}")
+    make_folder(folder)
+    journal = Journal.open(str(folder))
+    journal.adopt(restored)
+    return journal
+
+
+def _check_at(journal: Journal, head: Head, where: str) -> None:
     if journal.at(head.number) != head:
-        raise Forked(f"entry {head.number} is not the same in the version and in the journal here")
+        raise Forked(f"entry {head.number} is not the same in the {where} and in the journal here")
 
 
 def bring(
@@ -103,16 +113,21 @@ def bring(
         return Brought(journal.head(), last_time(journal), "")
     try:
         heads = read_heads(run.view.state, former, sites)
-        if heads.best is None:
-            why = "; ".join(f"{site}: {problem}" for site, problem in heads.problems.items())
-            return Brought(journal.head(), last_time(journal), why)
-        have = journal.head()
-        if heads.best.head.number > have.number:
+    except ExclaveError as error:
+        return Brought(journal.head(), last_time(journal), error.message)
+    if heads.best is None:
+        why = "; ".join(f"{site}: {problem}" for site, problem in heads.problems.items())
+        return Brought(journal.head(), last_time(journal), why)
+    have, best = journal.head(), heads.best.head
+    try:
+        if best.number <= have.number:  # more than sites show now may have been followed before
+            _check_at(journal, best, "feed")
+        else:
             chain = run.view.epoch_chain(register)
             for entries in read_tail(run.view.state, chain, sites, keys, have, best=heads.best):
                 have = journal.extend(entries, to=after(have, entries))
     except ExclaveError as error:
-        return Brought(journal.head(), last_time(journal), error.message)
+        return Brought(journal.head(), last_time(journal), error.message, isinstance(error, Forked))
     return Brought(have, max(as_of(heads, have), last_time(journal)), "")
 
 
@@ -162,11 +177,17 @@ def _compose(run: Run, epoch: VerifiedEpoch, journal: Journal, brought: Brought)
     missing = brought.complete_until < run.lost
     say = [REPORT_LINE, HOLD_LINE] if missing else [NONE_LINE]
     if brought.problem:
-        say.append(f"The feed could not be read to its end: {brought.problem}"[:500])
+        say.append(f"The feed could not be read to its end: {said_of(brought.problem)}")
     return GapStatement(
         run.view.state, epoch.register, epoch.number, run.place, run.granted.warrant.digest, journal.head().number,
         last_time(journal), brought.complete_until, run.lost, run.clock(), tuple(say),
     )  # fmt: skip
+
+
+def said_of(problem: str) -> str:
+    """``problem``, which a host may have worded, as a part of a line that a statement can hold."""
+    shown = "".join(c if c.isprintable() else " " for c in problem)
+    return " ".join(shown.split())[:400].strip() or "no reason was given"
 
 
 def publish_statement(run: Run, register: RegisterId, note: bytes) -> None:
