@@ -129,7 +129,7 @@ def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
     journal = Journal.open(str(folder / "journal"))
     watch = AuthorityWatch(
         Label(config.place), config.role == "home", key_card(key), folder, Fingerprint(config.fingerprint),
-        RegisterId(config.register), sites, config.lease_s, clock,
+        RegisterId(config.register), sites, config.lease_s, clock, lambda head: journal.at(head.number) == head,
     )  # fmt: skip
     keys = KeyFolder(folder / "identity-keys")
     keyring = Keyring(keys, store, Label(config.place))

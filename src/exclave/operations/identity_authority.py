@@ -14,19 +14,22 @@ from pathlib import Path
 
 import msgspec
 
-from exclave.errors import ExclaveError, MalformedError
+from exclave.errors import Busy, ExclaveError, MalformedError, UnavailableError
 from exclave.formats.card import Card
 from exclave.formats.journal import Head
 from exclave.identity.contract import Authority
-from exclave.ids import Fingerprint, Instant, Label, RegisterId
+from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, parse_count
 from exclave.operations.home import write_private
-from exclave.rules.epochs import EpochChain
+from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.exile import Seen, stands
 from exclave.sites.contract import Site
 from exclave.verify.feeds import FeedHeads, as_of, read_heads
 from exclave.verify.state import StateView, read_state
 
 TAKEN_UP = "taken-up"
+SEEN = "seen-epoch"
+_COMPARE_S = 60
+"""Between two looks whether the sites show entries of this place's own that its journal does not have."""
 
 
 class TakenUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +72,8 @@ class AuthorityWatch:
     sites: Mapping[Label, Site]
     lease_s: int
     clock: Callable[[], Instant]
+    journal_has: Callable[[Head], bool]
+    """Whether the journal here has that entry."""
     view: StateView | None = None
     problem: str = ""
     """Why the last reading failed; empty: it did not."""
@@ -77,6 +82,9 @@ class AuthorityWatch:
     _as_of: Instant = Instant(0)
     _taken: TakenUp | None = None
     _taken_mtime: int = -1
+    _older: str = ""
+    """The journal here is an older copy of what this place sent abroad itself; why that is known."""
+    _compared: Instant = Instant(0)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> None:
@@ -88,14 +96,56 @@ class AuthorityWatch:
         except ExclaveError as error:
             self.problem = error.message
             return
-        seen = Seen(epoch.writer.digest, epoch.number, epoch.warrant is None, began)
+        # Only the first epoch has nothing before it.
+        seen = Seen(epoch.writer.digest, epoch.number, epoch.warrant is None and epoch.number == 1, began)
+        if seen.writer == self.me.digest:
+            self._compare(epoch, began)
         with self._lock:
-            # An epoch that was seen once is not forgotten because a site hides it later.
+            # An epoch that was seen once is not forgotten because a site hides it later, nor with this process.
             if self._seen is not None and self._seen.epoch > seen.epoch:
                 seen = replace(self._seen, verified=began)
+            elif (known := self._remembered()) > seen.epoch:
+                self.view, seen = view, Seen(Digest(b""), known, False, began)
             else:
                 self.view = view
             self._seen, self.problem = seen, ""
+
+    def _compare(self, epoch: VerifiedEpoch, now: Instant) -> None:
+        """Whether the sites show entries that this place sent and does not have: it was restored from a backup then,
+        and would decide and answer by what it knew at that time."""
+        if not self._older and now - self._compared < _COMPARE_S * 1_000_000:
+            return
+        try:
+            heads = read_heads(self.state, epoch, self.sites)
+            lacking = [
+                f"{s} shows entry {h.head.number}" for s, h in heads.by_site.items() if not self.journal_has(h.head)
+            ]
+        except (Busy, UnavailableError):
+            return
+        except ExclaveError as error:
+            self._older = error.message
+            return
+        self._older = f"the journal here is an older copy: {lacking[0]} of the identity feed" if lacking else ""
+        if heads.best is not None:
+            self._compared = now
+
+    @property
+    def is_older(self) -> bool:
+        """The sites show more of this place's own journal than there is here: it has to be read back first."""
+        return bool(self._older)
+
+    def remember(self) -> None:
+        """Keeps the newest epoch that was seen, for the processes to come. Durable when it returns."""
+        with self._lock:
+            epoch = self._seen.epoch if self._seen is not None else 0
+        if epoch > self._remembered():
+            write_private(self.folder / "state" / SEEN, f"{epoch}\n".encode())
+
+    def _remembered(self) -> int:
+        try:
+            return parse_count((self.folder / "state" / SEEN).read_text("ascii").removesuffix("\n"), limit=2**32 - 1)
+        except FileNotFoundError:
+            return 0
 
     def is_behind(self) -> bool:
         """Whether this place has taken up an epoch that it has not seen at the sites yet: time to ``refresh``."""
@@ -114,9 +164,10 @@ class AuthorityWatch:
         return heads
 
     def note_as_of(self, moment: Instant) -> None:
-        """The journal here is complete up to ``moment``; never moves back."""
+        """The journal here is complete up to ``moment``; never moves back. A moment that is still to come is told by a
+        clock that is wrong: what is known now is known as of now."""
         with self._lock:
-            self._as_of = max(self._as_of, moment)
+            self._as_of = max(self._as_of, Instant(min(moment, self.clock())))
 
     def chain(self) -> EpochChain | None:
         """The register's epochs as they were read last."""
@@ -129,7 +180,7 @@ class AuthorityWatch:
             seen, moment = self._seen, self._as_of
         standing = stands(
             home=self.home, me=self.me.digest, seen=seen, taken_up=taken.epoch if taken else 0, now=self.clock(),
-            lease_s=self.lease_s,
+            lease_s=self.lease_s, older=self._older,
         )  # fmt: skip
         return Authority(standing.state, self.place, standing.epoch, moment, standing.why)
 

@@ -71,10 +71,11 @@ class Follower:
             place.watch.refresh()
             self._verified = now
         try:
+            place.watch.remember()
             state = place.watch.now().state
             if state in (IdentityState.HOME, IdentityState.EXILE):
                 self._push()
-            elif state is IdentityState.STANDBY:
+            elif state is IdentityState.STANDBY or place.watch.is_older:
                 self._follow()
             self.keep_up()
         except ExclaveError as error:

@@ -48,14 +48,15 @@ class Standing:
 
 
 def stands(
-    *, home: bool, me: Digest, seen: Seen | None, taken_up: int, now: Instant, lease_s: int
+    *, home: bool, me: Digest, seen: Seen | None, taken_up: int, now: Instant, lease_s: int, older: str = ""
 ) -> Standing:  # fmt: skip
     """Where a place stands at ``now``.
 
     ``home``: whether it is home. ``seen``: None until a site has been read since the process started; a place that
     comes back trusts nothing that it knew before. ``taken_up``: the epoch that this place has taken up by warrant.
     ``lease_s``: so long home goes on without being able to read any site. An embassy in exile goes on: it was made the
-    authority because others are silent.
+    authority because others are silent. A clock that was set back by more than the lease ends it too. ``older``: why
+    the journal here is known to be an older copy; empty: it is not.
     """
     waiting = IdentityState.RETURNING if home else IdentityState.STANDBY
     if seen is None:
@@ -64,8 +65,10 @@ def stands(
         return Standing(waiting, seen.epoch, f"epoch {seen.epoch} belongs to another place")
     if not seen.by_charter and taken_up != seen.epoch:
         return Standing(waiting, seen.epoch, f"epoch {seen.epoch} is this place's, but it has not taken it up yet")
-    if home and now - seen.verified > lease_s * 1_000_000:
-        ago = (now - seen.verified) // 1_000_000
+    if older:
+        return Standing(waiting, seen.epoch, older)
+    if home and abs(now - seen.verified) > lease_s * 1_000_000:
+        ago = abs(now - seen.verified) // 1_000_000
         return Standing(
             waiting, seen.epoch, f"no site could be read for {ago} s: another place may be the authority now"
         )
