@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exclave.crypto.der import SEQUENCE, number, oid, tlv
-from exclave.crypto.ocsp import MAX_CERT_IDS, CertId, parse_request
+from exclave.crypto.ocsp import MAX_CERT_IDS, CertId, OcspRequest, RequestReader, parse_request
 from exclave.crypto.ocsp_answer import (
     GOOD as GOOD_STATUS,
 )
@@ -38,6 +39,7 @@ from support.soft_signer import SoftSigner
 
 PLACE = make_place()
 CA = PLACE.pki.first
+_OID_NONCE = oid("1.3.6.1.5.5.7.48.1.2")
 ASKED = parse_request(request_for(PLACE.good, CA, nonce=None)).cert_ids[0]
 
 
@@ -119,6 +121,43 @@ def test_noise_is_refused(noise: bytes) -> None:
 
 
 # Answers
+
+
+def _read(parse: Callable[[bytes], OcspRequest], data: bytes) -> OcspRequest | None:
+    try:
+        return parse(data)
+    except MalformedError:
+        return None
+
+
+@given(st.data())
+@settings(max_examples=300)
+def test_a_reader_with_a_memory_reads_the_same(data: st.DataObject) -> None:
+    """Whatever was read before: each request, good, spoilt, cut or lengthened, is read as without a memory."""
+    reader = RequestReader(remembered=4)
+    bodies = [request_for(card, CA, nonce=nonce) for card in (PLACE.good, PLACE.held)
+              for nonce in (None, bytes(16), bytes(32), b"x" * 31, *(bytes([n]) * 32 for n in range(3)))]  # fmt: skip
+    bodies += list(GOOD.values())
+    for _ in range(12):
+        body = bytearray(data.draw(st.sampled_from(bodies)))
+        if data.draw(st.booleans()):
+            body[data.draw(st.integers(0, len(body) - 1))] ^= data.draw(st.integers(1, 255))
+        body = body[: data.draw(st.sampled_from([len(body), len(body), len(body), len(body) - 16, len(body) - 1]))]
+        body += bytes(data.draw(st.sampled_from([0, 0, 0, 1, 16, 32])))
+        assert _read(reader.parse, bytes(body)) == _read(parse_request, bytes(body))
+
+
+def test_a_nonce_that_does_not_end_the_request_is_not_taken_for_its_end() -> None:
+    """A later extension that repeats the nonce's bytes is no nonce: another one there is another request."""
+    nonce = bytes(range(32))
+    nonce_extension = tlv(SEQUENCE, _OID_NONCE, tlv(4, tlv(4, nonce)))
+    later = tlv(SEQUENCE, oid("1.3.6.1.4.1.99999.1"), tlv(4, nonce))
+    extensions = tlv(0xA2, tlv(SEQUENCE, nonce_extension, later))
+    asked = tlv(SEQUENCE, tlv(SEQUENCE, tlv(SEQUENCE, tlv(SEQUENCE, ASKED.der)), extensions))
+    reader = RequestReader()
+    assert reader.parse(asked).nonce == nonce
+    other = asked[:-32] + bytes(32)
+    assert reader.parse(other).nonce == nonce == parse_request(other).nonce
 
 
 def one(status: bytes, *, cert_id: CertId | None = None) -> Single:

@@ -14,7 +14,7 @@ from threading import Lock
 
 import msgspec
 
-from exclave.crypto.ocsp import CertId, IssuerKey, OcspRequest, parse_request
+from exclave.crypto.ocsp import CertId, IssuerKey, OcspRequest, RequestReader
 from exclave.crypto.ocsp_answer import (
     GOOD,
     UNKNOWN,
@@ -141,6 +141,7 @@ class Responder:
     cache_s: int = CACHE_S
     cached_answers: int = CACHED_ANSWERS
     archive_cutoff: bool = False
+    _reader: RequestReader = field(default_factory=RequestReader, init=False, repr=False)
     _issuers: _Issuers | None = field(default=None, init=False, repr=False)
     _chosen: dict[Digest, tuple[tuple[int, int], ResponderKey]] = field(default_factory=dict, init=False, repr=False)
     _keys: dict[bytes, ResponderKey] = field(default_factory=dict, init=False, repr=False)
@@ -166,7 +167,7 @@ class Responder:
         """(1) parse · (2) may this place answer · (3) whose certificates · (4) by which key · (5) times and statuses ·
         (6) sign · (7) keep it, if it can be given again."""
         try:
-            request = parse_request(data)  # (1)
+            request = self._reader.parse(data)  # (1)
         except MalformedError as error:
             raise _NoAnswer(Outcome.MALFORMED) from error
         now, authority = self.clock(), self.authority()
