@@ -273,7 +273,10 @@ def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, in
     secrets = run.home.register_secrets(run.register)
     epoch = run.epoch.number
     if epoch not in secrets.index_keys:
-        raise UsageError(f"this home has no index key for epoch {epoch} of register {name}")
+        raise UsageError(
+            f"this home has no index key for epoch {epoch} of register {name}",
+            hint="Since a failover or failback, back up from the folder in which it was run: its keys are there.",
+        )
     keys = PackKeys(run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, secrets.index_keys[epoch])
     who = WriterIdentity(run.view.state, run.register, name, epoch, keys, secrets)
 
