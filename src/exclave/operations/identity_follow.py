@@ -103,7 +103,10 @@ class Follower:
 
     def read_sources(self) -> None:
         """Takes in what the CAs' software keeps, where this place decides; what cannot be read is told."""
-        if self.feed is None or not self.place.authority().decides:
+        if self.feed is None:
+            return
+        if not self.place.authority().decides:
+            self.feed.forget()  # what it remembers is compared with this journal, and another may take its place
             return
         try:
             reports = self.feed.once().sources
