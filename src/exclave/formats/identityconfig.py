@@ -169,6 +169,10 @@ def parse_place_config(data: bytes) -> PlaceConfig:
             parse_label(name)
     except MalformedError as error:
         raise ConfigError(f"place.toml: {error.message}") from error
+    if (config.place == "home") != (config.role == "home"):
+        raise ConfigError(
+            "place.toml: home, and no other place, is called home: its token keys are dropped by that name"
+        )
     serve = config.serve
     for listen in (serve.status, serve.login, *([serve.card_socket] if serve.card_socket else ())):
         port = "" if listen.startswith("unix:") else listen.rpartition(":")[2]
@@ -201,7 +205,7 @@ def _parse(data: bytes, kind: type[_Config], name: str) -> _Config:
         raise ConfigError(f"{name} is longer than {MAX_CONFIG_BYTES} bytes")
     try:
         return msgspec.convert(tomllib.loads(data.decode("utf-8")), kind, strict=True)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{name} is not TOML: {error}") from error
     except msgspec.ValidationError as error:
         raise ConfigError(f"{name}: {error}") from error

@@ -44,6 +44,8 @@ REASONS = frozenset({
 """CRLReasons (RFC 5280, section 5.3.1) that an entry may give."""
 EMPTY_CHAIN = Digest(bytes(32))
 _NUMBER_LIMIT = 2**53
+_TIME_LIMIT = 253_402_300_800_000_000
+"""The year 10000: no calendar here knows it."""
 
 
 class _Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -236,7 +238,7 @@ def check_entry(entry: Entry, size: int) -> None:
     """Limits of an entry of ``size`` encoded bytes. Raises ``MalformedError``."""
     if size > MAX_ENTRY_BYTES or not 1 <= entry.number < _NUMBER_LIMIT or not 0 <= entry.epoch < 2**32:
         raise MalformedError("a journal entry is too long, or its number or epoch is impossible")
-    if not 0 <= entry.time < 2**62 or len(entry.warrant) not in (0, 32):
+    if not 0 <= entry.time < _TIME_LIMIT or len(entry.warrant) not in (0, 32):
         raise MalformedError("a journal entry has an impossible time or warrant")
     _check_body(entry.body)
 
@@ -259,7 +261,7 @@ def _check_issued(body: Issued) -> None:
 def _check_stopped(body: Stopped) -> None:
     _digest(body.issuer)
     _serial(body.serial)
-    if not 0 <= body.since < 2**62 or body.reason not in REASONS:
+    if not 0 <= body.since < _TIME_LIMIT or body.reason not in REASONS:
         raise MalformedError("a journal entry stops a certificate at no possible time or for no known reason")
 
 
@@ -270,7 +272,7 @@ def _check_released(body: Released) -> None:
 
 def _check_confirmed(body: Confirmed) -> None:
     _digest(body.issuer)
-    if not 0 <= body.as_of < 2**62 or not 0 <= body.next_update < 2**62:
+    if not 0 <= body.as_of < _TIME_LIMIT or not 0 <= body.next_update < _TIME_LIMIT:
         raise MalformedError("a journal entry confirms an impossible time")
 
 

@@ -12,7 +12,7 @@ from exclave.formats.feed import (
     ParsedFeedHead,
     parse_batch,
 )
-from exclave.formats.journal import Head
+from exclave.formats.journal import Head, parse_entry
 from exclave.identity.feed_batch import open_batch
 from exclave.ids import Digest, Epoch, Fingerprint
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
@@ -99,6 +99,7 @@ def _entries(
                     raise Forked(f"entry {at.number} of the journal here is not the one in the feed")
                 if at.number == end.number:
                     break
+                _check_epoch(data, piece.epoch)
                 found.append(data)
                 at = before.after(data)
             before = before.after(data)
@@ -108,6 +109,16 @@ def _entries(
             yield found
     if at != wanted:
         raise Forked(f"the feed does not lead from entry {have.number} to its head, entry {wanted.number}")
+
+
+def _check_epoch(data: bytes, epoch: VerifiedEpoch) -> None:
+    """An entry of a later epoch than its writer's would fence every writer that comes after."""
+    entry = parse_entry(data)
+    if entry.epoch > epoch.number:
+        raise CorruptObject(
+            f"entry {entry.number} in the feed of epoch {epoch.number} says that it is of epoch {entry.epoch}",
+            entry=entry.number,
+        )
 
 
 def _key(keys: Mapping[Epoch, OpeningKey], epoch: VerifiedEpoch) -> OpeningKey:

@@ -221,11 +221,11 @@ class Journal:
             self._write(place, records, epoch)
             return before, entries
 
-    def extend(self, entries: Iterable[bytes], *, to: Head) -> Head:
+    def extend(self, entries: Iterable[bytes], *, to: Head, newest: int = 2**32 - 1) -> Head:
         """Adopts encoded entries that come from elsewhere and must lead from here to ``to``; all or none.
 
-        ``MalformedError`` or ``CorruptObject`` for an entry that cannot follow, ``Forked`` if they end elsewhere.
-        Otherwise as ``append``.
+        ``MalformedError`` or ``CorruptObject`` for an entry that cannot follow or is of a later epoch than ``newest``,
+        ``Forked`` if they end elsewhere. Otherwise as ``append``.
         """
         with self._alone() as (place, last_epoch):
             head, records, epoch = place.head if place else Head(), [], last_epoch
@@ -233,6 +233,12 @@ class Journal:
                 entry = parse_entry(data)
                 if entry.number != head.number + 1 or entry.epoch < epoch:
                     raise CorruptObject(f"entry {entry.number} cannot follow entry {head.number}", entry=entry.number)
+                if entry.epoch > newest:
+                    raise CorruptObject(
+                        f"entry {entry.number} says that it is of epoch {entry.epoch}, which is yet to come",
+                        hint="Somebody with the writer's key made it. Go on from an earlier version (--version).",
+                        entry=entry.number,
+                    )
                 head, epoch = head.after(data), entry.epoch
                 records.append((data, head))
             if head != to:
@@ -240,9 +246,10 @@ class Journal:
             self._write(place, records, epoch)
             return head
 
-    def adopt(self, source: Journal, *, batch_bytes: int = SEGMENT_BYTES) -> Head:
-        """Extends this one by all that ``source`` has beyond it. ``Forked`` or ``RolledBack`` if it does not continue
-        this one. In batches: a crash leaves a part, and the next call adopts the rest."""
+    def adopt(self, source: Journal, *, newest: int = 2**32 - 1, batch_bytes: int = SEGMENT_BYTES) -> Head:
+        """Extends this one by all that ``source`` has beyond it, of epochs up to ``newest``. ``Forked`` or
+        ``RolledBack`` if it does not continue this one; else as ``extend``. In batches: a crash leaves a part, and the
+        next call adopts the rest."""
         taken: list[bytes] = []
         start = head = self.head()
         size = 0
@@ -250,9 +257,9 @@ class Journal:
             taken.append(data)
             size += len(data)
             if size >= batch_bytes:
-                self.extend(taken, to=head)
+                self.extend(taken, to=head, newest=newest)
                 taken, size = [], 0
-        return self.extend(taken, to=head) if taken else head
+        return self.extend(taken, to=head, newest=newest) if taken else head
 
     @contextmanager
     def _alone(self) -> Iterator[tuple[Place | None, int]]:

@@ -12,15 +12,15 @@ A crash at any point is a pause: a restart finds the journal kept aside, merges 
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from exclave.errors import ExclaveError, UsageError
+from exclave.errors import ExclaveError, MalformedError, UsageError
 from exclave.formats.journal import Head
 from exclave.formats.mergenote import MergeNote, parse_merge
-from exclave.formats.note import ParsedNote
+from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.warrant import Act
 from exclave.identity.journal import Journal
 from exclave.identity.merging import Merged, merge_journals
@@ -41,6 +41,7 @@ SETTLE_S = 12.0
 entries are in the feed."""
 REPORT_FILE = "merge-report.txt"
 _KEPT = "journal-of-home-before-epoch-{0}"
+_SCRATCH = "merging"
 
 
 def move_authority(run: Run, name: str, restored: Path) -> None:
@@ -104,7 +105,9 @@ def _exile_journal(run: Run, register: RegisterId, restored: Path, former: Verif
         shutil.rmtree(beside)  # of a run that died
     make_folder(beside)
     journal = Journal.open(str(beside))
-    journal.adopt(Journal.open(str(restored), captured=True))
+    # One of exile's own epoch or before: a later one would fence home, which comes back.
+    newest = former.number if former is not None else 0
+    journal.adopt(Journal.open(str(restored), captured=True), newest=newest)
     brought = bring(run, register, journal, run.opened[register].keys, former)
     if brought.problem:
         raise UsageError(
@@ -115,29 +118,34 @@ def _exile_journal(run: Run, register: RegisterId, restored: Path, former: Verif
 
 
 def _put_in_place(run: Run, epoch: VerifiedEpoch, exile: Path) -> Path | None:
-    """(3) Home's own journal, kept aside; None if there is none. A restart finds it kept, and exile's in its place."""
+    """(3) Home's own journal, kept aside; None if there is none. A restart finds it kept (empty, if there was none),
+    and exile's in its place."""
     own, kept = run.identity / "journal", run.identity / _KEPT.format(epoch.number)
-    if not kept.exists() and own.exists() and any(own.iterdir()):
+    if not kept.exists():
+        make_folder(own)
         own.rename(kept)
         sync_folder(run.identity)
     if own.exists():
         shutil.rmtree(own)  # exile's, of a run that died before it was taken up
     exile.rename(own)
     sync_folder(run.identity)
-    return kept if kept.exists() else None
+    return kept if any(kept.iterdir()) else None
 
 
 def _merge(run: Run, epoch: VerifiedEpoch, kept: Path | None, journal: Journal) -> Merged | None:
     """(4) Home's own entries behind the fork are joined, under the new epoch."""
     if kept is None:
         return None
-    with tempfile.TemporaryDirectory(dir=run.identity) as scratch:
-        store = open_sqlite(str(Path(scratch) / "status.sqlite"))
-        try:
-            rebuild(journal, store)
-            merged = merge_journals(Journal.open(str(kept)), journal, store)
-        finally:
-            store.close()
+    scratch = run.identity / _SCRATCH
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that died
+    make_folder(scratch)
+    store = open_sqlite(str(scratch / "status.sqlite"))
+    try:
+        rebuild(journal, store)
+        merged = merge_journals(Journal.open(str(kept)), journal, store)
+    finally:
+        store.close()
+        shutil.rmtree(scratch)
     if merged.bodies:
         journal.append(merged.bodies, time=run.clock(), epoch=epoch.number, warrant=run.granted.warrant.digest)
     return merged
@@ -155,8 +163,20 @@ def _state_merge(run: Run, register: RegisterId, epoch: VerifiedEpoch, merged: M
         len(merged.bodies) if merged is not None else 0, len(report.listed) if report is not None else 0,
         sha256(text.encode()),
     )  # fmt: skip
-    body = parse_merge(said.encode()).encode()
-    note = ParsedNote(body, sign_text(body, run.machine.name, run.machine.signing()))
-    write_private(run.identity / "state" / MERGE_FILE, note.encode())
+    kept = run.identity / "state" / MERGE_FILE
+    note = _kept_merge(kept, said)
+    if note is None:
+        body = parse_merge(said.encode()).encode()
+        note = ParsedNote(body, sign_text(body, run.machine.name, run.machine.signing()))
+        write_private(kept, note.encode())  # before any site has it: a restart says the same again
     publish_statement(run, register, note.encode())
     return said
+
+
+def _kept_merge(path: Path, said: MergeNote) -> ParsedNote | None:
+    """What an earlier run stated, if it was the same but for the time."""
+    try:
+        note = parse_note(path.read_bytes())
+        return note if replace(parse_merge(note.text), time=said.time) == said else None
+    except (FileNotFoundError, MalformedError):
+        return None

@@ -57,10 +57,10 @@ def take_up_identity(run: Run, name: str, restored: Path) -> None:
     folder = run.identity / "journal"
     make_folder(folder)
     version, former = Journal.open(str(restored), captured=True), chain.find(Epoch(epoch.number - 1))
-    journal = settle_journal(folder, version, run)  # (1)
+    journal = settle_journal(folder, version, run, newest=epoch.number - 1)  # (1)
     brought = bring(run, register, journal, opened.keys, former)  # (2)
     if brought.parted:  # it agrees with the version, which does not reach so far as the feed
-        journal = _begin_anew(folder, version, run, "the identity feed")
+        journal = _begin_anew(folder, version, run, "the identity feed", newest=epoch.number - 1)
         brought = bring(run, register, journal, opened.keys, former)
     if brought.problem:
         run.say(f"{name}: the identity feed could not be read to its end: {brought.problem}")
@@ -73,29 +73,30 @@ def take_up_identity(run: Run, name: str, restored: Path) -> None:
     run.say(f"{name}: identities are decided here from now on; revocation gap {gap.gap_s} s, entries to {head.number}")
 
 
-def settle_journal(folder: Path, restored: Journal, run: Run) -> Journal:
-    """(1) The journal in ``folder``, which has at least what the witnessed version has.
+def settle_journal(folder: Path, restored: Journal, run: Run, *, newest: int) -> Journal:
+    """(1) The journal in ``folder``, which has at least what the witnessed version has; nothing of an epoch later than
+    ``newest``.
 
     One that stood by and says something else was misled: it is moved aside, and people look at it.
     """
     journal = Journal.open(str(folder))
     try:
         if restored.head().number > journal.head().number:
-            journal.adopt(restored)
+            journal.adopt(restored, newest=newest)
         else:
             _check_at(journal, restored.head(), "version")
     except Forked:
-        return _begin_anew(folder, restored, run, "the register's version")
+        return _begin_anew(folder, restored, run, "the register's version", newest=newest)
     return journal
 
 
-def _begin_anew(folder: Path, restored: Journal, run: Run, other: str) -> Journal:
+def _begin_anew(folder: Path, restored: Journal, run: Run, other: str, *, newest: int) -> Journal:
     aside = folder.with_name(f"journal-aside-{run.clock()}")
     folder.rename(aside)  # a restart finds no journal, and begins with the version
     run.say(f"the journal that stood by does not agree with {other}; it lies in {aside}")
     make_folder(folder)
     journal = Journal.open(str(folder))
-    journal.adopt(restored)
+    journal.adopt(restored, newest=newest)
     return journal
 
 
