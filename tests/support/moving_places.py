@@ -227,28 +227,26 @@ class MovingPlaces:
 
 # Processes that die
 
-DURABLE = ("rename", "replace", "link", "pwrite", "mkdir")
-"""Calls of the operating system after which something is there that was not there before."""
+DURABLE = ("rename", "replace", "link", "pwrite", "mkdir", "rmdir")
+"""Calls of the operating system after which something is there, or gone, that was not before."""
 
 
-def dying(arguments: list[str], at: int, *, after: bool, within: tuple[Any, str]) -> tuple[int, int]:
-    """``exclave ARGUMENTS`` in a process of its own that is killed around its ``at``-th durable call while ``within``
-    (a module and the name of a function in it) runs; 0: never. (exit code or minus the signal, calls made)
+def dying(arguments: list[str], at: int, *, within: tuple[Any, str]) -> tuple[int, int]:
+    """``exclave ARGUMENTS`` in a process of its own that is killed right after its ``at``-th durable call while
+    ``within`` (a module and the name of a function in it) runs; 0: never. (exit code or minus the signal, calls made)
     """
     count_in, count_out = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(count_in)
-        with open(os.devnull, "w", encoding="utf-8") as nothing:
-            sys.stdout = sys.stderr = nothing
-            code = 99
-            try:
-                seen = _count(at, after=after, within=within, count=count_out)
+        code = 99
+        try:
+            with open(os.devnull, "w", encoding="utf-8") as nothing:
+                sys.stdout = sys.stderr = nothing
+                _arm(at, within, count_out)
                 code = cli.run(arguments)
-                os.write(count_out, b"")
-                del seen
-            finally:
-                os._exit(code)
+        finally:
+            os._exit(code)
     os.close(count_out)
     with os.fdopen(count_in, "rb") as pipe:
         calls = len(pipe.read())
@@ -256,37 +254,34 @@ def dying(arguments: list[str], at: int, *, after: bool, within: tuple[Any, str]
     return os.waitstatus_to_exitcode(status), calls
 
 
-def _count(at: int, *, after: bool, within: tuple[Any, str], count: int) -> object:
-    """Counts in the child, one byte for each call; dies there."""
-    active = [False]
-    seen = [0]
+def _arm(at: int, within: tuple[Any, str], count: int) -> None:
+    """In the child: one byte into ``count`` for each call, and death at the right one."""
+    module, name = within
+    whole = getattr(module, name)
+    seen, inside = 0, False
 
     def counted(real: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
-            if not active[0]:
+            nonlocal seen
+            try:
                 return real(*args, **kwargs)
-            seen[0] += 1
-            os.write(count, b".")
-            if seen[0] == at and not after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            done = real(*args, **kwargs)
-            if seen[0] == at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return done
+            finally:
+                if inside:
+                    seen += 1
+                    os.write(count, b".")
+                    if seen == at:
+                        os.kill(os.getpid(), signal.SIGKILL)
 
         return call
 
-    for name in DURABLE:
-        setattr(os, name, counted(getattr(os, name)))
-    module, name = within
-    whole = getattr(module, name)
-
     def entered(*args: Any, **kwargs: Any) -> Any:
-        active[0] = True
+        nonlocal inside
+        inside = True
         try:
             return whole(*args, **kwargs)
         finally:
-            active[0] = False
+            inside = False
 
+    for durable in DURABLE:
+        setattr(os, durable, counted(getattr(os, durable)))
     setattr(module, name, entered)
-    return entered
