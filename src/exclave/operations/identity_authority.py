@@ -113,7 +113,7 @@ class AuthorityWatch:
     def _compare(self, epoch: VerifiedEpoch, now: Instant) -> None:
         """Whether the sites show entries that this place sent and does not have: it was restored from a backup then,
         and would decide and answer by what it knew at that time."""
-        if not self._older and now - self._compared < _COMPARE_S * 1_000_000:
+        if not self._older and abs(now - self._compared) < _COMPARE_S * 1_000_000:
             return
         try:
             heads = read_heads(self.state, epoch, self.sites)

@@ -67,10 +67,10 @@ class Follower:
     def step(self) -> None:
         """One step; what it meets is told and does not end the loop."""
         place, now = self.place, self.place.clock()
-        if now - self._verified >= place.config.verify_s * 1_000_000 or place.watch.is_behind():
-            place.watch.refresh()
-            self._verified = now
         try:
+            if abs(now - self._verified) >= place.config.verify_s * 1_000_000 or place.watch.is_behind():
+                place.watch.refresh()
+                self._verified = now
             place.watch.remember()
             state = place.watch.now().state
             if state in (IdentityState.HOME, IdentityState.EXILE):

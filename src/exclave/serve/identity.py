@@ -7,12 +7,13 @@ them a thread sends the journal abroad, or follows it. SIGTERM: nothing new is t
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -21,7 +22,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
-from exclave.errors import ConfigError, UsageError
+from exclave.errors import ConfigError, ExclaveError, UsageError
 from exclave.identity.contract import Tickets
 from exclave.identity.crl_publisher import CrlPublisher
 from exclave.identity.feeding.source import Source
@@ -33,6 +34,7 @@ from exclave.operations.identity_place import IdentityPlace
 from exclave.serve.identity_app import IdentityApp
 from exclave.serve.ocsp import Listen, OcspMetrics, OcspSite, raise_file_limit, start_ocsp
 
+_log = logging.getLogger("exclave.identity")
 _GRACE_S = 10
 _CONNECTIONS = 1000
 _SWEEP_S = 10.0
@@ -53,8 +55,13 @@ class Served:
 
 
 def run(served: Served, *, ready: Callable[[], None] = lambda: None) -> None:
-    """Serves until SIGTERM or SIGINT. ``ready`` is called once all addresses are listened at."""
+    """Serves until SIGTERM or SIGINT. ``ready`` is called once all addresses are listened at.
+
+    ``RuntimeError`` if a thread died of a fault of ours: without the one that reads the sites, a place would go on by
+    what it knew when it died, and decide beside the place that took over.
+    """
     stop = threading.Event()
+    died: list[threading.ExceptHookArgs] = []
     registry = CollectorRegistry()
     feed = Feed(served.sources, served.place.store, served.place.writer, served.place.clock) if served.sources else None
     follower = Follower(served.place, served.say, feed=feed)
@@ -69,17 +76,37 @@ def run(served: Served, *, ready: Callable[[], None] = lambda: None) -> None:
     else:
         threads.append(threading.Thread(target=_every, args=(stop, served.place.config.verify_s,
                                                              served.place.watch.refresh), name="watch"))  # fmt: skip
-    logouts.start()
-    for thread in threads:
-        thread.start()
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _ending_with_threads(died):
+            logouts.start()
+            for thread in threads:
+                thread.start()
             runner.run(_serve(served, app, registry, crls, ready))
     finally:
         stop.set()
         logouts.stop()
         for thread in threads:
-            thread.join(_GRACE_S)
+            if thread.ident is not None:
+                thread.join(_GRACE_S)
+    if died:
+        raise RuntimeError(f"the thread {died[0].thread.name if died[0].thread else '?'} died") from died[0].exc_value
+
+
+@contextmanager
+def _ending_with_threads(died: list[threading.ExceptHookArgs]) -> Iterator[None]:
+    """A thread that dies takes the process with it; what it died of is added to ``died``."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        before(args)
+        died.append(args)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 async def _serve(
@@ -165,8 +192,12 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def _every(stop: threading.Event, seconds: float, step: Callable[[], object]) -> None:
+    """What one step meets is told and does not end the others."""
     while not stop.is_set():
-        step()
+        try:
+            step()
+        except ExclaveError as error:
+            _log.error("%s: %s", threading.current_thread().name, error.message)
         stop.wait(seconds)
 
 

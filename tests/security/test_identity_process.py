@@ -1,0 +1,146 @@
+"""What ends or delays the threads beside the requests, and what a place does then."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exclave.errors import UnavailableError
+from exclave.identity.op.backchannel import BackChannel
+from exclave.identity.op.settings import LogoutNotice
+from exclave.identity.tickets import MemoryTickets
+from exclave.ids import Instant, now
+from exclave.operations.identity_follow import Follower
+from exclave.operations.identity_place import IdentityPlace
+from exclave.serve import identity
+from support.moving_places import MovingPlaces
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> MovingPlaces:
+    return MovingPlaces(tmp_path_factory.mktemp("process") / "state").made()
+
+
+def _served(place: IdentityPlace) -> identity.Served:
+    config = msgspec.structs.replace(
+        place.config, serve=msgspec.structs.replace(place.config.serve, status="127.0.0.1:0", login="127.0.0.1:0")
+    )
+    return identity.Served(replace(place, config=config), MemoryTickets(), lambda text: None)
+
+
+def test_a_process_whose_watch_died_ends(state: MovingPlaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would not learn that another place took over, and decide beside it for ever."""
+
+    def broken(self: Follower) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Follower, "step", broken)
+    monkeypatch.setattr(identity, "_address", lambda text: ("127.0.0.1", 0))
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            with state.place("home") as place:
+                identity.run(_served(place))
+        except RuntimeError as error:
+            code = 7 if isinstance(error.__cause__, ZeroDivisionError) and "follow" in str(error) else 2
+        finally:
+            os._exit(code)
+    ends = time.monotonic() + 20
+    while (ended := os.waitpid(pid, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > ends:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            pytest.fail("the process goes on")
+        time.sleep(0.05)
+    assert os.waitstatus_to_exitcode(ended[1]) == 7
+
+
+def test_a_database_that_is_away_for_a_moment_ends_no_thread() -> None:
+    """Expired tickets are removed again once it is back."""
+    stop, calls = threading.Event(), []
+
+    def sweep() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise UnavailableError("the tickets' database does not answer")
+        stop.set()
+
+    identity._every(stop, 0.01, sweep)
+    assert len(calls) == 2
+
+
+def test_a_clock_that_is_set_back_does_not_keep_a_place_from_reading_the_sites(state: MovingPlaces) -> None:
+    """An embassy in exile learns within seconds that home decides again, whatever its own clock says."""
+    times = [now()]
+    with state.place("home", lambda: times[-1]) as place:
+        follower = Follower(place)
+        follower.step()
+        times.append(Instant(times[-1] - 86_400_000_000))
+        reads: list[int] = []
+        object.__setattr__(place, "watch", _Counting(place.watch, reads))
+        follower.step()
+        assert reads
+
+
+class _Counting:
+    def __init__(self, watch: object, reads: list[int]) -> None:
+        self._watch, self._reads = watch, reads
+
+    def refresh(self) -> None:
+        self._reads.append(1)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._watch, name)
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX-A: ", b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"])
+def test_a_service_that_answers_byte_by_byte_delays_nobody(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its notice is given up; the others' go out."""
+    monkeypatch.setattr("exclave.identity.op.backchannel.ATTEMPT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as slow, socket.create_server(("127.0.0.1", 0)) as good:
+        threading.Thread(target=_drip, args=(slow, begin), daemon=True).start()
+        threading.Thread(target=_take, args=(good,), daemon=True).start()
+        channel = BackChannel()
+        channel.start()
+        for server in (slow, good):
+            channel.offer(LogoutNotice(f"http://127.0.0.1:{server.getsockname()[1]}/out", "token"))
+        ends = time.monotonic() + 8
+        while channel.sent == 0 and time.monotonic() < ends:
+            time.sleep(0.05)
+        channel.stop(1.0)
+        assert (channel.sent, channel.failed) == (1, 1)
+
+
+def _drip(server: socket.socket, begin: bytes) -> None:
+    while True:
+        try:
+            client, _ = server.accept()
+            client.sendall(begin)
+            for _ in range(200):
+                client.sendall(b"x")
+                time.sleep(0.1)
+        except OSError:
+            if server.fileno() < 0:
+                return
+
+
+def _take(server: socket.socket) -> None:
+    client, _ = server.accept()
+    client.recv(65536)
+    client.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+    client.close()
+
+
+def test_files_of_a_place_are_its_own(state: MovingPlaces, tmp_path: Path) -> None:
+    """Nobody else on the machine reads journal, store or what was taken up."""
+    state.step("home")
+    for path in [*state.at_home.glob("journal/*"), *state.at_home.glob("cache/*"), *state.at_home.glob("state/*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
