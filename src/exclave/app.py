@@ -39,8 +39,13 @@ from exclave.sites.opening import Patience, open_site
 from exclave.sites.retry import RetryPolicy
 from exclave.verify.state import StateView, read_state
 
-BRISK = Patience(RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0), small_timeout_s=5.0, large_timeout_s=60.0)
-"""For what looks again every second by itself: one silent site must not make the others' news old."""
+BRISK = Patience(
+    RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0, longest_rest_s=10.0),
+    small_timeout_s=5.0,
+    large_timeout_s=60.0,
+)
+"""For what looks again every second by itself: one silent site must not make the others' news old, and a home that is
+heard again must see soon that it decides no more."""
 REFUSAL_S = 2.0
 """So long a witness goes on refusing by what it read last; in seconds."""
 

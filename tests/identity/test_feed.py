@@ -23,6 +23,7 @@ from exclave.sites.contract import Site
 from exclave.verify.feeds import batch_key, head_key, read_heads, verify_feed_head
 from exclave.verify.state import read_state
 from support.custody import actor
+from support.hostile import FailingSite, Fault
 from support.small_state import SmallState
 
 NOW = Instant(1_795_000_000_000_000)
@@ -125,6 +126,21 @@ def test_a_site_that_was_away_gets_what_it_missed(place: Place) -> None:
     assert read_heads(place.state.state, place.chain.newest, nord).best is None
     place.push()
     assert len(place.tail(Head(), sites=nord)) == 3
+
+
+def test_a_site_that_comes_back_with_a_new_entry_gets_the_one_before_too(place: Place) -> None:
+    """It takes the newest batch in the push in which it is back; the one that it missed comes before its head."""
+    nord = place.sites[Label("nord")]
+    place.enter("before")
+    place.push()
+    for forgetful in (False, True):
+        place.sites[Label("nord")] = FailingSite(nord, nth=1, fault=Fault.REFUSED, times=99)
+        place.enter("missed")
+        assert place.push().sites == ("lux",)
+        place.sites[Label("nord")] = nord
+        place.enter("back")
+        assert place.push(place.writer("other") if forgetful else None).sites == ("lux", "nord")
+        assert len(place.tail(Head(), sites={Label("nord"): nord})) == place.journal.head().number
 
 
 def test_a_writer_that_forgot_its_position_goes_on(place: Place) -> None:

@@ -162,27 +162,32 @@ class FeedWriter:
         return tuple(done)
 
     def _bring(self, sites: Mapping[Label, Site], label: Label, site: Site, head: ParsedFeedHead) -> None:
-        """The batches that ``site`` missed, the newest last, so that what it shows is always whole."""
-        known = self._known(label)
-        if known is not None and known.last == head.last:
-            return
+        """The batches that ``site`` missed, the newest last, so that what it shows is always whole.
+
+        All that its own head leads to is there. That the newest batch is there says nothing of those before it: a site
+        that comes back in the middle of a push has taken that one already.
+        """
+        known = self._known(label, site)
         missing: list[Digest] = []
         name = head.last
         while name is not None and (known is None or name != known.last):
-            if known is None and site.stat(batch_key(self.state, self.epoch, name)) is not None:
-                break
             missing.append(name)
             name = fetch_batch(self.state, self.epoch, sites, name).previous
         for lacking in reversed(missing):
-            site.put_same(
-                batch_key(self.state, self.epoch, lacking), fetch_bytes(self.state, self.epoch, sites, lacking)
-            )
+            key = batch_key(self.state, self.epoch, lacking)
+            if site.stat(key) is None:
+                site.put_same(key, fetch_bytes(self.state, self.epoch, sites, lacking))
 
-    def _known(self, label: Label) -> ParsedFeedHead | None:
-        if label not in self._tags:
-            return None
+    def _known(self, label: Label, site: Site) -> ParsedFeedHead | None:
+        """The head that ``site`` shows: this writer's last, or what it has if that is not known. None: none that
+        counts."""
+        if label in self._tags:
+            data = self._tags[label][1]
+        else:
+            there = site.read_head(head_key(self.state, self.epoch))
+            data = there.data if there is not None else b""
         try:
-            return verify_feed_head(self._tags[label][1], self.epoch)
+            return verify_feed_head(data, self.epoch)
         except ExclaveError:
             return None
 
