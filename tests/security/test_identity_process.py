@@ -6,20 +6,28 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 
-from exclave.errors import UnavailableError
+from exclave.errors import ConfigError, UnavailableError
+from exclave.formats.identityconfig import parse_place_config
+from exclave.identity.login_settings import LoginSettings
 from exclave.identity.op.backchannel import BackChannel
 from exclave.identity.op.settings import LogoutNotice
 from exclave.identity.tickets import MemoryTickets
 from exclave.ids import Instant, now
+from exclave.operations.acting import REFRESH_S
 from exclave.operations.identity_follow import Follower
 from exclave.operations.identity_place import IdentityPlace
+from exclave.operations.identity_return import SETTLE_S
 from exclave.serve import identity
+from support.login_nginx import client_context, free_ports, running_front
+from support.login_site import Site
 from support.moving_places import MovingPlaces
 
 
@@ -144,3 +152,37 @@ def test_files_of_a_place_are_its_own(state: MovingPlaces, tmp_path: Path) -> No
     state.step("home")
     for path in [*state.at_home.glob("journal/*"), *state.at_home.glob("cache/*"), *state.at_home.glob("state/*")]:
         assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_a_place_reads_the_sites_before_another_decides() -> None:
+    """Home waits twice the longest time between two readings before it decides again; no place may read them later."""
+    text = f'place = "lux"\nrole = "embassy"\nfingerprint = "{"11" * 32}"\nregister = "{"ab" * 16}"\nkey = "k"\n'
+    site = '[[site]]\nname = "lux"\nurl = "dir:/srv"\n'
+    assert parse_place_config(f"{text}verify_s = 6.0\n{site}".encode()).verify_s * 2 <= SETTLE_S
+    with pytest.raises(ConfigError, match="verify_s"):
+        parse_place_config(f"{text}verify_s = 6.1\n{site}".encode())
+    assert REFRESH_S <= SETTLE_S
+
+
+@pytest.mark.parametrize("path", ["metrics", "health/ready", "health", "push/v1"])
+def test_the_web_server_shows_nobody_what_operators_see(
+    front: tuple[httpx.Client, LoginSettings], path: str
+) -> None:  # fmt: skip
+    """Metrics and health name sites and their faults; nginx answers for them itself."""
+    client, settings = front
+    answer = client.get(f"{settings.origin}/{path}")
+    assert answer.status_code == 404
+    assert "nginx" in answer.text
+    assert "nginx" not in client.get(f"{settings.origin}/login").text
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, LoginSettings]]:
+    """The log-in pages behind a real nginx, with the configuration that the product writes."""
+    port, card_port = free_ports(2)
+    settings = LoginSettings(f"https://localhost:{port}", f"https://localhost:{card_port}")
+    with (
+        running_front(Site(settings, now()), tmp_path_factory.mktemp("n"), port, card_port) as running,
+        httpx.Client(verify=client_context(running, None)) as client,
+    ):
+        yield client, settings

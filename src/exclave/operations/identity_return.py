@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from exclave.errors import ExclaveError, MalformedError, UsageError
+from exclave.formats.identityconfig import MAX_VERIFY_S
 from exclave.formats.journal import Head
 from exclave.formats.mergenote import MergeNote, parse_merge
 from exclave.formats.note import ParsedNote, parse_note
@@ -36,9 +37,9 @@ from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import sign_text
 from exclave.verify.feeds import read_heads
 
-SETTLE_S = 12.0
-"""So long the former place may take until it knows that it decides no more (twice its ``verify_s``), and its last
-entries are in the feed."""
+SETTLE_S = 2 * MAX_VERIFY_S
+"""So long the former place may take until it knows that it decides no more (twice the longest ``verify_s``), and its
+last entries are in the feed."""
 REPORT_FILE = "merge-report.txt"
 _KEPT = "journal-of-home-before-epoch-{0}"
 _SCRATCH = "merging"
