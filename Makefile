@@ -20,8 +20,11 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/check_docs.py
 
-bench: $(STAMP)
+bench: $(STAMP) .system
 	$(BIN)/python bench/run.py
+	$(BIN)/python bench/ocsp.py
+	$(BIN)/python bench/status.py
+	$(BIN)/python bench/login.py
 
 $(STAMP): requirements.lock pyproject.toml tools/setup.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/setup.sh

@@ -3,7 +3,8 @@
     python bench/ocsp.py [--seconds 5] [--rounds 3] [--certificates 100000]
 
 Both run one process on core 0 with the same P-256 delegate, the same issuer and the same certificates (``index.txt``;
-an SQLite store); the load comes from core 1: Apache's ``ab`` with 8 connections to find out what they can take, then
+an SQLite store); the load comes from core 1: Apache's ``ab`` with 8 connections to find out what they can take (for
+kept connections ``wrk``, which spends less on each request, so that the server is the limit and not the client), then
 ``ocsp_paced.py`` at half of that for the time an answer takes. Everything runs in a network namespace of its
 own, since ``openssl ocsp`` listens on all addresses. Rounds alternate; figures are medians. *per CPU second*: answers
 divided by the processor time that the server used, which other work on the machine disturbs less.
@@ -83,8 +84,9 @@ def main() -> None:
         isolated = ["unshare", "-n"] if os.geteuid() == 0 else ["unshare", "-rn"]
         os.execvpe(isolated[0], [*isolated, sys.executable, *sys.argv], {**os.environ, INSIDE: "1"})
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    if shutil.which("ab") is None:
-        raise SystemExit("ab is needed (apt install apache2-utils)")
+    for program, package in (("ab", "apache2-utils"), ("wrk", "wrk")):
+        if shutil.which(program) is None:
+            raise SystemExit(f"{program} is needed (apt install {package})")
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), chosen.certificates)
         measure(Path(folder), chosen)
@@ -187,9 +189,28 @@ def _answers_well(folder: Path) -> bool:
 
 
 def load(folder: Path, pid: int, request: str, *, close: bool, seconds: int) -> Run:
+    return _load_ab(folder, pid, request, seconds) if close else _load_wrk(folder, pid, request, seconds)
+
+
+def _load_wrk(folder: Path, pid: int, request: str, seconds: int) -> Run:
+    script = folder / "post.lua"
+    script.write_text(
+        f'local f = io.open("{folder / request}", "rb")\nwrk.body = f:read("*a")\nwrk.method = "POST"\n'
+        'wrk.headers["Content-Type"] = "application/ocsp-request"\n'
+    )
+    command = ["taskset", "-c", "1", "wrk", "-t", "1", "-c", "8", "-d", f"{seconds}s", "-s", str(script)]
+    before = _cpu_s(pid)
+    done = subprocess.run([*command, f"http://127.0.0.1:{PORT}/"], capture_output=True, text=True, check=True)
+    used_s = _cpu_s(pid) - before
+    answers = int(_number(r"(\d+) requests in", done.stdout))
+    bad = int(_number(r"Non-2xx or 3xx responses: (\d+)", done.stdout, "0"))
+    return Run(float(_number(r"Requests/sec: +([\d.]+)", done.stdout)), answers / used_s, bad)
+
+
+def _load_ab(folder: Path, pid: int, request: str, seconds: int) -> Run:
     options = ["-q", "-l", "-r", "-c", "8", "-t", str(seconds), "-n", str(100_000 * seconds)]
     options += ["-T", "application/ocsp-request"]
-    command = ["taskset", "-c", "1", "ab", *options, *([] if close else ["-k"]), "-p", request]
+    command = ["taskset", "-c", "1", "ab", *options, "-p", request]
     before = _cpu_s(pid)
     done = subprocess.run(
         [*command, f"http://127.0.0.1:{PORT}/"], cwd=folder, capture_output=True, text=True, check=False
@@ -206,7 +227,7 @@ def load(folder: Path, pid: int, request: str, *, close: bool, seconds: int) -> 
 def _number(pattern: str, text: str, default: str | None = None) -> str:
     match = re.search(pattern, text)
     if match is None and default is None:
-        raise SystemExit(f"ab said {text!r}")
+        raise SystemExit(f"the load client said {text!r}")
     return match[1] if match else str(default)
 
 

@@ -16,6 +16,8 @@ command -v apache2 >/dev/null || missing="$missing apache2"
 command -v javac >/dev/null || missing="$missing openjdk-17-jdk-headless"
 [ -e /usr/lib/softhsm/libsofthsm2.so ] || missing="$missing softhsm2"
 command -v chromium >/dev/null || missing="$missing chromium"
+command -v ab >/dev/null || missing="$missing apache2-utils"
+command -v wrk >/dev/null || missing="$missing wrk"
 command -v npm >/dev/null || missing="$missing nodejs npm"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import lru_cache
 from hashlib import sha256
 from itertools import accumulate
 from threading import Lock
@@ -155,11 +156,9 @@ class OcspSite:
         return _plain(405, b"Allow: GET, HEAD, POST\r\n")
 
     def _post(self, target: bytes, request: Request) -> Response:
-        if not _POST_PATH.match(target):
-            return self._refused(404)
-        kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
-        if kind != b"application/ocsp-request":
-            return self._refused(415)
+        wrong = _wrong_post(target, request.headers.get(b"content-type", b""))
+        if wrong:
+            return self._refused(wrong)
         reply = self._answer(request.body)
         return Response(_HTTP_STATUS.get(reply.outcome, 200), reply.data, _head(reply))
 
@@ -212,6 +211,15 @@ class OcspSite:
     def _refused(self, status: int) -> Response:
         self.metrics.refused(status)
         return _plain(status)
+
+
+@lru_cache(maxsize=256)
+def _wrong_post(target: bytes, content_type: bytes) -> int:
+    """The status that refuses a POST to ``target``; 0: none. Clients send the same two again and again."""
+    if not _POST_PATH.match(target):
+        return 404
+    kind = content_type.partition(b";")[0].strip().lower()
+    return 0 if kind == b"application/ocsp-request" else 415
 
 
 def request_in_path(target: bytes) -> bytes | None:
