@@ -19,7 +19,7 @@ from exclave.crypto.signer_file import (
 )
 from exclave.errors import MalformedError, NotAuthorised
 
-_HASH = {Algorithm.ES256: "-sha256", Algorithm.ES384: "-sha384", Algorithm.RS256: "-sha256"}
+_HASH = {Algorithm.ES256: "-sha256", Algorithm.ES384: "-sha384", Algorithm.ES512: "-sha512", Algorithm.RS256: "-sha256"}
 
 
 @pytest.mark.parametrize("algorithm", list(Algorithm))
@@ -66,7 +66,7 @@ _GOOD = _pem(ec.generate_private_key(ec.SECP256R1()))
         b"\n" + _GOOD,
         _GOOD.replace(b"\nM", b"\nX", 1),
         _pem(ec.generate_private_key(ec.SECP256R1()), "old"),
-        _pem(ec.generate_private_key(ec.SECP521R1())),
+        _pem(ec.generate_private_key(ec.SECP256K1())),
         _pem(ed25519.Ed25519PrivateKey.generate()),
         _pem(rsa.generate_private_key(65537, 1024)),
         _pem(rsa.generate_private_key(3, 2048)),

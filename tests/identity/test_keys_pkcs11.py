@@ -16,7 +16,7 @@ from exclave.errors import AlreadyExists, KeyFileExposed, NotAuthorised, Unavail
 from exclave.keys.pkcs11 import HardwareToken, TokenPlace
 from support.softhsm import MODULE, SoftToken, make_token
 
-_HASH = {Algorithm.ES256: "-sha256", Algorithm.ES384: "-sha384", Algorithm.RS256: "-sha256"}
+_HASH = {Algorithm.ES256: "-sha256", Algorithm.ES384: "-sha384", Algorithm.ES512: "-sha512", Algorithm.RS256: "-sha256"}
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ def records() -> list[dict[str, str]]:
         bad("responder's key without an issuer", ocsp, ocsp.replace(f" {'ab' * 32}", "")),
         bad("issuer in capitals", ocsp, ocsp.replace("ab" * 32, "AB" * 32)),
         bad("unknown place", token, token.replace("stored file", "stored paper")),
-        bad("unknown algorithm", token, token.replace("ES256\n", "ES512\n")),
+        bad("unknown algorithm", token, token.replace("ES256\n", "EdDSA\n")),
         bad("public key not base64", token, token.replace("public M", "public *")),
         bad("lines in another order", token, "\n".join([token.split("\n")[0], *sorted(token.split("\n")[1:6]), ""])),
         bad("line too much", token, token + "also this\n"),

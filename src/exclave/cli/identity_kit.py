@@ -9,10 +9,12 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_identity
-from exclave.cli.output import Json, print_json, say, table, typed, when
+from exclave.cli.output import Json, moment, print_json, say, table, typed, when
+from exclave.crypto.delegate import read_validity
 from exclave.crypto.signer import Algorithm
-from exclave.errors import NotAuthorised
-from exclave.formats.keyring import Stored
+from exclave.crypto.signer_file import parse_private_key
+from exclave.errors import NotAuthorised, UsageError
+from exclave.formats.keyring import KeyUse, Stored
 from exclave.ids import now, parse_label
 from exclave.operations.home import read_limited
 from exclave.operations.identity_carry import enter_carried, write_carried
@@ -41,7 +43,38 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: exclave identity accept --dir . --out /media/stick/kit /media/stick/issued/*.crt")(
         accept
     )
+    app.command(
+        name="keep-key", epilog="Example: exclave identity keep-key esteid-crl --dir . --issuer esteid --key ca.key"
+    )(keep_key)
     app.command(name="enter-kit", epilog="Example: exclave identity enter-kit --dir . lux /media/stick/kit")(enter_kit)
+
+
+def keep_key(
+    name: Annotated[str, typer.Argument(help="What the key is to be called here.")],
+    folder: Folder,
+    issuer: Annotated[str, typer.Option(help="Label of the issuing CA whose key it is.")],
+    key: Annotated[Path, typer.Option(help="The CA's private key (PEM, PKCS#8), out of custody.")],
+    json: Json = False,
+) -> None:
+    """Take in a CA's own key out of custody: this place then issues its CRLs, and `reissue --ca-name` can use it."""
+    place = _opened(folder)
+    try:
+        found = [info for info in place.store.issuers() if info.label == issuer]
+        if not found:
+            known = ", ".join(info.label for info in place.store.issuers()) or "none"
+            raise UsageError(f"the journal names no issuing CA {issuer!r}; it has: {known}")
+        owners = {read_validity(der).public_der for der in found[0].certificates}
+        pem = read_limited(key, _LIMIT)
+        if parse_private_key(pem).public_der not in owners:
+            raise NotAuthorised(f"the key in {key} is not the one of {issuer}'s certificate")
+        record = place.keys.store(name, KeyUse.CRL, found[0].id, pem)
+    finally:
+        place.close()
+    if json:
+        print_json({"name": record.name, "issuer": issuer, "algorithm": record.algorithm})
+        return
+    say(f"The key {record.name} of {issuer} is in this place's folder. Where it decides, it issues CRLs with it:")
+    say(f"  /crl/{issuer}.crl at the address of certificate status")
 
 
 def _opened(folder: Path) -> IdentityPlace:
@@ -73,7 +106,8 @@ def csr(
         place.close()
     if json:
         print_json({"folder": done.folder, "requests": [
-            {"file": r.file, "issuer": r.issuer, "name": r.name, "from": when(r.window.begin), "to": when(r.window.end)}
+            {"file": r.file, "issuer": r.issuer, "name": r.name, "from": moment(r.window.begin),
+             "to": moment(r.window.end)}
             for r in done.requests
         ]})  # fmt: skip
         return
@@ -136,7 +170,7 @@ def _show(rows: tuple[AcceptedRow, ...], json: bool) -> None:
     if json:
         print_json({"certificates": [
             {"subject": r.subject, "issuer": r.issuer, "state": r.state, "why": r.why,
-             "from": when(r.window.begin) if r.window else None, "to": when(r.window.end) if r.window else None}
+             "from": moment(r.window.begin) if r.window else None, "to": moment(r.window.end) if r.window else None}
             for r in rows
         ]})  # fmt: skip
         return

@@ -14,6 +14,7 @@ from exclave.crypto.signer import Algorithm, Signer
 _SIGNED_AS = {
     Algorithm.ES256: "sha256_ecdsa",
     Algorithm.ES384: "sha384_ecdsa",
+    Algorithm.ES512: "sha512_ecdsa",
     Algorithm.RS256: "sha256_rsa",
 }
 

@@ -39,6 +39,7 @@ from exclave.ids import Instant
 SIGNATURE_ALGORITHMS: Final = {
     Algorithm.ES256: tlv(SEQUENCE, oid("1.2.840.10045.4.3.2")),
     Algorithm.ES384: tlv(SEQUENCE, oid("1.2.840.10045.4.3.3")),
+    Algorithm.ES512: tlv(SEQUENCE, oid("1.2.840.10045.4.3.4")),
     Algorithm.RS256: tlv(SEQUENCE, oid("1.2.840.113549.1.1.11"), b"\x05\x00"),
 }
 """AlgorithmIdentifier (RFC 5758, section 3.2; RFC 4055, section 5)."""

@@ -39,6 +39,7 @@ _LEFT_OUT = frozenset({der.oid("2.5.29.35"), *_ADDRESSES})
 _SIGNATURES = {
     Algorithm.ES256: der.tlv(der.SEQUENCE, der.oid("1.2.840.10045.4.3.2")),
     Algorithm.ES384: der.tlv(der.SEQUENCE, der.oid("1.2.840.10045.4.3.3")),
+    Algorithm.ES512: der.tlv(der.SEQUENCE, der.oid("1.2.840.10045.4.3.4")),
     Algorithm.RS256: der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.1.11"), der.tlv(der.NULL)),
 }
 _WEAK = (hashes.MD5, hashes.SHA1)

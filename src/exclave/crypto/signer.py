@@ -14,6 +14,8 @@ class Algorithm(StrEnum):
 
     ES256 = "ES256"
     ES384 = "ES384"
+    ES512 = "ES512"
+    """P-521 with SHA-512; ESTEID2018 is such a CA."""
     RS256 = "RS256"
 
 

@@ -19,6 +19,7 @@ _PLAIN, _SEALED = b"-----BEGIN PRIVATE KEY-----\n", b"-----BEGIN ENCRYPTED PRIVA
 _CURVES: dict[Algorithm, tuple[type[ec.EllipticCurve], hashes.HashAlgorithm]] = {
     Algorithm.ES256: (ec.SECP256R1, hashes.SHA256()),
     Algorithm.ES384: (ec.SECP384R1, hashes.SHA384()),
+    Algorithm.ES512: (ec.SECP521R1, hashes.SHA512()),
 }
 _Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -58,12 +59,12 @@ def algorithm_of(public: object) -> Algorithm:
         for algorithm, (curve, _) in _CURVES.items():
             if isinstance(public.curve, curve):
                 return algorithm
-        raise MalformedError(f"keys on the curve {public.curve.name} are not used here; take P-256 or P-384")
+        raise MalformedError(f"keys on the curve {public.curve.name} are not used here; take P-256, P-384 or P-521")
     if isinstance(public, rsa.RSAPublicKey):
         if public.key_size not in RSA_BITS or public.public_numbers().e != 65537:
             raise MalformedError("an RSA key must have 2048, 3072 or 4096 bits and the exponent 65537")
         return Algorithm.RS256
-    raise MalformedError("the key is neither ECDSA (P-256, P-384) nor RSA")
+    raise MalformedError("the key is neither ECDSA (P-256, P-384, P-521) nor RSA")
 
 
 def public_key_algorithm(public_der: bytes) -> Algorithm:
@@ -110,7 +111,7 @@ def parse_private_key(pem: bytes, passphrase: bytes | None = None) -> FileSigner
             raise NotAuthorised("the passphrase does not open the private key, or the file was changed") from None
         raise MalformedError("the private key cannot be read") from None  # its cause could quote the secret
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise MalformedError("the key is neither ECDSA (P-256, P-384) nor RSA")
+        raise MalformedError("the key is neither ECDSA (P-256, P-384, P-521) nor RSA")
     return FileSigner(key)
 
 

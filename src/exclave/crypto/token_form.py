@@ -14,10 +14,16 @@ from exclave.errors import CorruptObject, MalformedError
 CURVE_OIDS = {
     Algorithm.ES256: bytes.fromhex("06082a8648ce3d030107"),
     Algorithm.ES384: bytes.fromhex("06052b81040022"),
+    Algorithm.ES512: bytes.fromhex("06052b81040023"),
 }
 """CKA_EC_PARAMS: the DER of the curve's name (RFC 5480, section 2.1.1.1)."""
-_CURVES = {Algorithm.ES256: ec.SECP256R1(), Algorithm.ES384: ec.SECP384R1()}
-_COORDINATE_BYTES = {Algorithm.ES256: 32, Algorithm.ES384: 48}
+_CURVES = {Algorithm.ES256: ec.SECP256R1(), Algorithm.ES384: ec.SECP384R1(), Algorithm.ES512: ec.SECP521R1()}
+_HASHES = {
+    Algorithm.ES256: hashlib.sha256,
+    Algorithm.ES384: hashlib.sha384,
+    Algorithm.ES512: hashlib.sha512,
+}
+_COORDINATE_BYTES = {Algorithm.ES256: 32, Algorithm.ES384: 48, Algorithm.ES512: 66}
 _SHA256_INFO = bytes.fromhex("3031300d060960864801650304020105000420")
 """DigestInfo of SHA-256 up to the hash itself (RFC 8017, section 9.2, note 1)."""
 
@@ -26,7 +32,7 @@ def what_the_token_signs(algorithm: Algorithm, message: bytes) -> bytes:
     """The input of CKM_ECDSA (the hash) or CKM_RSA_PKCS (the hash in a DigestInfo), so that long messages stay here."""
     if algorithm is Algorithm.RS256:
         return _SHA256_INFO + hashlib.sha256(message).digest()
-    name = hashlib.sha256 if algorithm is Algorithm.ES256 else hashlib.sha384
+    name = _HASHES[algorithm]
     return name(message).digest()
 
 

@@ -8,7 +8,7 @@ Page: ``docs/spec/keyring.md``.
     name <1 to 80 of a-z 0-9 ->
     use token | ocsp <issuer> | crl <issuer>
     stored file | pkcs11
-    algorithm ES256 | ES384 | RS256
+    algorithm ES256 | ES384 | ES512 | RS256
     public <base64 of the SubjectPublicKeyInfo>
 
 ``pkcs11.toml`` beside them says where the token is.
@@ -29,7 +29,7 @@ from exclave.ids import Digest, b64, parse_b64, parse_digest
 HEADER = "exclave/service-key/v1"
 MAX_RECORD_BYTES = 2048
 MAX_TOKEN_CONFIG_BYTES = 4096
-ALGORITHMS = ("ES256", "ES384", "RS256")
+ALGORITHMS = ("ES256", "ES384", "ES512", "RS256")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,79}\Z")
 _KEYWORDS = ("name", "use", "stored", "algorithm", "public")
 
