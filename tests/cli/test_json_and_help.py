@@ -13,6 +13,7 @@ import typer
 
 from exclave.cli.main import app
 from exclave.operations.failover import stop_all
+from support.json_shape import IDENTITY, has, shape
 from support.small_home import SmallHome, run, served
 
 
@@ -91,8 +92,8 @@ KEYS: dict[str, str] = {
     " new_chunks objects protected_at read_bytes register register_id reused_files rpo_met_s rpo_s sequence"
     " shipped_bytes sites time total_bytes witnesses witnesses_failed witnesses_needed]",
     "snapshots": "registers[id register versions[bytes epoch objects sequence sites time witnessed]]",
-    "status": "charter custodians findings fingerprint ok registers[age_s epoch id mine name problem protected rpo_s"
-    " rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
+    "status": "charter custodians findings fingerprint identity ok registers[age_s epoch id mine name problem protected"
+    " rpo_s rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
     "verify": "charter checked_at findings ok packs_read registers[age_s epoch latest latest_time placement_lacks"
     " public_name register rpo_s sites[complete country entries latest_complete latest_complete_time site versions]"
     " versions] state",
@@ -108,25 +109,6 @@ KEYS: dict[str, str] = {
     "demo": "stopped",
 }
 """Keys of what each command prints with ``--json``; of lists of objects, the keys of their first element."""
-
-
-def _shape(value: Any) -> str:
-    """The keys of an object, sorted; lists of objects in brackets."""
-    parts = []
-    for key in sorted(value):
-        inner = value[key]
-        if isinstance(inner, list) and inner and isinstance(inner[0], dict):
-            parts.append(f"{key}[{_shape(inner[0])}]")
-        else:
-            parts.append(key)
-    return " ".join(parts)
-
-
-def _has(shape: str, value: Any) -> bool:
-    """Whether what was promised is there; more may be."""
-    found = _shape(value)
-    wanted, there = (set(re.findall(r"[a-z_]+", text)) for text in (shape, found))
-    return wanted <= there
 
 
 def test_json_of_every_command(tmp_path: Path) -> None:
@@ -175,7 +157,10 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     (tmp_path / "demo" / "sites").mkdir()
     ok("demo", "--stop", "--dir", str(tmp_path / "demo"))
     for name, keys in KEYS.items():
-        assert _has(keys, seen[name]), f"{name}: {_shape(seen[name])}"
+        assert has(keys, seen[name]), f"{name}: {shape(seen[name])}"
     with_json = {" ".join(p) for p, c in COMMANDS.items() if any("--json" in o.opts for o in c.params)}
-    assert with_json == set(KEYS), "a command with --json is not covered"
-    assert {" ".join(p) for p in COMMANDS} - with_json == {"serve console", "serve witness"}
+    # Commands below `identity` are played in tests/identity/test_identity_commands.py, which fails for one that is not.
+    elsewhere = {f"identity {name}" for name in IDENTITY}
+    assert with_json == set(KEYS) | elsewhere, "a command with --json is not covered"
+    without = {"serve console", "serve witness", "serve identity", "identity nginx"}
+    assert {" ".join(p) for p in COMMANDS} - with_json == without

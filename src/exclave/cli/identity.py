@@ -13,7 +13,7 @@ import typer
 
 from exclave.app import open_home, open_identity
 from exclave.cli import identity_acts, identity_check, identity_kit
-from exclave.cli.output import Json, Sites, duration, note, plain, print_json, say, table, typed, when
+from exclave.cli.output import Json, Sites, duration, moment, note, plain, print_json, say, table, typed, when
 from exclave.errors import MissingObject, TargetNotEmpty, UsageError
 from exclave.formats.card import parse_card
 from exclave.formats.gap import parse_gap
@@ -155,7 +155,7 @@ def state(folder: Folder, json: Json = False) -> None:
         place.close()
     if json:
         print_json({"state": authority.state, "place": authority.place, "epoch": authority.epoch,
-                    "decides": authority.decides, "why": authority.why, "as_of": when(authority.as_of),
+                    "decides": authority.decides, "why": authority.why, "as_of": moment(authority.as_of),
                     "entries": head.number})  # fmt: skip
         return
     say(

@@ -11,6 +11,7 @@ import typer
 
 from exclave.app import open_identity
 from exclave.cli.output import Json, note, out, print_json, say, table, when
+from exclave.cli.status import kit_told
 from exclave.errors import ConfigError, UsageError
 from exclave.formats.dnsplan import HOME, DnsPlan
 from exclave.ids import Label, now
@@ -52,8 +53,7 @@ def check(folder: Folder, json: Json = False) -> None:
     with _opened(folder) as place:
         report = check_place(place)
     if json:
-        print_json({"whole": report.whole, "good_until": when(report.good_until) if report.good_until else None,
-                    "place": report.place, "rows": report.rows})  # fmt: skip
+        print_json(kit_told(report))
     else:
         table(("what", "", "until (UTC)", "detail"),
               ((r.what, r.state, when(r.until) if r.until else "-", r.detail) for r in report.rows))  # fmt: skip

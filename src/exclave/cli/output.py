@@ -40,7 +40,7 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 def plain(value: object, kind: object = None) -> Any:
     """``value`` in JSON's types; instants as text, bytes as hex."""
-    if kind == "Instant" and isinstance(value, int):
+    if kind in ("Instant", "Instant | None") and isinstance(value, int):
         return instant_text(Instant(value)) if value else None
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name), f.type) for f in dataclasses.fields(value)}
@@ -103,6 +103,11 @@ def size_text(size_bytes: float) -> str:
 def when(instant: Instant | int) -> str:
     """``2026-11-23 14:22:01`` (UTC)."""
     return instant_text(Instant(instant))[:19].replace("T", " ") if instant else "-"
+
+
+def moment(instant: Instant | int) -> str | None:
+    """For ``--json``: ``2026-11-23T14:22:01.000000Z``, as in all other JSON; null for none."""
+    return instant_text(Instant(instant)) if instant else None
 
 
 def duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from exclave.app import open_home, open_identity
-from exclave.cli.output import HomeFolder, Json, Sites, duration, note, plain, print_json, say, table, when
+from exclave.cli.output import HomeFolder, Json, Sites, duration, moment, note, plain, print_json, say, table, when
 from exclave.cli.where import view_of
 from exclave.ids import now
 from exclave.operations.identity_follow import begin
@@ -51,6 +51,11 @@ def _kit(home: Path) -> KitReport | None:
     return None
 
 
+def kit_told(kit: KitReport) -> dict[str, Any]:
+    """A kit for ``--json``."""
+    return {"whole": kit.whole, "good_until": moment(kit.good_until or 0), **plain(kit)}
+
+
 def _show_kit(kit: KitReport) -> None:
     wrong = [row for row in kit.rows if row.state != RowState.OK]
     if not wrong:
@@ -72,7 +77,7 @@ def status(
     found = look(home, site, fingerprint)
     kit = None if site else _kit(home)
     if json:
-        print_json({**told(found), "identity": plain(kit) if kit is not None else None})
+        print_json({**told(found), "identity": kit_told(kit) if kit is not None else None})
     else:
         say(f"{found.state}: charter {found.charter}, {found.threshold} of {found.custodians} custodians, fingerprint")
         say(f"  {found.fingerprint}\n")
