@@ -1,4 +1,4 @@
-"""What may be answered of a certificate, and how two logs are joined."""
+"""What is known of a certificate, and how two statuses of one are joined."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exclave.errors import MalformedError, WrongFingerprint
+from exclave.errors import MalformedError
 from exclave.identity.status_log import (
     Good,
     Held,
-    MergeReport,
     Reason,
     Revoked,
     Serial,
     StatusLog,
     Stop,
     Unknown,
-    merge,
+    joined,
 )
 from exclave.ids import Instant, sha256
 
@@ -88,40 +87,7 @@ LATER = Instant(T + HOUR)
 )
 def test_joined(here: Stop | None, there: Stop | None, taken: Stop) -> None:
     """The graver of two statuses, since the earlier of two times, from either side."""
-    one, two = (log(stopped={2: stop} if stop else {}) for stop in (here, there))
-    for report in (merge(one, two), merge(two, one)):
-        assert report.merged.stopped == {2: taken}
-        assert [(d.serial, d.taken) for d in report.differences] == [(2, taken)]
-
-
-def test_merge_tells_what_a_newer_log_lacks() -> None:
-    """A revocation that the newer list has lost stays, and is reported; one that it gained is no suspicion."""
-    old, new = log(stopped={2: COMPROMISED}), log(LATER, stopped={3: Held(LATER)})
-    report = merge(old, new)
-    assert report.withdrawn == merge(new, old).withdrawn == (2,)
-    assert report.merged == log(LATER, stopped={2: COMPROMISED, 3: Held(LATER)})
-    assert [(d.here, d.there) for d in report.differences] == [(COMPROMISED, Good()), (Good(), Held(LATER))]
-
-
-def test_merge_of_a_crl_into_a_list_of_the_issued() -> None:
-    """The CRL brings its revocations and its time; a serial that only it knows was issued, too."""
-    index, crl = log(), log(LATER, None, {3: COMPROMISED, 9: COMPROMISED}, LATER + HOUR)
-    joined = merge(index, crl).merged
-    assert joined == log(LATER, serials(1, 2, 3, 9), {3: COMPROMISED, 9: COMPROMISED}, LATER + HOUR)
-    assert merge(crl, crl).merged == crl
-
-
-def test_merge_tells_who_issued_what() -> None:
-    """After a split both sides' certificates stand, and each side's own are named."""
-    report = merge(log(issued=serials(1, 2)), log(issued=serials(2, 3)))
-    assert (report.issued_only_here, report.issued_only_there) == (serials(1), serials(3))
-    assert report.merged.issued == serials(1, 2, 3)
-
-
-def test_merge_of_two_issuers() -> None:
-    """Serials of two issuers have nothing to do with each other."""
-    with pytest.raises(WrongFingerprint):
-        merge(log(), StatusLog(sha256(b"another"), T, None, {}))
+    assert joined(here, there) == joined(there, here) == taken
 
 
 TIMES = st.integers(0, 3).map(lambda n: Instant(T + n))
@@ -131,33 +97,13 @@ STOPS: st.SearchStrategy[Stop] = st.one_of(
 )
 
 
-@st.composite
-def logs(draw: st.DrawFn) -> StatusLog:
-    """Small logs that overlap."""
-    stopped = draw(st.dictionaries(st.integers(1, 5), STOPS))
-    issued = draw(st.none() | st.frozensets(st.integers(1, 5).map(Serial)))
-    whole = None if issued is None else issued | serials(*stopped)
-    return log(draw(TIMES), whole, stopped, draw(st.none() | TIMES))
-
-
-@given(logs(), logs(), logs())
-def test_merge_only_grows(one: StatusLog, two: StatusLog, three: StatusLog) -> None:
-    """Whatever the order, the result is the same, and nothing that was stopped is good again or stopped later."""
-    joined = merge(one, two).merged
-    assert joined == merge(two, one).merged
-    assert merge(joined, one).merged.stopped == joined.stopped
-    assert merge(joined, three).merged.stopped == merge(one, merge(two, three).merged).merged.stopped
-    for part in (one, two):
-        for serial, stop in part.stopped.items():
-            now = joined.stopped[serial]
-            assert now.time <= stop.time
-            assert isinstance(now, Revoked) or isinstance(stop, Held)
-
-
-@given(logs(), logs())
-def test_every_difference_is_reported(one: StatusLog, two: StatusLog) -> None:
-    """What differs is listed, what agrees is not."""
-    report: MergeReport = merge(one, two)
-    listed = {d.serial for d in report.differences}
-    for serial in report.merged.stopped:
-        assert (serial in listed) == (one.stopped.get(serial) != two.stopped.get(serial))
+@given(STOPS, STOPS, STOPS)
+def test_joining_only_grows(one: Stop, two: Stop, three: Stop) -> None:
+    """Whatever the order, the result is the same, and nothing is stopped later or less gravely than before."""
+    both = joined(one, two)
+    assert both == joined(two, one)
+    assert joined(both, one) == both
+    assert joined(both, three) == joined(one, joined(two, three))
+    for stop in (one, two):
+        assert both.time <= stop.time
+        assert isinstance(both, Revoked) or isinstance(stop, Held)

@@ -7,13 +7,13 @@ authority: ``answer_window``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import NewType
 
 from exclave.crypto.crl import MAX_ENTRIES, VerifiedCrl
-from exclave.errors import MalformedError, WrongFingerprint
+from exclave.errors import MalformedError
 from exclave.ids import Digest, Instant
 
 Serial = NewType("Serial", int)
@@ -133,65 +133,7 @@ def collect(stops: Iterable[tuple[Serial, Stop]]) -> dict[Serial, Stop]:
     return found
 
 
-# Joining two logs
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A certificate that the two logs do not say the same of, where at least one says that it is revoked or held."""
-
-    serial: Serial
-    here: CertificateStatus
-    there: CertificateStatus
-    taken: Stop
-
-
-@dataclass(frozen=True, slots=True)
-class MergeReport:
-    """The joined log, and what a person should look at."""
-
-    merged: StatusLog
-    differences: tuple[Difference, ...]
-    """By serial."""
-    withdrawn: tuple[Serial, ...]
-    """Revoked or held in the older log and not in the newer one, which claims to be complete: a hold that was released,
-    a CRL that leaves out what expired, or a list that somebody shortened. They stay stopped."""
-    issued_only_here: frozenset[Serial] = field(default=frozenset())
-    issued_only_there: frozenset[Serial] = field(default=frozenset())
-    """Both empty if one log does not know what was issued."""
-
-
-def merge(log: StatusLog, other: StatusLog) -> MergeReport:
-    """Both together; in whatever order, ``merged`` is the same. ``WrongFingerprint`` for logs of different issuers.
-
-    Revocations only grow: what is revoked in one is revoked, since the earliest time that either names (a hold's
-    included: ITU-T X.509 dates a revocation out of a hold by the hold), for the gravest reason that either names.
-    A hold of one log stays: a release cannot be told from a decision that has not arrived, so only the holder of the
-    authority releases, in a new log. Issued is what either knows; if neither does, it stays unknown. ``as_of`` is the
-    newer one's.
-    """
-    if log.issuer != other.issuer:
-        raise WrongFingerprint("these are the certificates of two different issuers")
-    stopped: dict[Serial, Stop] = {}
-    differences, withdrawn = [], []
-    newer, older = (log, other) if log.as_of >= other.as_of else (other, log)
-    for serial in sorted({*log.stopped, *other.stopped}):
-        here, there = log.stopped.get(serial), other.stopped.get(serial)
-        taken = stopped[serial] = joined(here, there)
-        if here != there:
-            differences.append(Difference(serial, log.status(serial), other.status(serial), taken))
-        if newer.as_of > older.as_of and serial not in newer.stopped:
-            withdrawn.append(serial)
-    issued, only_here, only_there = log.issued, frozenset[Serial](), frozenset[Serial]()
-    if log.issued is not None and other.issued is not None:
-        only_here, only_there = log.issued - other.issued, other.issued - log.issued
-        issued = log.issued | other.issued
-    elif issued is None:
-        issued = other.issued
-    if issued is not None:
-        issued |= stopped.keys()  # the issuer revoked it, so the issuer issued it
-    merged = replace(newer, issued=issued, stopped=stopped, next_update=_promised(log, other))
-    return MergeReport(merged, tuple(differences), tuple(withdrawn), only_here, only_there)
+# Joining two statuses
 
 
 def joined(here: Stop | None, there: Stop | None) -> Stop:
@@ -204,11 +146,3 @@ def joined(here: Stop | None, there: Stop | None) -> Stop:
     since = min(stop.time for stop in found)
     reasons = [stop.reason for stop in found if isinstance(stop, Revoked)]
     return Revoked(since, min(reasons, key=_GRAVITY.__getitem__)) if reasons else Held(since)
-
-
-def _promised(log: StatusLog, other: StatusLog) -> Instant | None:
-    """The newer log's promise; of two of the same time, the nearer one."""
-    if log.as_of != other.as_of:
-        return log.next_update if log.as_of > other.as_of else other.next_update
-    told = [t for t in (log.next_update, other.next_update) if t is not None]
-    return min(told, default=None)
