@@ -33,11 +33,13 @@ from support.exile_state import (
     fetch,
     key_of,
     log_in,
+    log_in_by_tls,
     make_state,
     read_statement,
     until,
 )
 from support.netns import network
+from support.small_home import SmallHome
 
 JARS = ":".join(f"/usr/share/java/{name}.jar" for name in ("bcpkix", "bcprov", "bcutil"))
 WEB_EID = Path(__file__).parent.parent / "support" / "java" / "WebEidStatus.java"
@@ -123,6 +125,13 @@ class Story:
         card = self.state.cards[name]
         return self.state.world.call(log_in, card.der, key_of(card), self.state.root / "tls" / "ca.pem")
 
+    def log_in_by_tls(self, name: str) -> Seen:
+        key = self.folder / f"{name}.key"
+        key.write_bytes(key_of(self.state.cards[name]))
+        return self.state.world.call(
+            log_in_by_tls, self.folder / f"{name}.pem", key, self.state.root / "tls" / "ca.pem"
+        )
+
     def redeem(self, host: str, client: str, secret: str) -> tuple[int, Any]:
         """A relying service asks ``host`` for a token: 400 if its secret counts and only the code does not."""
         return self.state.world.call(ask_token, host, client, secret, self.state.root / "tls" / "ca.pem")
@@ -171,7 +180,7 @@ def before(story: Story) -> None:
     """In peace home answers, and the embassy answers as far as it knows, but logs nobody in."""
     seen = story.log_in("mari")
     assert (seen.status, seen.user.partition("@")[0]) == (200, "EE38001085718"), seen
-    assert story.log_in("jaan").user.startswith("EE37605030299")
+    assert story.log_in_by_tls("jaan").user.startswith("EE37605030299")
     assert len(story.keys) == 4
     assert story.ocsp("mari").good
     assert story.ocsp("jaan").good
@@ -239,7 +248,7 @@ def exiled(story: Story) -> None:
     print(f"from the last signature: failover done {ran:.1f} s, fresh OCSP {fresh:.1f} s, log-in {logged_in:.1f} s")
     assert seen.user.startswith("EE38001085718"), f"{seen}\n{state.net.tails()}"
     assert max(fresh, logged_in) < WITHIN_S
-    assert story.log_in("jaan").user.startswith("EE37605030299")
+    assert story.log_in_by_tls("jaan").user.startswith("EE37605030299")
     assert story.web_eid("mari", "stolen") == ["GOOD", "REVOKED 1"]
     assert "Certificate Status: good" in story.gnutls("mari")
     assert story.log_in("stolen").user == ""
@@ -331,12 +340,16 @@ def _home_is_silent(story: Story) -> None:
 
 
 def home_again(story: Story) -> None:
-    """By warrant home takes in what exile decided, before it answers again; what only home knew is joined."""
-    state, writer = story.state, story.state.small.folder / "keys" / "writer.key"
+    """By warrant a new machine at home, with the old one's disk, takes in what exile decided, before it answers."""
+    state, key = story.state, story.state.root / "home-2.key"
     state.ok(state.embassy, "backup", "--home", str(state.exile))
-    signed = state.warrant("failback", state.home, "home", writer)
+    signed = state.warrant("failback", state.home, "home", key)
+    place = state.at_home / "place.toml"
+    place.write_text(re.sub(r"(?m)^key = .*$", f'key = "{key}"', place.read_text(), count=1))
+    state.restart(state.home)
+    assert state.health(state.home)[1]["state"] == "returning"
     report = state.ok(
-        state.home, "failover", "run", *state.where(), *signed, "--key", str(writer), "--dir",
+        state.home, "failover", "run", *state.where(), *signed, "--key", str(key), "--dir",
         str(state.root / "return"), "--identity", str(state.at_home),
     )  # fmt: skip
     decided = _seconds(report["decided"])
@@ -366,12 +379,25 @@ def _exile_is_over(story: Story) -> None:
     assert entered["elsewhere"] == ["services: bank"]
     assert story.redeem(HOME, "bank", story.old)[0] == 401
     assert story.redeem(HOME, "bank", state.secrets["bank"])[0] == 400
-    merge = (state.at_home / "state" / "merge.note").read_text()
-    assert "home-entries" in merge
-    print(merge.split("\n\n")[0])
-    print((state.at_home / "state" / "merge-report.txt").read_text())
+    _check_merge(story)
     assert story.token_keys() == story.keys
+    state.ok(state.home, "backup", "--home", str(state.root / "return"))
     assert state.ok(state.world, "verify", *state.small.where())["ok"]
+
+
+def _check_merge(story: Story) -> None:
+    """The statement is at the sites, with numbers only; what only home had decided was taken, and is told at home."""
+    state = story.state
+    merge = (state.at_home / "state" / "merge.note").read_bytes()
+    assert b"\nepoch 3\nplace home\n" in merge
+    assert b"\ntaken 1\n" in merge
+    register = state.home.call(SmallHome.id_of, state.small, "identity")
+    for site in ("lux", "nord"):
+        url = state.small.urls[site]
+        assert state.world.call(read_statement, url, state.small.fingerprint, register, merge) == merge
+    report = (state.at_home / "state" / "merge-report.txt").read_text()
+    assert f"{state.cards['late'].serial:X}" in report
+    assert " taken: revoked since" in report
 
 
 def _seconds(value: Any) -> float:

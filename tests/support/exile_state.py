@@ -15,6 +15,7 @@ In the world ``login.demo.test`` and ``aia.demo.test`` are resolved by the secon
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from exclave.crypto.crl import issuer_id
 from exclave.demo.pki import Card, IssuingCa, Pki, make_pki, pem
 from exclave.formats.paths import statement_key
 from exclave.ids import Fingerprint, Instant, RegisterId, now
+from exclave.serve.card_door import DOOR_PATH
 from exclave.serve.nginx import NginxSettings, nginx_config
 from exclave.sites.opening import open_site
 from support import seaweed
@@ -250,8 +252,9 @@ def make_state(net: Network, root: Path) -> ExileState:
     world = net.host("world", WORLD, SECONDARY, nameserver=SECONDARY)
     home, embassy = net.host("home", HOME), net.host("embassy", EMBASSY)
     sites = {"home": home, "lux": net.host("lux", LUX), "nord": net.host("nord", NORD)}
-    urls = {name: _start_site(host, root / "s3" / name, name) for name, host in sites.items()}
+    started = {name: _start_site(host, root / "s3" / name, name) for name, host in sites.items()}
     _start_names(world, root / "names")
+    urls = {name: _site_url(sites[name], name, running) for name, running in started.items()}
     small = home.call(found, root, urls)
     state = ExileState(net, root, world, home, embassy, sites, make_pki(now()), small)
     _place(state)
@@ -354,13 +357,17 @@ def _certify(state: ExileState, kit: Path, requests: list[dict[str, str]]) -> li
 # Machines
 
 
-def _start_site(host: Host, folder: Path, name: str) -> str:
-    """A site's S3 engine; its address."""
+def _start_site(host: Host, folder: Path, name: str) -> Running:
+    """A site's S3 engine; it has sockets in /tmp by its ports' numbers, which all namespaces see."""
     seaweed.write_files(folder)
-    port = S3_PORTS[name]  # the engine has sockets in /tmp by these numbers, which all namespaces see
-    running = host.start("s3", *seaweed.weed_command([*range(port, port + 5)], host.address), cwd=folder)
-    endpoint = f"http://{host.address}:{port}"
-    host.wait_listening(port, running, 60)
+    port = S3_PORTS[name]
+    return host.start("s3", *seaweed.weed_command([*range(port, port + 5)], host.address), cwd=folder)
+
+
+def _site_url(host: Host, name: str, running: Running) -> str:
+    """The site's address, once it takes writes."""
+    host.wait_listening(S3_PORTS[name], running, 60)
+    endpoint = f"http://{host.address}:{S3_PORTS[name]}"
     host.call(wait_writable, endpoint)
     return f"s3://{seaweed.BUCKETS[0]}/{name}?endpoint={endpoint}&region=us-east-1"
 
@@ -506,12 +513,30 @@ def _log_in(browser: httpx.Client, card: Card) -> httpx.Response:
     return browser.get(done.json()["location"]) if done.status_code == 200 else done
 
 
+def log_in_by_tls(card: Path, key: Path, ca: Path) -> Seen:
+    """The same with the card's certificate shown to nginx at the door, another name of the same place."""
+    context = ssl.create_default_context(cafile=str(ca))
+    context.load_cert_chain(card, key)
+    try:
+        with (
+            httpx.Client(follow_redirects=True, timeout=3, verify=str(ca)) as browser,
+            httpx.Client(timeout=3, verify=context) as with_card,
+        ):
+            page = browser.get(f"http://127.0.0.1:{APACHE_PORT}/")
+            shown = with_card.get(f"https://{CARD}{DOOR_PATH}", params={"i": page.url.params.get("i", "")})
+            answer = browser.get(shown.headers["location"]) if shown.status_code == 303 else shown
+    except httpx.HTTPError as error:
+        return Seen(0, repr(error), "")
+    return Seen(answer.status_code, answer.text, answer.headers.get("x-remote-user", ""))
+
+
 def read_statement(url: str, fingerprint: str, register: str, note: bytes) -> bytes:
     """A statement as a site has it."""
     return open_site(url).get(statement_key(Fingerprint(fingerprint), RegisterId(register), note))
 
 
 def key_of(card: Card) -> bytes:
+    """PEM."""
     assert isinstance(card.key, ec.EllipticCurvePrivateKey)
     return _key_pem(card.key)
 

@@ -13,6 +13,7 @@ import io
 import itertools
 import os
 import pickle
+import pkgutil
 import select
 import signal
 import struct
@@ -20,10 +21,12 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+from exclave import cli
 
 T = TypeVar("T")
 TESTS = Path(__file__).resolve().parents[1]
@@ -45,17 +48,6 @@ class Running:
 
     process: subprocess.Popen[bytes]
     log: Path
-
-    def stop(self, seconds: float = 20) -> None:
-        """SIGTERM; SIGKILL for one that does not end."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGCONT)
-            self.process.terminate()
-            try:
-                self.process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait(10)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -124,7 +116,11 @@ class Host:
         hands.stdin.flush()
         ready, _, _ = select.select([hands.stdout], [], [], seconds)
         assert ready, f"{self.label}: {function.__qualname__} takes more than {seconds} s"
-        good, value = pickle.loads(_received(hands.stdout))
+        try:
+            good, value = pickle.loads(_received(hands.stdout))
+        except EOFError as error:
+            log = self.folder / f"{self.label}-hands.log"
+            raise AssertionError(f"{self.label}: the hands died:\n{log.read_text()[-2000:]}") from error
         assert good, f"{self.label}: {function.__qualname__}: {value}"
         return value  # type: ignore[no-any-return]
 
@@ -240,10 +236,10 @@ def network(folder: Path, environment: Mapping[str, str] | None = None) -> Itera
 # Inside
 
 
-def serve_calls(preload: Sequence[str] = ("exclave.cli.main", "support.exile_state")) -> None:
+def serve_calls() -> None:
     """What a host's hands do: each call in a child of its own, so that none leaves threads or clients to the next."""
-    for name in preload:
-        importlib.import_module(name)
+    for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}."):
+        importlib.import_module(module.name)  # or each child would load them anew
     asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a function prints goes to the log
     while True:
