@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from exclave.errors import Busy, ExclaveError, MalformedError, UnavailableError
+from exclave.errors import Busy, ExclaveError, Forked, MalformedError, UnavailableError
 from exclave.formats.card import Card
 from exclave.formats.journal import Head
 from exclave.identity.contract import Authority
@@ -85,13 +85,18 @@ class AuthorityWatch:
     _older: str = ""
     """The journal here is an older copy of what this place sent abroad itself; why that is known."""
     _compared: Instant = Instant(0)
+    _forked: str = ""
+    """The custodians granted one epoch to two places."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def refresh(self) -> None:
-        """Reads all sites. If none answers, what was known stays, and grows old."""
+        """Reads all sites. If none answers, what was known stays, and grows old; if they show that an epoch was granted
+        twice, nothing is decided here until a charter says which counts."""
         began = self.clock()
         try:
             view = read_state(self.sites, self.state)
+            forks = [f.detail for f in view.findings if f.register == self.register and f.fault == Forked.code]
+            self._forked = forks[0] if forks and self.register not in view.epochs else ""
             epoch = view.epoch_chain(self.register).newest
         except ExclaveError as error:
             self.problem = error.message
@@ -169,6 +174,11 @@ class AuthorityWatch:
         with self._lock:
             self._as_of = max(self._as_of, Instant(min(moment, self.clock())))
 
+    def begin_anew(self) -> None:
+        """The journal here was put aside: nothing is known until another one has been read."""
+        with self._lock:
+            self._as_of = Instant(0)
+
     def chain(self) -> EpochChain | None:
         """The register's epochs as they were read last."""
         return self.view.epoch_chain(self.register) if self.view is not None else None
@@ -180,7 +190,7 @@ class AuthorityWatch:
             seen, moment = self._seen, self._as_of
         standing = stands(
             home=self.home, me=self.me.digest, seen=seen, taken_up=taken.epoch if taken else 0, now=self.clock(),
-            lease_s=self.lease_s, older=self._older,
+            lease_s=self.lease_s, doubt=self._forked or self._older,
         )  # fmt: skip
         return Authority(standing.state, self.place, standing.epoch, moment, standing.why)
 

@@ -187,6 +187,7 @@ class Follower:
         aside = place.folder / f"journal-of-epoch-{entry.epoch}-{place.clock()}"
         (place.folder / "journal").rename(aside)
         make_folder(place.folder / "journal")
+        place.watch.begin_anew()  # a part of the journal that is to come would be told as of a moment ago otherwise
         self.say(
             f"decisions of epoch {entry.epoch} that were entered here did not reach the place after it; they lie in"
             f" {aside}: have them entered there again"

@@ -48,15 +48,16 @@ class Standing:
 
 
 def stands(
-    *, home: bool, me: Digest, seen: Seen | None, taken_up: int, now: Instant, lease_s: int, older: str = ""
+    *, home: bool, me: Digest, seen: Seen | None, taken_up: int, now: Instant, lease_s: int, doubt: str = ""
 ) -> Standing:  # fmt: skip
     """Where a place stands at ``now``.
 
     ``home``: whether it is home. ``seen``: None until a site has been read since the process started; a place that
     comes back trusts nothing that it knew before. ``taken_up``: the epoch that this place has taken up by warrant.
     ``lease_s``: so long home goes on without being able to read any site. An embassy in exile goes on: it was made the
-    authority because others are silent. A clock that was set back by more than the lease ends it too. ``older``: why
-    the journal here is known to be an older copy; empty: it is not.
+    authority because others are silent. A clock that was set back by more than the lease ends it too. ``doubt``: why
+    nothing may be decided here all the same: the journal is known to be an older copy, or the newest epoch was granted
+    twice, so that another place may believe the same of itself.
     """
     waiting = IdentityState.RETURNING if home else IdentityState.STANDBY
     if seen is None:
@@ -65,8 +66,8 @@ def stands(
         return Standing(waiting, seen.epoch, f"epoch {seen.epoch} belongs to another place")
     if not seen.by_charter and taken_up != seen.epoch:
         return Standing(waiting, seen.epoch, f"epoch {seen.epoch} is this place's, but it has not taken it up yet")
-    if older:
-        return Standing(waiting, seen.epoch, older)
+    if doubt:
+        return Standing(waiting, seen.epoch, doubt)
     if home and abs(now - seen.verified) > lease_s * 1_000_000:
         ago = abs(now - seen.verified) // 1_000_000
         return Standing(

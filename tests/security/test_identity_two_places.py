@@ -1,0 +1,75 @@
+"""Two places that each believe to decide, and what is told while a place begins anew."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from exclave.formats.journal import PlaceKeys
+from exclave.identity.contract import IdentityState
+from exclave.identity.op.keys import _public
+from exclave.ids import Label, now
+from exclave.operations.identity_carry import TOKEN_KEYS, enter_carried
+from exclave.operations.identity_follow import Follower
+from support.moving_places import MovingPlaces
+
+
+def _sites(state: MovingPlaces) -> list[Path]:
+    return [Path(state.small.site(name)) for name in state.small.sites]
+
+
+def test_an_epoch_that_was_granted_twice_lets_nobody_decide(tmp_path: Path) -> None:
+    """Custodians sign a warrant for each of two embassies, which cannot reach each other's sites. Once they can,
+    neither decides any more, and neither does home, until a charter says which of them it is."""
+    state = MovingPlaces(tmp_path / "state", embassies=("lux", "nord")).made()
+    state.step("home")
+    before = tmp_path / "before"
+    for site in _sites(state):
+        shutil.copytree(site, before / site.name)
+    moves = [state.fail_over("lux"), state.fail_over("nord")]
+    state.ok(moves[0])
+    for site in _sites(state):
+        shutil.copytree(site, tmp_path / "of-lux" / site.name)
+        shutil.rmtree(site)
+        shutil.copytree(before / site.name, site)
+    state.ok(moves[1])
+    with state.place("nord") as nord, state.place("home") as home:
+        assert nord.authority().state is IdentityState.EXILE
+        for site in _sites(state):
+            shutil.copytree(tmp_path / "of-lux" / site.name, site, dirs_exist_ok=True)
+        for place in (nord, home):
+            place.watch.refresh()
+            assert not place.authority().decides
+        assert "granted twice" in nord.authority().why
+    assert not state.authority("lux").decides
+
+
+def test_what_a_place_knew_before_it_began_anew_dates_nothing(tmp_path: Path) -> None:
+    """A journal that was put aside is read anew in parts: the first of them is not complete as of a moment ago."""
+    state = MovingPlaces(tmp_path / "state").made()
+    state.step("home")
+    state.step("lux")
+    with state.place("lux") as place:
+        place.watch.note_as_of(now())
+        later: Any = SimpleNamespace(number=2)
+        Follower(place)._set_aside(later)
+        assert place.authority().as_of == 0
+
+
+def test_token_keys_of_a_stolen_embassy_are_taken_away(tmp_path: Path) -> None:
+    """Home enters an empty set for it; the keys stand in the published one no longer."""
+    state = MovingPlaces(tmp_path / "state").made()
+    x, y = "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4", "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM"
+    jwks = msgspec.json.encode({"keys": [{"kty": "EC", "crv": "P-256", "kid": "a", "x": x, "y": y}]})
+    state.enter(PlaceKeys("lux", jwks))
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    (folder / TOKEN_KEYS).write_bytes(b'{"keys":[]}')
+    with state.place("home") as home:
+        assert len(_public(home.store.place_keys()[Label("lux")])) == 1
+        assert enter_carried(home, Label("lux"), folder, now=now()).keys
+        assert _public(home.store.place_keys()[Label("lux")]) == []
