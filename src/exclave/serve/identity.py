@@ -124,7 +124,8 @@ async def _serve(
     )  # fmt: skip
     host, port = _address(serve.status)
     threads = 16 if serve.state else 0
-    status = await start_ocsp(site, Listen(host, port, reuse_port=serve.workers > 1, threads=threads))
+    with _bound(serve.status):
+        status = await start_ocsp(site, Listen(host, port, reuse_port=serve.workers > 1, threads=threads))
     servers = [_server(app.app, serve.login)]
     sockets = [_listen(serve.login, reuse=serve.workers > 1)]
     if serve.card_socket:
@@ -165,23 +166,31 @@ def _listen(address: str, *, reuse: bool) -> socket.socket:
     if address.startswith("unix:"):
         path = address.removeprefix("unix:")
         at = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with suppress(FileNotFoundError):
-            os.unlink(path)
-        at.bind(path)
-        os.chmod(path, 0o660)
+        with _bound(address):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+            at.bind(path)
+            os.chmod(path, 0o660)
     else:
         host, port = _address(address)
         at = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         at.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse:
             at.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        try:
+        with _bound(address):
             at.bind((host, port))
-        except OSError as error:
-            raise UsageError(f"cannot listen at {address}: {error.strerror}", hint="Name another address.") from error
     at.listen(_CONNECTIONS)
     at.setblocking(False)
     return at
+
+
+@contextmanager
+def _bound(address: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error)
+        raise UsageError(f"cannot listen at {address}: {why}", hint="Name another address.") from error
 
 
 def _address(text: str) -> tuple[str, int]:
