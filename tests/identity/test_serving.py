@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -288,9 +289,7 @@ def test_a_request_in_flight_ends_well(served: Served, tmp_path: Path) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    found = Path(f"/proc/{pid}/task/{pid}/children")
     tasks = Path(f"/proc/{pid}/task")
-    del found
     return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
 
 
@@ -313,6 +312,34 @@ def test_workers(served: Served) -> None:
             assert not Path(f"/proc/{other}").exists()
     finally:
         (lux / "place.toml").write_text(text)
+
+
+@pytest.mark.slow
+def test_a_bare_machine_serves(tmp_path: Path) -> None:
+    """Nothing stood by there, and no file says what the place is: failover writes one, starts the services, and they
+    decide. In a network of its own, since it takes the usual ports."""
+    state = MovingPlaces(tmp_path / "state", served=True).made()
+    state.enter(Confirmed(issuer(), now(), 0))
+    state.step("home")
+    bare, granted = tmp_path / "bare", state.small.granted("failover")
+    arguments = ["failover", "run", *state.small.where(), *granted, "--dir", str(bare), "--json"]
+    alone = ["unshare", "-n", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command(*arguments)]
+    done = subprocess.run(alone, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    try:
+        assert "no identity services stood by here" in done.stderr
+        (service,) = json.loads(done.stdout)["services"]
+        inside = ["nsenter", f"--net=/proc/{service['pid']}/ns/net"]
+        asked = subprocess.run(
+            [*inside, "curl", "-s", "http://127.0.0.1:8422/health/decides"], capture_output=True, text=True, check=True
+        )
+        told = json.loads(asked.stdout)
+        assert (told["state"], told["epoch"], told["decides"], told["entries"]) == ("exile", 2, True, 3)
+        again = subprocess.run(alone, capture_output=True, text=True, timeout=120, check=False)
+        assert again.returncode == 0, again.stderr
+    finally:
+        assert run("failover", "stop", "--dir", str(bare)).code == 0
+    assert state.small.verify()["ok"]
 
 
 # Two servers side by side, one PostgreSQL

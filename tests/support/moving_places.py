@@ -61,12 +61,15 @@ def stop(serial: int, *, since: int = 0, reason: str = "keyCompromise") -> Stopp
 class MovingPlaces:
     """Use: ``MovingPlaces(folder).made()``; then ``with state.home() as place: place.writer.enter(…)`` and so on."""
 
-    def __init__(self, root: Path, embassies: tuple[str, ...] = ("lux",)) -> None:
+    def __init__(self, root: Path, embassies: tuple[str, ...] = ("lux",), *, served: bool = False) -> None:
+        """``served``: the register has the service, which a failover starts."""
         self.root, self.embassies = root, embassies
         self.at_home = root / "identity-home"
         self.journal = self.at_home / "journal"
         dataset: dict[str, object] = {"path": str(self.journal)}
-        self.small = SmallHome(root, [Register("identity", [("journal", "identity", dataset)])])
+        service: dict[str, object] = {"name": "identity", "kind": "identity", "dataset": "journal", "port": 0}
+        services = [service] if served else []
+        self.small = SmallHome(root, [Register("identity", [("journal", "identity", dataset)], services=services)])
 
     def made(self) -> MovingPlaces:
         """Places of home and the embassies; five certificates (serials 1 to 5) are known; a version was captured."""
