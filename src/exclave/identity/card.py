@@ -12,6 +12,7 @@ from typing import Protocol
 
 from exclave.crypto.certificates import DISALLOWED_POLICIES, PinnedIssuers, VerifiedCitizen, pin_issuers, verify_citizen
 from exclave.errors import MalformedError, NotAuthorised, UnavailableError
+from exclave.formats.journal import serial_bytes
 from exclave.formats.relying import RelyingService
 from exclave.identity.answer_window import known_until
 from exclave.identity.contract import (
@@ -71,7 +72,8 @@ def admit(
         why = "no list extends it" if extension is None else extension.why
         raise NotAuthorised(f"the certificate has expired: {why}", reason="expired")
     person = Person(citizen.subject, citizen.given_name, citizen.family_name, citizen.date_of_birth)
-    done = Authentication(person, (CARD_METHOD,), CARD_ACR, now, extended=citizen.expired)
+    certificate = citizen.issuer, serial_bytes(citizen.serial)
+    done = Authentication(person, (CARD_METHOD,), CARD_ACR, now, extended=citizen.expired, card=certificate)
     return Admitted(done, freshness.text)
 
 

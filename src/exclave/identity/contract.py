@@ -187,6 +187,8 @@ class Authentication:
     time: Instant
     extended: bool = False
     """The certificate had expired and an extension list in force names its key."""
+    card: tuple[bytes, bytes] | None = None
+    """The card's certificate: its issuer's id and its serial as the journal writes it; None: it was no card."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ from exclave.identity.contract import (
     StoredPasskey,
     Tickets,
 )
-from exclave.ids import Instant
+from exclave.identity.status_log import Good, Serial
+from exclave.ids import Digest, Instant
 
 PASSKEY_METHOD = "passkey"
 MAX_PASSKEYS = 10
@@ -238,6 +239,12 @@ class Passkeys:
         _check_recent(owner, now)
         if CARD_METHOD not in owner.amr:
             raise NotAuthorised("a passkey is enrolled after a log-in with a card only", reason="passkey-card")
+        if owner.card is not None:
+            issuer, serial = owner.card
+            # The card was good when it logged in; who stole it must not make a passkey that outlives it.
+            status = self.store.status(Digest(issuer), Serial(int.from_bytes(serial, "big")))
+            if not isinstance(status, Good):
+                raise NotAuthorised("the card was revoked or held since it logged in", reason="revoked")
         have = self.store.passkeys_of(owner.person.subject)
         if len(have) >= MAX_PASSKEYS:
             raise ConflictError(f"one person has {MAX_PASSKEYS} passkeys at most", reason="passkey-limit")
