@@ -24,7 +24,7 @@ from exclave.demo.citizen import Citizen, Failed, Settings
 from exclave.demo.commands import Commands
 from exclave.demo.names import lead_to
 from exclave.demo.pki import Card, Pki, make_pki, pem
-from exclave.ids import Instant, Label, now, parse_instant
+from exclave.ids import Label, now, parse_instant
 from exclave.runners.ports import free_port
 from exclave.runners.probe import wait_http
 from exclave.runners.process import ServiceSpec, start
@@ -129,17 +129,12 @@ def certify(world: World, requests: Path, listed: list[dict[str, Any]], days: in
     made = []
     for one in listed:
         csr = x509.load_pem_x509_csr((requests / one["file"]).read_bytes())
-        begin = _instant(one["from"])
+        begin = parse_instant(one["from"])
         certificate = world.pki.first.certify(csr, begin=begin, days=days)
         path = requests / one["file"].replace(".csr", ".crt")
         path.write_bytes(pem(certificate))
         made.append(str(path))
     return made
-
-
-def _instant(text: str) -> Instant:
-    """Of a table's ``2026-11-23 14:22:01``."""
-    return parse_instant(f"{text.replace(' ', 'T')}.000000Z")
 
 
 # What operators write
