@@ -21,23 +21,9 @@ import pytest
 
 from exclave.demo.pki import pem
 from exclave.ids import Instant, now
-from support.exile_state import (
-    EMBASSY,
-    ENVIRONMENT,
-    HOME,
-    ISSUER,
-    LOGIN_PORT,
-    ExileState,
-    Seen,
-    ask_token,
-    fetch,
-    key_of,
-    log_in,
-    log_in_by_tls,
-    make_state,
-    read_statement,
-    until,
-)
+from support.exile_machines import EMBASSY, ENVIRONMENT, HOME, ISSUER, LOGIN_PORT
+from support.exile_state import ExileState, make_state, until
+from support.exile_world import Seen, ask_token, fetch, key_of, log_in, log_in_by_tls, read_statement
 from support.netns import network
 from support.small_home import SmallHome
 
