@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import threading
@@ -13,6 +14,7 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
 from exclave.errors import ConfigError, UnavailableError
 from exclave.formats.identityconfig import parse_place_config
@@ -25,7 +27,9 @@ from exclave.operations.acting import REFRESH_S
 from exclave.operations.identity_follow import Follower
 from exclave.operations.identity_place import IdentityPlace
 from exclave.operations.identity_return import SETTLE_S
+from exclave.rules.exile import Seen
 from exclave.serve import identity
+from exclave.serve.identity_app import IdentityApp
 from support.login_nginx import client_context, free_ports, running_front
 from support.login_site import Site
 from support.moving_places import MovingPlaces
@@ -186,3 +190,37 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Clie
         httpx.Client(verify=client_context(running, None)) as client,
     ):
         yield client, settings
+
+
+def test_a_database_that_is_away_takes_no_page_away(state: MovingPlaces, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process says that it lives, and whoever asks for more is asked to come again; there is no traceback."""
+    with state.place("home") as place:
+        app = IdentityApp(place, Follower(place), MemoryTickets(), BackChannel(), CollectorRegistry())
+
+        def away() -> int:
+            raise UnavailableError("the status store does not answer")
+
+        assert _asked(app).status_code == 200
+        monkeypatch.setattr(place.store, "generation", away)
+        assert _asked(app).status_code == 200
+        app._made = None
+        answer = _asked(app)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+
+
+def _asked(app: IdentityApp) -> httpx.Response:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app.app), base_url="http://127.0.0.1") as client:
+            return await client.get("/health/live")
+
+    return asyncio.run(ask())
+
+
+def test_a_damaged_mark_takes_nothing_up(state: MovingPlaces) -> None:
+    """Whoever asks who decides gets an answer, and it is no."""
+    with state.place("home") as place:
+        (place.folder / "state" / "taken-up").write_bytes(b"\xc1")
+        assert place.authority().decides, "the first epoch needs no mark"
+        place.watch._seen = Seen(place.watch.me.digest, 3, False, now())
+        assert not place.authority().decides
+        (place.folder / "state" / "taken-up").unlink()

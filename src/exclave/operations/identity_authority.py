@@ -201,5 +201,9 @@ class AuthorityWatch:
         except FileNotFoundError:
             mtime = 0
         if mtime != self._taken_mtime:
-            self._taken, self._taken_mtime = read_taken_up(self.folder), mtime
+            try:
+                taken = read_taken_up(self.folder)
+            except MalformedError:
+                taken = None  # it says nothing, so nothing was taken up; who takes up the epoch again is told
+            self._taken, self._taken_mtime = taken, mtime
         return self._taken

@@ -44,6 +44,7 @@ from exclave.serve import oidc
 from exclave.serve.card_door import build_card_door
 from exclave.serve.page_set import Pages
 from exclave.serve.push import routes as push_routes
+from exclave.serve.threads import in_thread
 
 READY_PATH = "/health/ready"
 HOME = Label("home")
@@ -86,12 +87,23 @@ class IdentityApp:
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The whole application, as the settings are now."""
-        await self._current()[1](scope, receive, send)
+        _, app, _ = await self._looked_up()
+        await app(scope, receive, send)
 
     async def door(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Log-in by TLS client certificate; 404 where that is not offered."""
-        door = self._current()[2] or PlainTextResponse("not offered here\n", 404)
-        await door(scope, receive, send)
+        _, _, door = await self._looked_up()
+        await (door or PlainTextResponse("not offered here\n", 404))(scope, receive, send)
+
+    async def _looked_up(self) -> tuple[bytes | None, ASGIApp, ASGIApp | None]:
+        """A database that is away holds up no other request, and the last settings go on until it is back."""
+        try:
+            return await in_thread(self._current) if self.place.config.serve.state else self._current()
+        except ExclaveError:
+            made = self._made
+            if made is not None:
+                return made
+            return None, PlainTextResponse("not now\n", 503, headers=_NEVER | {"retry-after": "5"}), None
 
     def _current(self) -> tuple[bytes | None, ASGIApp, ASGIApp | None]:
         """Made anew when the settings in the journal have changed."""
