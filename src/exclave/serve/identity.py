@@ -12,7 +12,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -78,10 +78,7 @@ def run(served: Served, *, ready: Callable[[], None] = lambda: None) -> None:
                                                              served.place.watch.refresh), name="watch"))  # fmt: skip
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, _ending_with_threads(died):
-            logouts.start()
-            for thread in threads:
-                thread.start()
-            runner.run(_serve(served, app, registry, crls, ready))
+            runner.run(_serve(served, app, registry, crls, [logouts, *threads], ready))
     finally:
         stop.set()
         logouts.stop()
@@ -110,22 +107,25 @@ def _ending_with_threads(died: list[threading.ExceptHookArgs]) -> Iterator[None]
 
 
 async def _serve(
-    served: Served, app: IdentityApp, registry: CollectorRegistry, crls: CrlPublisher, ready: Callable[[], None]
-) -> None:
+    served: Served, app: IdentityApp, registry: CollectorRegistry, crls: CrlPublisher,
+    threads: Iterable[threading.Thread | BackChannel], ready: Callable[[], None],
+) -> None:  # fmt: skip
     place, serve = served.place, served.place.config.serve
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
+    for thread in threads:  # only now: one that dies at once must find the handler
+        thread.start()
     raise_file_limit(2 * _CONNECTIONS)
     responder = Responder(place.store, place.keyring, place.authority, place.clock)
     site = OcspSite(
         responder, place.clock, OcspMetrics(registry), crls, lambda: place.authority().answers
     )  # fmt: skip
     host, port = _address(serve.status)
-    threads = 16 if serve.state else 0
+    answering = 16 if serve.state else 0
     with _bound(serve.status):
-        status = await start_ocsp(site, Listen(host, port, reuse_port=serve.workers > 1, threads=threads))
+        status = await start_ocsp(site, Listen(host, port, reuse_port=serve.workers > 1, threads=answering))
     servers = [_server(app.app, serve.login)]
     sockets = [_listen(serve.login, reuse=serve.workers > 1)]
     if serve.card_socket:
