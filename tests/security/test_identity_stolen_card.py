@@ -39,3 +39,15 @@ def test_a_card_that_is_stopped_enrols_no_passkey(stop: type[Revoked] | type[Hel
     site.passkeys.enrol(owner, passkey.create(site.passkeys.enrol_options(owner, BROWSER, now=site.now)), BROWSER,
                         now=site.now)  # fmt: skip
     assert site.store.keys
+
+
+@pytest.mark.xfail(strict=True, reason="the journal knows numbers of certificates only: docs/threats.md")
+def test_a_forged_certificate_under_a_good_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has a CA's key gives his own card's number to a certificate in another person's name."""
+    site = Site()
+    own = site.card(given_name="THIEF", code="37605030299")
+    monkeypatch.setattr("exclave.demo.pki.x509.random_serial_number", lambda: own.serial)
+    forged = site.pki.second.card()
+    client = site.desk.offer(own_id(BROWSER), BROWSER).interaction.client
+    with pytest.raises(NotAuthorised):
+        site.cards.certificate(forged.der, client, now=site.now)
