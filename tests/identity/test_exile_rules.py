@@ -75,6 +75,21 @@ def test_table(row: tuple[bool, Digest | None, bool, int, int]) -> None:
     assert (found.why == "") is decides
 
 
+@pytest.mark.parametrize("home", [True, False])
+@pytest.mark.parametrize("by_charter", [True, False])
+def test_in_doubt_nothing_is_decided(home: bool, by_charter: bool) -> None:
+    """An older copy of the journal, or an epoch that was granted twice: the place waits, and says why."""
+    seen = _seen(ME, by_charter, FRESH)
+    found = stands(home=home, me=ME, seen=seen, taken_up=5, now=NOW, lease_s=LEASE_S, doubt="an older copy")
+    assert (found.state, found.why) == (_R if home else _S, "an older copy")
+
+
+def test_a_clock_that_was_set_back_ends_the_lease() -> None:
+    """A reading in the future is as bad as one too long ago."""
+    for age, state in ((-LAST_MOMENT, _H), (-OVER, _R)):
+        assert _stands(True, _seen(ME, True, age), 0).state is state
+
+
 def test_reasons_are_for_people() -> None:
     """The reason names the epoch, or the seconds without a site."""
     assert "no site has been read" in _stands(True, None, 5).why
@@ -96,5 +111,5 @@ def test_two_places_never_both_decide(
     if found.state in (IdentityState.HOME, IdentityState.EXILE):
         assert me == ME
         assert by or taken == epoch
-        assert not home or NOW - seen.verified <= lease * 1_000_000
+        assert not home or abs(NOW - seen.verified) <= lease * 1_000_000
     assert (found.state in (IdentityState.HOME, IdentityState.RETURNING)) is home

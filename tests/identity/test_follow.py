@@ -312,6 +312,20 @@ def test_all_hosts_hide_the_new_epoch(state: MovingPlaces) -> None:
         assert home.authority().state is IdentityState.RETURNING, "seen once is not forgotten"
 
 
+def test_a_process_remembers_the_newest_epoch(state: MovingPlaces) -> None:
+    """Home is started again where all hosts hide the new epoch: one of its processes has seen it, so it waits."""
+    former = {name: state.root / f"former-{name}" for name in state.small.sites}
+    for name, folder in former.items():
+        shutil.copytree(state.small.site(name), folder)
+    state.ok(state.fail_over())
+    state.step("home")
+    for name, folder in former.items():
+        shutil.rmtree(state.small.site(name))
+        folder.rename(state.small.site(name))
+    authority = state.authority("home")
+    assert (authority.state, authority.epoch) == (IdentityState.RETURNING, 2)
+
+
 # Several of them
 
 

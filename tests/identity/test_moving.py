@@ -239,6 +239,31 @@ def test_a_site_that_is_away_gets_no_statement(state: MovingPlaces) -> None:
     assert (len(found["home"]), len(found["lux"]), len(found["nord"])) == (1, 1, 0)
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_damaged_mark_is_no_mark(state: MovingPlaces, when: str) -> None:
+    """One from before does not stop a take-over; one of this epoch is made again with the same warrant, and what was
+    decided meanwhile stays."""
+    mark = state.at("lux") / "state" / "taken-up"
+    arguments = state.fail_over()
+    if when == "before":
+        mark.parent.mkdir(exist_ok=True)
+        mark.write_bytes(b"rubbish")
+    state.ok(arguments)
+    state.enter(stop(2), at="lux")
+    state.step("lux")
+    gap = (state.at("lux") / "state" / "gap.note").read_bytes()
+    if when == "after":
+        mark.write_bytes(b"rubbish")
+        assert state.authority("lux").state is IdentityState.STANDBY
+        at = arguments.index("--dir") + 1
+        state.ok([*arguments[:at], str(state.root / "again"), *arguments[at + 1 :]])
+    assert state.authority("lux").decides
+    assert isinstance(state.status(2, "lux"), Revoked)
+    assert state.step("lux").state.problem == ""
+    assert (state.at("lux") / "state" / "gap.note").read_bytes() == gap
+    _whole(state)
+
+
 # Home that comes back by itself
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from exclave.errors import Busy, ExclaveError, Forked, MalformedError, UnavailableError
+from exclave.errors import Busy, ConfigError, ExclaveError, Forked, MalformedError, UnavailableError
 from exclave.formats.card import Card
 from exclave.formats.journal import Head
 from exclave.identity.contract import Authority
@@ -51,7 +51,19 @@ def read_taken_up(folder: Path) -> TakenUp | None:
     except FileNotFoundError:
         return None
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise MalformedError(f"{path} is damaged", hint="Take the epoch up again with the same warrant.") from error
+        raise MalformedError(
+            f"{path} is damaged",
+            hint="Take the epoch up again: `exclave failover run` with the same warrant and --identity, another --dir.",
+        ) from error
+
+
+def has_taken_up(folder: Path, epoch: int) -> bool:
+    """Whether this place has taken ``epoch`` up; one whose file is damaged may do it again."""
+    try:
+        taken = read_taken_up(folder)
+    except MalformedError:
+        return False
+    return taken is not None and taken.epoch == epoch
 
 
 def write_taken_up(folder: Path, taken: TakenUp) -> None:
@@ -97,7 +109,7 @@ class AuthorityWatch:
             view = read_state(self.sites, self.state)
             forks = [f.detail for f in view.findings if f.register == self.register and f.fault == Forked.code]
             self._forked = forks[0] if forks and self.register not in view.epochs else ""
-            epoch = view.epoch_chain(self.register).newest
+            epoch, remembered = view.epoch_chain(self.register).newest, self._remembered()
         except ExclaveError as error:
             self.problem = error.message
             return
@@ -109,8 +121,8 @@ class AuthorityWatch:
             # An epoch that was seen once is not forgotten because a site hides it later, nor with this process.
             if self._seen is not None and self._seen.epoch > seen.epoch:
                 seen = replace(self._seen, verified=began)
-            elif (known := self._remembered()) > seen.epoch:
-                self.view, seen = view, Seen(Digest(b""), known, False, began)
+            elif remembered > seen.epoch:
+                self.view, seen = view, Seen(Digest(b""), remembered, False, began)
             else:
                 self.view = view
             self._seen, self.problem = seen, ""
@@ -147,10 +159,14 @@ class AuthorityWatch:
             write_private(self.folder / "state" / SEEN, f"{epoch}\n".encode())
 
     def _remembered(self) -> int:
+        path = self.folder / "state" / SEEN
         try:
-            return parse_count((self.folder / "state" / SEEN).read_text("ascii").removesuffix("\n"), limit=2**32 - 1)
+            return parse_count(path.read_text("ascii").removesuffix("\n"), limit=2**32 - 1)
         except FileNotFoundError:
             return 0
+        except (MalformedError, UnicodeError, OSError) as error:
+            hint = "Remove it once you know from several sites who decides; nothing is decided here before."
+            raise ConfigError(f"{path} is damaged or cannot be read", hint=hint) from error
 
     def is_behind(self) -> bool:
         """Whether this place has taken up an epoch that it has not seen at the sites yet: time to ``refresh``."""

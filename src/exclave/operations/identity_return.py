@@ -30,7 +30,7 @@ from exclave.identity.sync import rebuild
 from exclave.ids import Epoch, Instant, RegisterId, sha256
 from exclave.operations.failover_run import Run
 from exclave.operations.home import make_folder, sync_folder, write_private
-from exclave.operations.identity_authority import TakenUp, read_taken_up, write_taken_up
+from exclave.operations.identity_authority import TakenUp, has_taken_up, write_taken_up
 from exclave.operations.identity_moved import MERGE_FILE
 from exclave.operations.identity_takeup import bring, publish_statement, take_up_identity
 from exclave.rules.epochs import VerifiedEpoch
@@ -60,8 +60,7 @@ def return_identity(
     register = run.register(name)[0]
     chain = run.view.epoch_chain(register)
     epoch = chain.newest
-    done = read_taken_up(run.identity)
-    if done is not None and done.epoch == epoch.number:
+    if has_taken_up(run.identity, epoch.number):
         return
     former = chain.find(Epoch(epoch.number - 1))
     _wait_settled(run, register, former, sleep, settle_s)  # (1)

@@ -23,7 +23,7 @@ from exclave.identity.journal import Journal
 from exclave.ids import Epoch, Instant, RegisterId
 from exclave.operations.failover_run import Run
 from exclave.operations.home import make_folder, write_private
-from exclave.operations.identity_authority import TakenUp, read_taken_up, write_taken_up
+from exclave.operations.identity_authority import TakenUp, has_taken_up, write_taken_up
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import sign_text
 from exclave.verify.feeds import as_of, read_heads
@@ -51,8 +51,7 @@ def take_up_identity(run: Run, name: str, restored: Path) -> None:
     register, opened, _ = run.register(name)
     chain = run.view.epoch_chain(register)
     epoch = chain.newest
-    done = read_taken_up(run.identity)
-    if done is not None and done.epoch == epoch.number:
+    if has_taken_up(run.identity, epoch.number):
         return
     folder = run.identity / "journal"
     make_folder(folder)
