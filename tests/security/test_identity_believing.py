@@ -91,3 +91,12 @@ def test_a_clock_that_was_set_back_does_not_prolong_the_lease() -> None:
         at = Instant(seen.verified + jump * HOUR)
         assert stands(home=True, me=ME, seen=seen, taken_up=0, now=at, lease_s=7200).state is state
     assert stands(home=True, me=ME, seen=replace(seen, epoch=2), taken_up=0, now=seen.verified, lease_s=1).epoch == 2
+
+
+@pytest.mark.parametrize("damaged", [b"x\n", b"\xff\n", b""])
+def test_a_damaged_memory_of_epochs_lets_nobody_decide(state: MovingPlaces, damaged: bytes) -> None:
+    """It is told, with the file's name, and nothing is decided until a person has looked."""
+    (state.at("home") / "state" / "seen-epoch").write_bytes(damaged)
+    with state.place("home") as place:
+        assert not place.authority().decides
+        assert "seen-epoch is damaged" in place.watch.problem
