@@ -8,6 +8,7 @@ over its link to the sites, so cutting the link really cuts its feed.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 
 from exclave.demo.pki import pem
 from exclave.ids import Instant, now
-from support.exile_machines import EMBASSY, ENVIRONMENT, HOME, ISSUER, LOGIN_PORT
+from support.exile_machines import EMBASSY, ENVIRONMENT, HOME, ISSUER, LOGIN_PORT, remove_sockets
 from support.exile_state import ExileState, make_state, until
 from support.exile_world import Seen, ask_token, fetch, key_of, log_in, log_in_by_tls, read_statement
 from support.netns import network
@@ -150,7 +151,9 @@ def test_exile(tmp_path: Path) -> None:
     logs.mkdir()
     files.mkdir()
     began = time.monotonic()
-    with network(logs, ENVIRONMENT) as net:
+    with contextlib.ExitStack() as stack:
+        stack.callback(remove_sockets)
+        net = stack.enter_context(network(logs, ENVIRONMENT))
         state = make_state(net, tmp_path)
         story = Story(state, files)
         print(f"\nmade in {time.monotonic() - began:.1f} s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,7 +29,12 @@ ENVIRONMENT = {
 LOGIN, AIA, CARD = (f"{name}.{ZONE}" for name in ("login", "aia", "card"))
 ISSUER = f"https://{LOGIN}"
 LOGIN_PORT, APACHE_PORT = 8422, 8080
-S3_PORTS = {"home": 18_320, "lux": 18_330, "nord": 18_340}
+_PORTS_EACH = 5
+# The engine has sockets in /tmp by its ports' numbers, which all namespaces see: two runs need different ones.
+S3_PORTS = {
+    name: 15_000 + os.getpid() % 900 * 15 + number * _PORTS_EACH for number, name in enumerate(("home", "lux", "nord"))
+}
+"""In the process that starts the engines."""
 _KNOT = """\
 server:
     rundir: "{run}"
@@ -92,10 +98,22 @@ resolvers = ["{SECONDARY}"]
 
 
 def start_site(host: Host, folder: Path, name: str) -> Running:
-    """A site's S3 engine; it has sockets in /tmp by its ports' numbers, which all namespaces see."""
+    """A site's S3 engine."""
     seaweed.write_files(folder)
     port = S3_PORTS[name]
-    return host.start("s3", *seaweed.weed_command([*range(port, port + 5)], host.address), cwd=folder)
+    command = seaweed.weed_command([*range(port, port + _PORTS_EACH)], host.address)
+    return host.start("s3", *command, cwd=folder)
+
+
+def remove_sockets() -> None:
+    """What engines that were killed left in /tmp."""
+    for first in S3_PORTS.values():
+        for port in range(first, first + _PORTS_EACH):
+            for path in (
+                *Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
+                *Path("/tmp").glob(f"seaweedfs-*-{port + 10_000}.sock"),
+            ):
+                path.unlink(missing_ok=True)
 
 
 def site_url(host: Host, name: str, running: Running) -> str:
