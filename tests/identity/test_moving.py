@@ -316,7 +316,7 @@ def test_home_without_any_site_decides_nothing_at_first(state: MovingPlaces) -> 
         object.__setattr__(place.watch, "lease_s", 0)
         time.sleep(0.01)
         assert place.authority().state is IdentityState.RETURNING
-        assert "no site could be read" in place.authority().why
+        assert "could be read for" in place.authority().why
     with state.place("home") as place:
         assert place.authority().state is IdentityState.RETURNING
         assert not place.authority().answers
@@ -420,7 +420,7 @@ def test_what_exile_enters_until_it_sees_that_home_is_back(
     """The embassy goes on for the seconds until it reads the new epoch; home waits, and has those entries too."""
     state.ok(state.fail_over())
     assert identity_return.return_identity.__kwdefaults__ is not None
-    monkeypatch.setitem(identity_return.return_identity.__kwdefaults__, "settle_s", 2.0)
+    monkeypatch.setitem(identity_return.return_identity.__kwdefaults__, "settle_s", 3.0)
     arguments, ended = state.come_back(), []
     with state.place("lux") as place:
         follower = Follower(place)
@@ -430,7 +430,8 @@ def test_what_exile_enters_until_it_sees_that_home_is_back(
         deadline = time.monotonic() + 20
         while state.view.epoch_chain(state.register).newest.number != 3:
             assert time.monotonic() < deadline
-            time.sleep(0.02)
+            follower._verified = now()  # as if it had read the sites a moment ago, however slow this machine is
+            follower.step()
         # Home is granted; this process has not read that yet.
         assert place.authority().decides
         place.writer.enter([stop(5)])
