@@ -95,21 +95,24 @@ def test_reasons_are_for_people() -> None:
     assert "no site has been read" in _stands(True, None, 5).why
     assert _stands(False, _seen(OTHER, False, FRESH), 5).why == "epoch 5 belongs to another place"
     assert "has not taken it up yet" in _stands(False, _seen(ME, False, FRESH), 4).why
+    never = Seen(ME, EPOCH, True, None)
+    assert "since this process started" in _stands(True, never, 0).why
+    assert _stands(False, never, EPOCH).why == ""  # an embassy in exile: others are silent
     assert "for 3700 s" in _stands(True, _seen(ME, True, 3_700_000_000), 0).why
 
 
 @given(
     home=st.booleans(), me=st.sampled_from((ME, OTHER)), by=st.booleans(), epoch=st.integers(1, 4),
-    taken=st.integers(0, 4), verified=st.integers(-(10**10), 10**10), lease=st.integers(1, 10_000),
+    taken=st.integers(0, 4), verified=st.none() | st.integers(-(10**10), 10**10), lease=st.integers(1, 10_000),
 )  # fmt: skip
 def test_two_places_never_both_decide(
-    home: bool, me: Digest, by: bool, epoch: int, taken: int, verified: int, lease: int
+    home: bool, me: Digest, by: bool, epoch: int, taken: int, verified: int | None, lease: int
 ) -> None:
     """Of two places that have seen the same epoch, at most its writer decides; and home only within its lease."""
-    seen = Seen(ME, epoch, by, Instant(NOW + verified))
+    seen = Seen(ME, epoch, by, None if verified is None else Instant(NOW + verified))
     found = stands(home=home, me=me, seen=seen, taken_up=taken, now=NOW, lease_s=lease)
     if found.state in (IdentityState.HOME, IdentityState.EXILE):
         assert me == ME
         assert by or taken == epoch
-        assert not home or abs(NOW - seen.verified) <= lease * 1_000_000
+        assert not home or (seen.verified is not None and abs(NOW - seen.verified) <= lease * 1_000_000)
     assert (found.state in (IdentityState.HOME, IdentityState.RETURNING)) is home

@@ -48,6 +48,29 @@ def test_an_epoch_that_was_granted_twice_lets_nobody_decide(tmp_path: Path) -> N
     assert not state.authority("lux").decides
 
 
+def test_a_home_that_reads_its_own_site_alone_does_not_decide(tmp_path: Path) -> None:
+    """Cut off together with the site in its cellar it cannot know whether another place decides. It goes on for its
+    lease, and none at all if it starts then."""
+    state = MovingPlaces(tmp_path / "state").made()
+    own, *abroad = _sites(state)
+    assert abroad
+    with state.place("home") as running:
+        for site in abroad:
+            site.rename(site.with_suffix(".away"))
+        running.watch.refresh()
+        assert running.authority().decides
+        running.watch.lease_s = 0
+        assert "more than half of the charter's sites" in running.authority().why
+    with state.place("home") as restarted:
+        assert not restarted.authority().decides
+        assert "since this process started" in restarted.authority().why
+        for site in abroad:
+            site.with_suffix(".away").rename(site)
+        restarted.watch.refresh()
+        assert restarted.authority().decides
+    assert own.is_dir()
+
+
 def test_what_a_place_knew_before_it_began_anew_dates_nothing(tmp_path: Path) -> None:
     """A journal that was put aside is read anew in parts: the first of them is not complete as of a moment ago."""
     state = MovingPlaces(tmp_path / "state").made()

@@ -110,19 +110,21 @@ class AuthorityWatch:
             forks = [f.detail for f in view.findings if f.register == self.register and f.fault == Forked.code]
             self._forked = forks[0] if forks and self.register not in view.epochs else ""
             epoch, remembered = view.epoch_chain(self.register).newest, self._remembered()
+            most = 2 * len(view.shown) > len(view.chain.newest.charter.sites)
         except ExclaveError as error:
             self.problem = error.message
             return
+        verified = began if most else self._seen.verified if self._seen is not None else None
         # Only the first epoch has nothing before it.
-        seen = Seen(epoch.writer.digest, epoch.number, epoch.warrant is None and epoch.number == 1, began)
+        seen = Seen(epoch.writer.digest, epoch.number, epoch.warrant is None and epoch.number == 1, verified)
         if seen.writer == self.me.digest:
             self._compare(epoch, began)
         with self._lock:
             # An epoch that was seen once is not forgotten because a site hides it later, nor with this process.
             if self._seen is not None and self._seen.epoch > seen.epoch:
-                seen = replace(self._seen, verified=began)
+                seen = replace(self._seen, verified=verified)
             elif remembered > seen.epoch:
-                self.view, seen = view, Seen(Digest(b""), remembered, False, began)
+                self.view, seen = view, Seen(Digest(b""), remembered, False, verified)
             else:
                 self.view = view
             self._seen, self.problem = seen, ""

@@ -34,8 +34,8 @@ class Seen:
     epoch: int
     by_charter: bool
     """The epoch was granted by a charter: nothing was before it that would have to be taken in."""
-    verified: Instant
-    """When the sites were read last."""
+    verified: Instant | None
+    """When more than half of the charter's sites were read last; None: never since the process started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,11 @@ def stands(
 
     ``home``: whether it is home. ``seen``: None until a site has been read since the process started; a place that
     comes back trusts nothing that it knew before. ``taken_up``: the epoch that this place has taken up by warrant.
-    ``lease_s``: so long home goes on without being able to read any site. An embassy in exile goes on: it was made the
-    authority because others are silent. A clock that was set back by more than the lease ends it too. ``doubt``: why
-    nothing may be decided here all the same: the journal is known to be an older copy, or the newest epoch was granted
-    twice, so that another place may believe the same of itself.
+    ``lease_s``: so long home goes on without reading more than half of the charter's sites: one of them may stand in
+    home's own cellar and be cut off together with it, another one may show the past. An embassy in exile goes on: it
+    was made the authority because others are silent. A clock that was set back by more than the lease ends it too.
+    ``doubt``: why nothing may be decided here all the same: the journal is known to be an older copy, or the newest
+    epoch was granted twice, so that another place may believe the same of itself.
     """
     waiting = IdentityState.RETURNING if home else IdentityState.STANDBY
     if seen is None:
@@ -68,9 +69,9 @@ def stands(
         return Standing(waiting, seen.epoch, f"epoch {seen.epoch} is this place's, but it has not taken it up yet")
     if doubt:
         return Standing(waiting, seen.epoch, doubt)
-    if home and abs(now - seen.verified) > lease_s * 1_000_000:
-        ago = abs(now - seen.verified) // 1_000_000
-        return Standing(
-            waiting, seen.epoch, f"no site could be read for {ago} s: another place may be the authority now"
-        )
+    if home and (seen.verified is None or abs(now - seen.verified) > lease_s * 1_000_000):
+        ago = 0 if seen.verified is None else abs(now - seen.verified) // 1_000_000
+        since = "since this process started" if seen.verified is None else f"for {ago} s"
+        why = f"not more than half of the charter's sites could be read {since}: another place may be the authority now"
+        return Standing(waiting, seen.epoch, why)
     return Standing(IdentityState.HOME if home else IdentityState.EXILE, seen.epoch, "")
