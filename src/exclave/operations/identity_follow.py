@@ -157,7 +157,8 @@ class Follower:
             raise UnavailableError(f"no site shows the identity feed of epoch {chain.newest.number} yet: {why}")
         have = place.journal.head()
         if heads.best.head.number <= have.number:
-            self._check_same(have, heads.best.head)
+            if self._contradicts(chain.newest, have, heads.best.head):
+                self._set_aside(chain.newest)
             return
         opening = place.key.opening()
         keys = {epoch.number: opening for epoch in chain.epochs}
@@ -169,11 +170,14 @@ class Follower:
             return
         place.watch.note_as_of(as_of(heads, have))
 
-    def _check_same(self, have: Head, best: Head) -> None:
-        if have.number == best.number and have.chain != best.chain:
-            chain = self.place.watch.chain()
-            if chain is not None:
-                self._set_aside(chain.newest)
+    def _contradicts(self, newest: VerifiedEpoch, have: Head, best: Head) -> bool:
+        """Whether the journal here, as long as the feed or longer, says what the newest writer's word excludes."""
+        journal = self.place.journal
+        if journal.at(best.number) != best:
+            return True
+        # It goes on from an entry at or before its head: what a former epoch has beyond that was cut off.
+        entry = last_entry(journal) if have.number > best.number else None
+        return entry is not None and entry.epoch < newest.number
 
     def _set_aside(self, epoch: VerifiedEpoch) -> None:
         """What this place entered while it had the authority, and the place after it never saw, is kept and told."""
@@ -189,7 +193,7 @@ class Follower:
         make_folder(place.folder / "journal")
         place.watch.begin_anew()  # a part of the journal that is to come would be told as of a moment ago otherwise
         self.say(
-            f"decisions of epoch {entry.epoch} that were entered here did not reach the place after it; they lie in"
+            f"decisions of epoch {entry.epoch} in the journal here did not reach the place after it; they lie in"
             f" {aside}: have them entered there again"
         )
 

@@ -55,6 +55,21 @@ def verify_feed_head(data: bytes, epoch: VerifiedEpoch) -> ParsedFeedHead:
 
 def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> FeedHeads:
     """The heads that ``sources`` show. ``Forked`` if two that count cannot both be true."""
+    found, problems = shown_heads(state, epoch, sources)
+    chains: dict[int, Digest] = {}
+    for name, head in found.items():
+        if chains.setdefault(head.head.number, head.head.chain) != head.head.chain:
+            raise Forked(
+                f"{name} shows another entry {head.head.number} of the identity feed than other sites", site=name
+            )
+    best = max(found.values(), key=lambda h: (h.head.number, h.time), default=None)
+    return FeedHeads(best, found, problems)
+
+
+def shown_heads(
+    state: Fingerprint, epoch: VerifiedEpoch, sources: Sources
+) -> tuple[dict[str, ParsedFeedHead], dict[str, str]]:
+    """By site: the verified head that it shows, or why none counts. They may contradict each other."""
     found: dict[str, ParsedFeedHead] = {}
     problems: dict[str, str] = {}
     key = head_key(state, epoch)
@@ -65,14 +80,7 @@ def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> Fe
             problems[str(name)] = "it has none"
         except ExclaveError as error:
             problems[str(name)] = error.message
-    chains: dict[int, Digest] = {}
-    for name, head in found.items():
-        if chains.setdefault(head.head.number, head.head.chain) != head.head.chain:
-            raise Forked(
-                f"{name} shows another entry {head.head.number} of the identity feed than other sites", site=name
-            )
-    best = max(found.values(), key=lambda h: (h.head.number, h.time), default=None)
-    return FeedHeads(best, found, problems)
+    return found, problems
 
 
 def fetch_bytes(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batch: Digest) -> bytes:
