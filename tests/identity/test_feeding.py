@@ -120,6 +120,18 @@ def test_confirmations_come_at_intervals(tmp_path: Path, ca: OpensslCa) -> None:
     assert [type(body) for body in entries] == [Issuer, Issued, Confirmed, Confirmed, Confirmed]
 
 
+def test_a_confirmation_from_a_clock_that_was_ahead_gives_way(tmp_path: Path, ca: OpensslCa) -> None:
+    """A machine whose clock was a day ahead confirmed a moment that is to come: the next reading puts that right."""
+    home = Home(tmp_path, ca.certificate, now())
+    ca.issue("one")
+    feed = home.feed(home.source(SourceKind.INDEX_TXT, path=str(ca.folder / "index.txt")))
+    later(home, 86_400)
+    feed.once()
+    later(home, -86_400 + 1)
+    feed.once()
+    assert home.store.issuers()[0].as_of == home.clock()
+
+
 def test_index_holds_end_only_where_they_began(tmp_path: Path, ca: OpensslCa) -> None:
     """A hold of the file ends when the file says valid; another one's hold does not, and is reported."""
     home = Home(tmp_path, ca.certificate)

@@ -69,10 +69,10 @@ class Story:
         self.head = Head()
         self.entries: list[tuple[Entry, Head]] = []
 
-    def add(self, *bodies: Body) -> list[tuple[Entry, Head]]:
+    def add(self, *bodies: Body, time: int = T) -> list[tuple[Entry, Head]]:
         new = []
         for body in bodies:
-            entry = j.parse_entry(j.encode_entry(entry_at(self.head, T, 1, body)))
+            entry = j.parse_entry(j.encode_entry(entry_at(self.head, Instant(time), 1, body)))
             self.head = self.head.after(j.encode_entry(entry))
             new.append((entry, self.head))
         self.entries += new
@@ -145,6 +145,18 @@ def test_issuers(opener: Open) -> None:
     assert (first.as_of, first.next_update, first.issued_known) == (T, T + 9, False)
     assert (second.as_of, second.next_update, second.issued_known, second.live) == (T, 0, True, False)
     assert status(store, 1, SECOND) == Good()
+    store.close()
+
+
+def test_a_confirmation_of_what_is_yet_to_come_gives_way(opener: Open) -> None:
+    """It counts as of its entry's time; and where that was in the future too, the next confirmation replaces it."""
+    store, story = opener(), Story()
+    year = 365 * 86_400_000_000
+    store.apply(story.add(INTRODUCED[0], j.Confirmed(FIRST, T + year, T + year), time=T + 5))
+    assert [(i.as_of, i.next_update) for i in store.issuers()] == [(T + 5, T + year)]
+    store.apply(story.add(j.Confirmed(FIRST, T + 2 * year, 0), time=T + year))
+    store.apply(story.add(j.Confirmed(FIRST, T + 6, T + 9), time=T + 7))
+    assert [(i.as_of, i.next_update) for i in store.issuers()] == [(T + 6, T + 9)]
     store.close()
 
 

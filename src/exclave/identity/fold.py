@@ -84,7 +84,7 @@ def batches(
         if after.number != changes.head.number + 1 or entry.number != after.number:
             raise CorruptObject(f"entry {after.number} of the journal does not follow entry {changes.head.number}")
         changes.head = after
-        _fold(entry.body, changes, known)
+        _fold(entry.body, Instant(entry.time), changes, known)
         if changes.size >= BATCH_SERIALS:
             yield changes
             changes = Changes(after)
@@ -108,7 +108,7 @@ def settle(events: Iterable[tuple[Name, Stop | None]], known: Mapping[Name, Stop
     return found
 
 
-def _fold(body: Body, changes: Changes, known: dict[Digest, IssuerInfo]) -> None:
+def _fold(body: Body, entered: Instant, changes: Changes, known: dict[Digest, IssuerInfo]) -> None:
     match body:
         case Issued(issuer, serials):
             info = _known(known, issuer)
@@ -126,8 +126,10 @@ def _fold(body: Body, changes: Changes, known: dict[Digest, IssuerInfo]) -> None
             changes.size += 1
         case Confirmed(issuer, as_of, next_update):
             info = _known(known, issuer)
-            if as_of >= info.as_of:
-                _set(changes, known, replace(info, as_of=Instant(as_of), next_update=Instant(next_update)))
+            # Nobody can confirm what is yet to come: such a moment, of a wrong clock or a thief, would stand for good.
+            told = Instant(min(as_of, entered))
+            if told >= info.as_of or info.as_of > entered:
+                _set(changes, known, replace(info, as_of=told, next_update=Instant(next_update)))
         case Issuer():
             _fold_issuer(body, changes, known)
         case _:
