@@ -12,6 +12,7 @@ import contextlib
 import json
 import re
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -153,8 +154,10 @@ def test_exile(tmp_path: Path) -> None:
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.callback(remove_sockets)
+        # pytest's own folders are shut to www-data
+        public = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exile-apache-")))
         net = stack.enter_context(network(logs, ENVIRONMENT))
-        state = make_state(net, tmp_path)
+        state = make_state(net, tmp_path, public)
         story = Story(state, files)
         print(f"\nmade in {time.monotonic() - began:.1f} s")
         for chapter in (

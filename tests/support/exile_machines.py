@@ -214,12 +214,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def start_apache(world: Host, root: Path, secret: str) -> None:
-    """The relying service ``tax``: configured once, and never touched again."""
-    folder = root / "apache"
-    folder.mkdir()
+def start_apache(world: Host, root: Path, folder: Path, secret: str) -> None:
+    """The relying service ``tax``: configured once, and never touched again. ``folder``: one that www-data reaches."""
     command = write_site(folder, APACHE_PORT, ISSUER, "tax", secret, (root / "tls" / "ca.pem").read_bytes())
-    for above in folder.parents:  # pytest's own folders are shut to www-data
-        if above != Path("/") and not above.stat().st_mode & 0o001:
-            above.chmod(above.stat().st_mode | 0o011)
     world.wait_listening(APACHE_PORT, world.start("apache", *command))

@@ -188,8 +188,11 @@ class ExileState:
         return self.ok(self.embassy, "identity", act, "--dir", str(self.at_embassy), *signed, "--order", str(order))
 
 
-def make_state(net: Network, root: Path) -> ExileState:
-    """All of it, running: home decides, the embassy stands by, and a version of the journal is at the sites."""
+def make_state(net: Network, root: Path, public: Path) -> ExileState:
+    """All of it, running: home decides, the embassy stands by, and a version of the journal is at the sites.
+
+    ``public``: an empty folder for Apache's pages.
+    """
     world = net.host("world", WORLD, SECONDARY, nameserver=SECONDARY)
     home, embassy = net.host("home", HOME), net.host("embassy", EMBASSY)
     sites = {"home": home, "lux": net.host("lux", LUX), "nord": net.host("nord", NORD)}
@@ -212,7 +215,7 @@ def make_state(net: Network, root: Path) -> ExileState:
     state.ok(home, "backup", *small.home)
     for host, place in ((home, state.at_home), (embassy, state.at_embassy)):
         start_nginx(host, root, place, state.pki)
-    start_apache(world, root, state.secrets["tax"])
+    start_apache(world, root, public, state.secrets["tax"])
     return state
 
 
