@@ -14,6 +14,7 @@ from exclave.cli.output import Json, Pinned, Sites, duration, note, print_json, 
 from exclave.cli.where import view_of
 from exclave.errors import TargetNotEmpty, UsageError
 from exclave.formats.warrant import Act
+from exclave.identity.merging import HomeTail
 from exclave.ids import RegisterId, now, parse_count, parse_moment
 from exclave.operations.custody import describe_warrant, grant, open_register
 from exclave.operations.failover import FailoverReport, read_progress, served, stop_all
@@ -57,6 +58,10 @@ def run(
     identity: Annotated[
         Path | None, typer.Option(help="This place's folder of identity services; default: identity, in --dir.")
     ] = None,
+    home_tail: Annotated[
+        HomeTail,
+        typer.Option(help="Home comes back: what it takes of its own that exile never saw; few: 1000 at most."),
+    ] = HomeTail.FEW,
     only_these: Annotated[
         bool, typer.Option("--only-these-sites", help="Use no other sites than those named with --site.")
     ] = False,
@@ -91,7 +96,7 @@ def run(
         target, machine=machine, granted=granted, view=where.view, sites=sites, opened=opened, clock=now, lost=lost,
         say=note, unwitnessed=unwitnessed,
         versions=_versions(version or [], names), accept_older=accept_older,
-        identity=identity.absolute() if identity is not None else None,
+        identity=identity.absolute() if identity is not None else None, home_tail=home_tail,
     )  # fmt: skip
     if json:
         print_json(report)

@@ -9,7 +9,8 @@ the same thing, exile's decision stands.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Protocol
 
 from exclave.crypto.crl import issuer_id
@@ -50,8 +51,20 @@ from exclave.identity.status_log import (
 )
 from exclave.ids import Digest, Instant, instant_text, sha256
 
+MAX_TAKEN = 1000
+"""So much of home's tail is taken without a word of people's. A revocation is for good, so a thief of home could else
+end everybody's card; an honest home that is cut off stops fewer in the time that it goes on."""
 Thing = tuple[str, bytes]
 """What an entry is about: its kind and its name."""
+
+
+class HomeTail(StrEnum):
+    """What is done with home's own entries behind the fork."""
+
+    FEW = "few"
+    """Up to ``MAX_TAKEN`` of them are taken; if there are more, people decide."""
+    ALL = "all"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +113,12 @@ class Merged:
 
     bodies: tuple[Body, ...]
     report: MergeReport
+
+    def nothing_taken(self) -> Merged:
+        """The same without any entry of home's; the report still lists what there was."""
+        why = "nothing of home's own was to be taken"
+        listed = tuple(replace(item, taken=False, why=why) if item.taken else item for item in self.report.listed)
+        return Merged((), replace(self.report, listed=listed))
 
 
 class Exile(Protocol):

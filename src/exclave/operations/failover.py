@@ -15,6 +15,7 @@ from pathlib import Path
 
 from exclave.errors import Fenced, MissingObject, QuorumMissing, UnavailableError, UsageError
 from exclave.formats.card import Card
+from exclave.identity.merging import HomeTail
 from exclave.ids import Instant, Label, RegisterId, b64
 from exclave.keys.file import KeyFile
 from exclave.operations.custody import Granted, OpenedRegister
@@ -80,13 +81,15 @@ def failover(
     versions: Mapping[RegisterId, int] | None = None,
     accept_older: bool = False,
     identity: Path | None = None,
+    home_tail: HomeTail = HomeTail.FEW,
 ) -> FailoverReport:
     """Restores and starts the warrant's registers in ``folder`` and makes this machine their writer.
 
     ``sites``: by the charter's names. ``lost``: when home was lost, for the RPO; the decision if it is not known.
     ``versions``: registers that get another version than their latest. ``accept_older``: go on with the latest that
-    can be proven, though more is vouched for. ``identity``: this place's folder of identity services. Raises what each
-    step raises; run again, it goes on. Returns once every register answers its reference query.
+    can be proven, though more is vouched for. ``identity``: this place's folder of identity services; ``home_tail``:
+    what of home's own it takes when it comes back. Raises what each step raises; run again, it goes on. Returns once
+    every register answers its reference query.
     """
     names = {annex_name(o): r for r, o in opened.items()}
     progress = load_progress(folder)
@@ -108,6 +111,7 @@ def failover(
         versions or {},
         accept_older,
         identity_folder=identity,
+        home_tail=home_tail,
     )
     _require_possible(run)
     # First of all: a restart finds that a failover was begun in this folder, and goes on.

@@ -17,6 +17,7 @@ from exclave.errors import (
 )
 from exclave.formats.annex import Annex, AnnexService
 from exclave.formats.charter import CharterRegister
+from exclave.identity.merging import HomeTail
 from exclave.ids import Digest, Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
 from exclave.operations.custody import Granted, OpenedRegister
@@ -87,6 +88,8 @@ class Run:
     """What the witnesses said, by epoch: each is asked once."""
     identity_folder: Path | None = None
     """Where this place keeps its identity services, if it is not below ``folder``."""
+    home_tail: HomeTail = HomeTail.FEW
+    """Of home's identity services that come back: what is done with entries that exile never saw."""
 
     @property
     def identity(self) -> Path:

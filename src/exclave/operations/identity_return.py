@@ -4,7 +4,8 @@ Home comes back in these steps, while its services answer nothing:
 
 (1) the former place has seen that it decides no more, or has been silent for long · (2) exile's journal, from the
 restored version and the feed, is put together beside home's own · (3) home's own is kept aside, exile's takes its place
-· (4) what home had entered and nobody knew is joined · (5) the merge is stated in public · (6) the epoch is taken up.
+· (4) what home had entered and nobody knew is joined, unless it is so much that people must decide · (5) the merge is
+stated in public · (6) the epoch is taken up.
 
 A crash at any point is a pause: a restart finds the journal kept aside, merges it again, and enters nothing twice.
 """
@@ -24,7 +25,7 @@ from exclave.formats.mergenote import MergeNote, parse_merge
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.warrant import Act
 from exclave.identity.journal import Journal
-from exclave.identity.merging import Merged, merge_journals
+from exclave.identity.merging import MAX_TAKEN, HomeTail, Merged, merge_journals
 from exclave.identity.store_sqlite import open_sqlite
 from exclave.identity.sync import rebuild
 from exclave.ids import Epoch, Instant, RegisterId, sha256
@@ -146,8 +147,25 @@ def _merge(run: Run, epoch: VerifiedEpoch, kept: Path | None, journal: Journal) 
     finally:
         store.close()
         shutil.rmtree(scratch)
+    merged = _as_told(run, merged)
     if merged.bodies:
         journal.append(merged.bodies, time=run.clock(), epoch=epoch.number, warrant=run.granted.warrant.digest)
+    return merged
+
+
+def _as_told(run: Run, merged: Merged) -> Merged:
+    """``UsageError`` if so much of home's own would be taken that people must say whether it is right."""
+    if run.home_tail is HomeTail.NONE:
+        return merged.nothing_taken()
+    if run.home_tail is HomeTail.FEW and len(merged.bodies) > MAX_TAKEN:
+        path = run.identity / "state" / REPORT_FILE
+        write_private(path, merged.report.text().encode())
+        raise UsageError(
+            f"home stopped or removed {len(merged.bodies)} of which exile knows nothing; more than {MAX_TAKEN} are not"
+            f" taken unread, since home may have been in other hands, and a revocation is for good",
+            hint=f"Read {path}. Then run this again with --home-tail all, or with --home-tail none and enter by hand"
+            " what is right.",
+        )
     return merged
 
 
