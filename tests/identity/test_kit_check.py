@@ -107,6 +107,7 @@ def _log(**changed: object) -> Gathered:
         (_ladder((*plan(NOW), _FAR)), "certificates", "alarm", "gap from 2027-10-01 to 2027-10-26"),
         (_tokens(own=frozenset()), "token keys", "missing", "has none"),
         (_tokens(unusable=("key one: gone",)), "token keys", "alarm", "key one"),
+        (_tokens(strange=("atlantis",)), "token keys of strangers", "alarm", "atlantis"),
         (_tokens(in_journal=frozenset("a")), "token keys in the journal", "missing", "published: b"),
         (_tokens(at_home=frozenset("b")), "token keys in home's", "missing", "published: a"),
         (_tokens(at_home=None, problem="no answer"), "token keys in home's", "alarm", "no answer"),

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import pytest
 
+from exclave.errors import UnavailableError
 from exclave.formats.journal import PlaceKeys
 from exclave.identity.contract import IdentityState
-from exclave.identity.op.keys import _public
+from exclave.identity.op.keys import _public, published
 from exclave.ids import Label, now
 from exclave.operations.identity_carry import TOKEN_KEYS, enter_carried
 from exclave.operations.identity_follow import Follower
+from exclave.operations.identity_kit_check import check_place
 from support.moving_places import MovingPlaces
+from support.op_place import Keys, Known, Place
+
+
+class _Asleep(Keys):
+    """No key of this place answers: what is published comes from the journal."""
+
+    def token(self, algorithm: str) -> Any:
+        raise UnavailableError(f"no key for {algorithm}")
 
 
 def _sites(state: MovingPlaces) -> list[Path]:
@@ -96,3 +108,26 @@ def test_token_keys_of_a_stolen_embassy_are_taken_away(tmp_path: Path) -> None:
         assert len(_public(home.store.place_keys()[Label("lux")])) == 1
         assert enter_carried(home, Label("lux"), folder, now=now()).keys
         assert _public(home.store.place_keys()[Label("lux")]) == []
+
+
+def test_token_keys_of_a_place_that_an_entry_invents_are_not_published(tmp_path: Path) -> None:
+    """A thief of home enters keys for ``atlantis`` before the embassy takes over: the charter knows no such place."""
+    state = MovingPlaces(tmp_path / "state").made()
+    state.enter(*(PlaceKeys(place, Keys().jwks()) for place in ("atlantis", "home", "lux")))
+    state.step("home")
+    state.ok(state.fail_over())
+    with state.place("lux") as lux:
+        assert lux.authority().state is IdentityState.EXILE
+        parts = Place(Known(), label="lux", keys=_Asleep()).parts
+        for kept in ("atlantis", "home", "lux"):
+            known = Known()
+            known.keys = {Label(kept): lux.store.place_keys()[Label(kept)]}
+            published_here = replace(parts, store=known, places=lux.places)
+            if kept == "atlantis":
+                with pytest.raises(UnavailableError):
+                    published(published_here)
+            else:
+                assert published(published_here)
+        strange = [row.detail for row in check_place(lux).rows if row.what == "token keys of strangers"]
+        assert len(strange) == 1
+        assert strange[0].endswith(": atlantis")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from exclave.crypto.delegate import Validity, read_validity
@@ -63,6 +63,8 @@ class KitPlaces:
     names: DnsPlan | None = None
     names_folder: Path = Path()
     """Where the plan's key file is."""
+    known: frozenset[Label] | None = None
+    """Places that there are; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def gather_kit(
                 for embassy in places.embassies for info in infos
             ),
             logs=tuple(LogSeen(i.label, i.live, i.as_of, i.next_update, i.issued_known) for i in infos),
-            tokens=_tokens(keys, proofs, journal, home),
+            tokens=replace(_tokens(keys, proofs, journal, home), strange=_strange(store, places)),
             names=tuple(future.result() for future in asked),
             tls=tuple(_tls(places, host) for host in places.issuer_hosts),
             update=update.result(),
@@ -155,6 +157,14 @@ def _tokens(keys: KeyFolder, proofs: dict[str, str], journal: frozenset[str], ho
     own = [record for record in keys.records() if record.use is KeyUse.TOKEN]
     unusable = tuple(proofs[record.name] for record in own if proofs[record.name])
     return TokensSeen(frozenset(thumbprint(r.public_der) for r in own), unusable, journal, home.kids, home.problem)
+
+
+def _strange(store: StatusStore, places: KitPlaces) -> tuple[str, ...]:
+    try:
+        named = sorted(store.place_keys())
+    except ExclaveError:  # told as the store's problem
+        return ()
+    return tuple(place for place in named if places.known is not None and place not in places.known)
 
 
 def _fetch(places: KitPlaces, clock: Clock) -> _Home:

@@ -31,7 +31,7 @@ def check_place(place: IdentityPlace) -> KitReport:
         resolvers=(plan.resolvers if plan is not None else ()) or system_resolvers(),
         tls_chain=place.folder / config.tls_certificate if config.tls_certificate else None,
         tls_key=place.folder / config.tls_key if config.tls_key else None,
-        names=plan, names_folder=place.folder,
+        names=plan, names_folder=place.folder, known=place.places(),
     )  # fmt: skip
     decides = place.authority().decides
     seen = gather_kit(

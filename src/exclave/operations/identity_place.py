@@ -40,6 +40,7 @@ from exclave.sites.contract import Site
 
 PLACE_NAME = "place.toml"
 CONFIG_NAME = "identity.toml"
+HOME = Label("home")
 LIVE_PATH = "/health/live"
 DECIDES_PATH = "/health/decides"
 _LIMIT = 256 << 10
@@ -80,6 +81,13 @@ class IdentityPlace:
     @property
     def authority(self) -> AuthorityNow:
         return self.watch.now
+
+    def places(self) -> frozenset[Label] | None:
+        """Home and the charter's sites, where embassies are; None before a site has been read."""
+        view = self.watch.view
+        if view is None:
+            return None
+        return frozenset({HOME, self.label, *(site.label for site in view.chain.newest.charter.sites)})
 
     def settings(self) -> IdentityConfig:
         """What all places were told last. ``UnavailableError`` if nothing has arrived yet."""

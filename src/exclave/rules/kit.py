@@ -86,6 +86,8 @@ class TokensSeen:
     """In the key set that home publishes; None: it could not be read."""
     problem: str = ""
     """Why not."""
+    strange: tuple[str, ...] = ()
+    """Places with token keys in the journal that the charter does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,9 @@ def _ladders(gathered: Gathered) -> Iterator[KitRow]:
 
 
 def _tokens(seen: TokensSeen) -> Iterator[KitRow]:
+    if seen.strange:
+        detail = f"the charter knows no such place, so they are not published: {', '.join(seen.strange)}"
+        yield KitRow("token keys of strangers", RowState.ALARM, detail[:500])
     if not seen.own:
         yield KitRow("token keys", RowState.MISSING, "this place has none; make them: exclave identity csr")
         return

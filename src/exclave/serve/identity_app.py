@@ -36,7 +36,7 @@ from exclave.identity.passkey import Passkeys, RelyingParty
 from exclave.identity.tls_card import Handover
 from exclave.ids import Label
 from exclave.operations.identity_follow import Follower
-from exclave.operations.identity_place import DECIDES_PATH, LIVE_PATH, IdentityPlace
+from exclave.operations.identity_place import DECIDES_PATH, HOME, LIVE_PATH, IdentityPlace
 from exclave.operations.identity_push import PlacePushDesk
 from exclave.operations.identity_takeup import GAP_FILE
 from exclave.serve import login as login_pages
@@ -47,7 +47,6 @@ from exclave.serve.push import routes as push_routes
 from exclave.serve.threads import in_thread
 
 READY_PATH = "/health/ready"
-HOME = Label("home")
 _STALE_S = 60
 _NEVER = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
@@ -193,6 +192,7 @@ def _login(app: IdentityApp, settings: IdentityConfig) -> tuple[LoginDesk, OwnPa
     parts = OpParts(
         OpSettings(settings.issuer, settings.languages, login.login_path, secure_cookies=settings.secure_cookies),
         place.store, tickets, place.keyring, authority, clock, os.urandom, app.logouts, _withdrawn(place, settings),
+        place.places,
     )  # fmt: skip
     own = OwnPage(OpInteractions(parts), tickets, clock, login_pages.OWN_PATH)
     challenges, handover = Challenges(tickets, os.urandom), Handover(tickets, os.urandom)

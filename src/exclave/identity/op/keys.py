@@ -19,8 +19,9 @@ _SHOWN = ("kid", "kty", "use", "alg", "n", "e", "crv", "x", "y")
 
 def published(parts: OpParts) -> bytes:
     """The JWK set, JSON: own keys first, then those of places in the order of their labels. A kid that stands there
-    already is left out, and so is all of a place whose keys are withdrawn. ``UnavailableError`` if no key is left."""
-    here, withdrawn = parts.authority().place, parts.withdrawn()
+    already is left out, and so is all of a place whose keys are withdrawn, or that the charter does not know.
+    ``UnavailableError`` if no key is left."""
+    here, withdrawn, places = parts.authority().place, parts.withdrawn(), parts.places()
     keys: dict[str, dict[str, str]] = {}
     for algorithm in ALGORITHMS:
         try:
@@ -29,7 +30,7 @@ def published(parts: OpParts) -> bytes:
             continue
         keys[kid] = jwk_of(signer, kid)
     for place, data in sorted(parts.store.place_keys().items()):
-        if place in withdrawn and place != here:
+        if place != here and (place in withdrawn or (places is not None and place not in places)):
             continue
         for jwk in _public(data):
             keys.setdefault(jwk["kid"], jwk)

@@ -81,6 +81,10 @@ def nothing_withdrawn() -> frozenset[Label]:
     return frozenset()
 
 
+def any_place() -> None:
+    """Every place that the journal names counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpParts:
     """What the endpoints work with. ``randomness(n)`` gives n unpredictable bytes."""
@@ -95,3 +99,6 @@ class OpParts:
     logouts: LogoutSink
     withdrawn: Callable[[], frozenset[Label]] = nothing_withdrawn
     """Places whose token keys no longer count: home's, once it is in other hands."""
+    places: Callable[[], frozenset[Label] | None] = any_place
+    """Places that there are, as the charter has them: another one's keys do not count, whatever an entry of the journal
+    says. None: no site has been read yet."""
