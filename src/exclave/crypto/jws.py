@@ -23,6 +23,8 @@ from exclave.errors import CorruptObject, MalformedError
 MAX_HEADER_CHARS = 512
 MAX_KEY_BYTES = 8192
 MAX_MESSAGE_BYTES = 8 << 20
+_NOT_ONE = "not a signed message: three parts of base64url, joined by dots"
+_NOT_KNOWN = "the message is not signed by a key that is known here"
 
 
 class _Registry(jws.JWSRegistry):
@@ -67,18 +69,32 @@ def verify_message(data: bytes, keys: Mapping[str, SenderKey]) -> tuple[str, byt
     ``MalformedError`` for what is no such message; ``CorruptObject`` for an unknown kid, another algorithm than the
     key's, or a signature that does not verify: which of them is for nobody to know.
     """
-    parts = data.split(b".", 3)
-    if len(data) > MAX_MESSAGE_BYTES or len(parts) != 3 or len(parts[0]) > MAX_HEADER_CHARS or not data.isascii():
-        raise MalformedError("not a signed message: three parts of base64url, joined by dots")
+    if len(data) > MAX_MESSAGE_BYTES or data.count(b".") != 2 or not data.isascii():
+        raise MalformedError(_NOT_ONE)
+    told = _known_header(data, keys)
+    key = keys[told.kid]
     try:
-        header = base64.b64decode(parts[0] + b"=" * (-len(parts[0]) % 4), altchars=b"-_", validate=True)
+        return told.kid, jws.deserialize_compact(data, key._key, registry=_Registry(algorithms=[told.alg])).payload
+    except (JoseError, ValueError, TypeError) as error:
+        raise CorruptObject(_NOT_KNOWN) from error
+
+
+def check_sender(start: bytes, keys: Mapping[str, SenderKey]) -> None:
+    """Whether a message that begins with ``start``, its header and perhaps more, says that a known key signed it: who
+    sends rubbish need not be listened to. It proves nothing. Errors as ``verify_message``."""
+    _known_header(start, keys)
+
+
+def _known_header(data: bytes, keys: Mapping[str, SenderKey]) -> _Header:
+    part = data[: MAX_HEADER_CHARS + 1].split(b".", 1)[0]
+    if len(part) > MAX_HEADER_CHARS or not part.isascii():
+        raise MalformedError(_NOT_ONE)
+    try:
+        header = base64.b64decode(part + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)
         told = msgspec.json.decode(header, type=_Header)
     except (ValueError, msgspec.MsgspecError, RecursionError) as error:
         raise MalformedError("the header of a signed message has alg and kid, and at most typ beside them") from error
     key = keys.get(told.kid)
     if key is None or told.alg not in key.algorithms:
-        raise CorruptObject("the message is not signed by a key that is known here")
-    try:
-        return told.kid, jws.deserialize_compact(data, key._key, registry=_Registry(algorithms=[told.alg])).payload
-    except (JoseError, ValueError, TypeError) as error:
-        raise CorruptObject("the message is not signed by a key that is known here") from error
+        raise CorruptObject(_NOT_KNOWN)
+    return told

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from exclave.crypto.crl import CLOCK_SKEW_S
-from exclave.crypto.jws import SenderKey, verify_message
+from exclave.crypto.jws import SenderKey, check_sender, verify_message
 from exclave.errors import ConflictError, MalformedError, UnavailableError
 from exclave.formats.journal import Body, Confirmed, Head, Pushed
 from exclave.formats.push import Push, parse_push, parse_second
@@ -60,6 +60,10 @@ class PushDesk:
         self._writer = writer
         self._clock = clock
         self._one_at_a_time = threading.Lock()
+
+    def check_sender(self, start: bytes) -> None:
+        """Whether a message that begins with ``start`` names a sender; errors as ``verify``."""
+        check_sender(start, self._keys)
 
     def verify(self, message: bytes) -> tuple[Sender, bytes]:
         """Who signed it, and its content. Errors as ``crypto.jws.verify_message``."""
