@@ -95,3 +95,19 @@ def test_a_longer_journal_of_a_former_epoch_is_put_aside_at_once(tmp_path: Path,
         assert isinstance(lux.store.status(issuer(), Serial(5)), Good)
         assert lux.journal.head() == Journal.open(str(state.journal)).head()
     assert len(list(state.at("lux").glob("journal-of-epoch-2-*"))) == 1
+
+
+def test_an_old_head_of_the_first_epoch_puts_nothing_aside(tmp_path: Path) -> None:
+    """Entries from before the charter are of epoch 0 and came with the first epoch's feed; when only sites that are
+    behind can be read, the journal is longer than their head, and right."""
+    state = MovingPlaces(tmp_path / "state").made()
+    shutil.rmtree(state.at("lux") / "journal")
+    (state.at("lux") / "journal").mkdir()
+    Journal.open(str(state.at("lux") / "journal")).append([stop(n) for n in (1, 2, 3)], time=now(), epoch=0)
+    with state.place("lux") as lux:
+        first, have = state.view.epoch_chain(state.register).newest, lux.journal.head()
+        shown = lux.journal.at(2)
+        assert shown is not None
+        assert first.number == 1
+        assert not Follower(lux)._contradicts(first, have, shown)
+        assert Follower(lux)._contradicts(first, have, Head(2, have.chain))

@@ -175,8 +175,9 @@ class Follower:
         journal = self.place.journal
         if journal.at(best.number) != best:
             return True
-        # It goes on from an entry at or before its head: what a former epoch has beyond that was cut off.
-        entry = last_entry(journal) if have.number > best.number else None
+        # It goes on from an entry at or before its head: what a former epoch has beyond that was cut off. The first
+        # epoch goes on from none; its own feed may hold entries from before the charter, and sites show an old head.
+        entry = last_entry(journal) if have.number > best.number and newest.number > 1 else None
         return entry is not None and entry.epoch < newest.number
 
     def _set_aside(self, epoch: VerifiedEpoch) -> None:
