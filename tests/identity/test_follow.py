@@ -370,3 +370,61 @@ def test_begin_knows_how_recent_the_journal_is(state: MovingPlaces) -> None:
         assert lux.authority().as_of == last
         begin(lux)
         assert lux.authority().as_of == last
+
+
+def _heads(state: MovingPlaces, *names: str) -> list[Head]:
+    return [Journal.open(str(state.at(name) / "journal")).head() for name in names]
+
+
+def test_an_embassy_that_is_named_later_gets_everything(state: MovingPlaces) -> None:
+    """What was sent before is not sealed to it: all is sent once more, and then only what is new."""
+    state.stand_by("nord")
+    assert state.step("nord").state.problem == "this batch of the feed is not sealed to this key"
+    for entries, serial in ((4, 2), (1, 3)):
+        state.enter(stop(serial))
+        pushed = state.step("home").state.pushed
+        assert pushed is not None
+        assert pushed.entries == entries
+        assert [state.step(name).state.problem for name in ("lux", "nord")] == ["", ""]
+        assert len({*_heads(state, "home", "lux", "nord")}) == 1
+        assert isinstance(state.status(serial, "nord"), Revoked)
+    assert state.small.verify()["ok"] is True
+
+
+def test_an_embassy_that_is_named_in_exile_gets_what_home_entered_too(state: MovingPlaces) -> None:
+    state.ok(state.fail_over())
+    state.step("lux")
+    state.stand_by("nord", of="lux")
+    state.enter(stop(2), at="lux")
+    state.step("lux")
+    assert state.step("nord").state.problem == ""
+    assert len({*_heads(state, "lux", "nord")}) == 1
+    assert isinstance(state.status(1, "nord"), Revoked)
+    assert state.small.verify()["ok"] is True
+
+
+def test_sites_that_cannot_be_asked_are_sent_nothing_anew(state: MovingPlaces) -> None:
+    """Whether the last batch reaches everybody is not known then; it is looked up with the next step."""
+    sites = [Path(state.small.site(name)) for name in state.small.sites]
+    with state.place("home") as home:
+        for site in sites:
+            site.rename(site.with_suffix(".away"))
+        sends = Follower(home)
+        sends.step()
+        assert sends.state.problem
+        for site in sites:
+            site.with_suffix(".away").rename(site)
+        sends.step()
+        assert sends.state.pushed is not None
+        assert sends.state.pushed.entries == 0
+
+
+def test_a_feed_whose_last_batch_is_gone_everywhere_is_sent_anew(state: MovingPlaces) -> None:
+    for name in state.small.sites:
+        for path in state.feed_paths(name):
+            if path.name != "head":
+                path.unlink()
+    pushed = state.step("home").state.pushed
+    assert pushed is not None
+    assert (pushed.entries, sorted(pushed.sites)) == (3, ["home", "lux", "nord"])
+    assert state.small.verify()["ok"] is True

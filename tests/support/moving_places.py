@@ -76,19 +76,22 @@ class MovingPlaces:
         self.journal.mkdir(parents=True)
         self.small.found()
         self.small.ok("identity", "init", "--dir", str(self.at_home), "--home", str(self.small.folder))
-        blocks = ""
         for name in self.embassies:
-            made = self.small.ok(
-                "identity", "init", "--dir", str(self.at(name)), "--place", name, "--register", self.register,
-                *self.small.where(),
-            )  # fmt: skip
-            shutil.copy(made["card"], self.at_home / f"{name}.card")
-            blocks += f'[[embassy]]\nplace = "{name}"\ncard = "{name}.card"\n\n'
-        self.configure(self.at_home, "[serve]", blocks + "[serve]")
+            self.stand_by(name)
         serials = tuple(serial_bytes(serial) for serial in range(1, 6))
         self.enter(Issuer("first", pki().first.der, True), Issued(issuer(), serials))
         self.small.backup()
         return self
+
+    def stand_by(self, name: str, *, of: str = "home") -> None:
+        """Makes the embassy ``name``, and names it where the place ``of`` is."""
+        made = self.small.ok(
+            "identity", "init", "--dir", str(self.at(name)), "--place", name, "--register", self.register,
+            *self.small.where(),
+        )  # fmt: skip
+        shutil.copy(made["card"], self.at(of) / f"{name}.card")
+        block = f'[[embassy]]\nplace = "{name}"\ncard = "{name}.card"\n\n'
+        self.configure(self.at(of), "[serve]", block + "[serve]")
 
     def configure(self, folder: Path, old: str, new: str) -> None:
         """Changes ``place.toml``."""

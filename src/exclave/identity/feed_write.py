@@ -16,7 +16,7 @@ import msgspec
 
 from exclave.crypto.hpke import SealingKey
 from exclave.crypto.sign import SigningPair
-from exclave.errors import ExclaveError, HeadMoved, IntegrityError, RolledBack, UnavailableError
+from exclave.errors import ExclaveError, HeadMoved, IntegrityError, MalformedError, RolledBack, UnavailableError
 from exclave.formats.feed import MAX_CONTENT_BYTES, Batch, ParsedFeedHead
 from exclave.formats.journal import Head
 from exclave.formats.note import ParsedNote
@@ -66,7 +66,8 @@ class FeedWriter:
     pair: SigningPair
     recipients: Mapping[Digest, SealingKey]
     start: Head
-    """The entry that this epoch goes on from."""
+    """The entry after which this epoch's feed begins: the one that the epoch goes on from, or none of them, if what was
+    sent before does not reach every machine of ``recipients``."""
     file: Path
     """Where it keeps how far it has come."""
     save: Callable[[Path, bytes], None]
@@ -83,7 +84,7 @@ class FeedWriter:
         If no site takes a batch, no head is shown, and what the sites show grows old. Raises ``RolledBack`` if the
         sites show entries that the journal here does not have.
         """
-        at = self._position = self._position or self._find(sites)  # (1)
+        at = self._position = self._position or self._find(sites, ends)  # (1)
         if at.number > ends.number:
             raise RolledBack(f"the feed was sent up to entry {at.number}, the journal here ends at {ends.number}",
                              hint=_OLDER)  # fmt: skip
@@ -120,15 +121,23 @@ class FeedWriter:
                 failed[label] = error.message
         return good
 
-    def _find(self, sites: Mapping[Label, Site]) -> _Position:
-        """(1) From the file, or from what the sites show of this writer's own."""
+    def _find(self, sites: Mapping[Label, Site], ends: Head) -> _Position:
+        """(1) From the file, or from what the sites show of this writer's own; anew from the first entry if the last
+        batch is not sealed to every recipient, or no site has it: a machine that was named since then could not read
+        it, nor any before it."""
         kept = self._read()
         best = read_heads(self.state, self.epoch, sites).best
-        if kept is not None and (best is None or best.head.number <= kept.number):
+        if best is not None and best.head.number > ends.number:
+            raise RolledBack(
+                f"the feed was sent up to entry {best.head.number}, the journal here ends at {ends.number}", hint=_OLDER
+            )
+        if best is not None and (kept is None or best.head.number > kept.number):
+            kept = _Position(self.epoch.digest, best.head.number, best.head.chain, best.last or b"")
+        if kept is None or not kept.last:
+            return _Position(self.epoch.digest, self.start.number, self.start.chain, b"")
+        if self.recipients.keys() <= recipients_of(self.state, self.epoch, sites, Digest(kept.last)):
             return kept
-        if best is not None:
-            return _Position(self.epoch.digest, best.head.number, best.head.chain, best.last or b"")
-        return _Position(self.epoch.digest, self.start.number, self.start.chain, b"")
+        return _Position(self.epoch.digest, 0, Head().chain, b"")
 
     def _read(self) -> _Position | None:
         try:
@@ -228,6 +237,19 @@ def _batches(before: Head, read_after: ReadAfter) -> Iterator[Batch]:
         size, head = size + len(data) + _ENTRY_OVERHEAD, after
     if entries:
         yield Batch(first, tuple(entries))
+
+
+def recipients_of(state: Fingerprint, epoch: VerifiedEpoch, sites: Mapping[Label, Site], batch: Digest) -> set[Digest]:
+    """To whom ``batch`` is sealed, and so all before it in its epoch: a writer only goes on from a batch that all of
+    its own recipients can read. Empty if no site has it unharmed; ``UnavailableError`` if one could not be asked."""
+    try:
+        return set(fetch_batch(state, epoch, sites, batch).keys)
+    except IntegrityError as error:
+        if isinstance(error.__cause__, UnavailableError):
+            raise error.__cause__ from error
+        return set()
+    except MalformedError:
+        return set()
 
 
 def recipients(opening: SealingKey, machines: Mapping[Label, SealingKey]) -> dict[Digest, SealingKey]:

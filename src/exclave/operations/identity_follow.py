@@ -15,17 +15,18 @@ from exclave.crypto.hpke import SealingKey
 from exclave.errors import ExclaveError, Forked, UnavailableError
 from exclave.formats.journal import Head
 from exclave.identity.contract import IdentityState
+from exclave.identity.feed_batch import recipient_of
 from exclave.identity.feed_read import read_tail
-from exclave.identity.feed_write import FeedWriter, Pushed, recipients
+from exclave.identity.feed_write import FeedWriter, Pushed, recipients, recipients_of
 from exclave.identity.sync import catch_up, rebuild
-from exclave.ids import Instant, Label
+from exclave.ids import Digest, Epoch, Instant, Label
 from exclave.operations.home import make_folder, write_private
 from exclave.operations.identity_authority import read_taken_up
 from exclave.operations.identity_feed import Feed
 from exclave.operations.identity_place import IdentityPlace
 from exclave.operations.identity_takeup import after, last_entry, last_time
 from exclave.rules.epochs import VerifiedEpoch
-from exclave.verify.feeds import as_of
+from exclave.verify.feeds import as_of, shown_heads
 
 FEED_FILE = "feed-position"
 SOURCES_S = 2.0
@@ -132,14 +133,28 @@ class Follower:
 
     def _open_writer(self, epoch: VerifiedEpoch) -> FeedWriter:
         place = self.place
-        taken = read_taken_up(place.folder)
-        start = Head(taken.number, taken.chain) if taken is not None and taken.epoch == epoch.number else Head()  # type: ignore[arg-type]
         machines = {label: SealingKey(card.sealing) for label, card in place.standby_cards().items()}
         machines[place.label] = place.key.opening().public  # a journal that was lost here is read back from the sites
         return FeedWriter(
-            place.state, epoch, place.key.signing(), recipients(SealingKey(epoch.note.opening), machines), start,
-            place.folder / "state" / FEED_FILE, write_private,
+            place.state, epoch, place.key.signing(), recipients(SealingKey(epoch.note.opening), machines),
+            self._start(epoch, {recipient_of(key) for key in machines.values()}), place.folder / "state" / FEED_FILE,
+            write_private,
         )  # fmt: skip
+
+    def _start(self, epoch: VerifiedEpoch, machines: set[Digest]) -> Head:
+        """After which entry the feed of ``epoch`` begins: where the epoch was taken up, if the former feed that leads
+        there reaches all ``machines``, or else before the first."""
+        place, chain = self.place, self.place.watch.chain()
+        taken = read_taken_up(place.folder)
+        former = chain.find(Epoch(epoch.number - 1)) if chain is not None else None
+        if taken is None or taken.epoch != epoch.number or former is None:
+            return Head()
+        start = Head(taken.number, Digest(taken.chain))
+        for head in shown_heads(place.state, former, place.sites)[0].values():
+            reaches = head.last is not None and head.head.number >= start.number
+            if reaches and machines <= recipients_of(place.state, former, place.sites, head.last):  # type: ignore[arg-type]
+                return start
+        return Head()
 
     def _read_after(self, head: Head) -> Iterator[tuple[bytes, Head]]:
         return ((data, at) for _, data, at in self.place.journal.read_after(head))

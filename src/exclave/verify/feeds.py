@@ -84,17 +84,20 @@ def shown_heads(
 
 
 def fetch_bytes(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batch: Digest) -> bytes:
+    """A batch's bytes from whichever source has them unharmed. ``MissingObject`` if none has; its cause is an
+    ``UnavailableError`` if one of them could not be asked."""
     key = batch_key(state, epoch, batch)
     last: ExclaveError = MissingObject(f"no site has the batch {batch.hex()[:16]}… of the identity feed")
     for source in sources.values():
         try:
             data = source.get(key, limit=MAX_BATCH_BYTES)
         except (UnavailableError, MissingObject, CorruptObject) as error:
-            last = error
+            last = last if isinstance(last, UnavailableError) else error
             continue
         if sha256(data) == batch:
             return data
-        last = CorruptObject(f"the batch {batch.hex()[:16]}… of the identity feed does not have its hash")
+        if not isinstance(last, UnavailableError):
+            last = CorruptObject(f"the batch {batch.hex()[:16]}… of the identity feed does not have its hash")
     raise MissingObject(f"no site has a good copy of batch {batch.hex()[:16]}… of the identity feed") from last
 
 
