@@ -28,7 +28,7 @@ from exclave.ledger.witness_store import WitnessStore
 from exclave.operations.custody import OpenedRegister
 from exclave.operations.home import Home, absolute_address, key_card, make_folder
 from exclave.operations.identity_authority import AuthorityWatch
-from exclave.operations.identity_place import IdentityPlace, read_place
+from exclave.operations.identity_place import PLACE_NAME, IdentityPlace, read_place
 from exclave.registers.contract import Capture, Clock
 from exclave.registers.files import FolderCapture
 from exclave.registers.postgres import PostgresCapture
@@ -126,7 +126,13 @@ def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
     folder = folder.absolute()
     config = read_place(folder)
     key = load(str(folder / config.key))
-    sites = {Label(site.name): open_site(absolute_address(folder, site.url), patience=BRISK) for site in config.site}
+    sites = {}
+    for site in config.site:
+        try:
+            sites[Label(site.name)] = open_site(absolute_address(folder, site.url), patience=BRISK)
+        except ConfigError as error:
+            hint = error.hint if error.hint != error.default_hint else "Correct this [[site]]; nothing was changed."
+            raise ConfigError(f"{folder / PLACE_NAME}: site {site.name}: {error.message}", hint=hint) from error
     for name in ("journal", "cache", "state"):
         make_folder(folder / name)
     state = config.serve.state

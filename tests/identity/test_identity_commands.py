@@ -129,7 +129,7 @@ def _configured(story: Story) -> None:
             "--dir", str(home), says="is there already")  # fmt: skip
     refused(2, "identity", "service", "add", "b", "--name", "Taxes", "--redirect-uri", "https://t.example/cb",
             "--dir", str(home), says="say LANGUAGE=TEXT")  # fmt: skip
-    refused(4, "identity", "service", "add", "b", "--name", "en=T", "--redirect-uri", "http://t.example/#x",
+    refused(2, "identity", "service", "add", "b", "--name", "en=T", "--redirect-uri", "http://t.example/#x",
             "--dir", str(home))  # fmt: skip
     entered = story.ok("enter", at="home")
     assert (entered["settings"], entered["services"], entered["entries"]) == (True, ["tax"], 2)
@@ -146,7 +146,8 @@ def _configured(story: Story) -> None:
     text = story.text("state", at="home")
     assert "home: home, epoch 1" in text
     assert "first" in text
-    refused(22, "identity", "gap", str(home), says="no gap was stated")
+    refused(2, "identity", "gap", str(home), says="no epoch has been taken up")
+    refused(2, "identity", "gap", str(home / "gap.note"), says="there is no file")
 
 
 def _with_settings(folder: Path) -> Path:
@@ -194,7 +195,8 @@ def _kits(story: Story) -> None:
     assert story.ok("enter-kit", "lux", str(story.folder / "kit"), at="home")["entries"] == 0
     assert "0 entries" in story.text("enter-kit", "lux", str(story.folder / "kit"), at="home")
     refused(2, "identity", "enter-kit", "home", str(story.folder / "kit"), "--dir", str(state.at_home))
-    refused(22, "identity", "enter-kit", "lux", str(story.folder / "nothing"), "--dir", str(state.at_home))
+    told = refused(2, "identity", "enter-kit", "lux", str(story.folder / "nothing"), "--dir", str(state.at_home))
+    assert "responders.pem" in told["message"]
     state.step("home")
     state.step("lux")
     checked = story.ok("check", at="lux", code=1)

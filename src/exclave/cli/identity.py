@@ -5,21 +5,24 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from exclave.app import open_home, open_identity
+from exclave.app import open_home, open_identity, open_named_sites
 from exclave.cli import identity_acts, identity_check, identity_kit
-from exclave.cli.output import Json, Sites, duration, moment, note, plain, print_json, say, table, typed, when
-from exclave.errors import MissingObject, TargetNotEmpty, UsageError
+from exclave.cli.output import Json, Sites, counted, duration, moment, note, plain, print_json, say, table, typed, when
+from exclave.errors import MalformedError, SiteUnavailable, TargetNotEmpty, UnavailableError, UsageError
 from exclave.formats.card import parse_card
+from exclave.formats.charter import ParsedCharter
 from exclave.formats.gap import parse_gap
 from exclave.formats.note import parse_note
 from exclave.formats.relying import RelyingService, encode_service
-from exclave.ids import now, parse_fingerprint, parse_label, parse_register_id
+from exclave.ids import Fingerprint, Label, RegisterId, now, parse_fingerprint, parse_label, parse_register_id
 from exclave.keys.file import KeyKind
 from exclave.operations.home import absolute_address, key_card, make_folder, make_key, read_limited, write_private
 from exclave.operations.identity_enter import enter_files, save_service
@@ -27,6 +30,8 @@ from exclave.operations.identity_follow import begin
 from exclave.operations.identity_place import PLACE_NAME, IdentityPlace, place_text
 from exclave.operations.identity_takeup import GAP_FILE
 from exclave.rules.signatures import verify_signed_by
+from exclave.sites.contract import Site
+from exclave.verify.state import read_state
 
 app = typer.Typer(help="Identity services: log-in and certificate status, at home and in exile.",
                   no_args_is_help=True, rich_markup_mode=None)  # fmt: skip
@@ -53,6 +58,10 @@ def _group() -> None:
     """Identity services: log-in and certificate status, at home and in exile."""
 
 
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
+
+
 def opened(folder: Path) -> IdentityPlace:
     """The place in ``folder``, its store in step with its journal, the authority read from the sites."""
     place = open_identity(folder, now)
@@ -70,6 +79,9 @@ def init(
     place: Annotated[str, typer.Option(help="An embassy: its site's name in the charter.")] = "",
     site: Sites = None,
     fingerprint: Annotated[str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint.")] = "",
+    unread: Annotated[
+        bool, typer.Option("--unread", help="No site can be reached now: take --place and --register as typed.")
+    ] = False,
     status: Annotated[str, typer.Option(help="Where certificate status is to be answered.")] = "127.0.0.1:8421",
     login: Annotated[str, typer.Option(help="Where the log-in service is to listen.")] = "127.0.0.1:8422",
     json: Json = False,
@@ -81,7 +93,12 @@ def init(
     if home is not None:
         text, card = _home_text(target, home, register, status, login), ""
     else:
-        text, card = _embassy_text(target, register, place, site or [], fingerprint, status, login)
+        embassy = _embassy(register, place, site or [], fingerprint, unread=unread)
+        text = place_text(
+            place=embassy.place, role="embassy", fingerprint=embassy.state, register=embassy.register,
+            key="machine.key", sites=embassy.sites, status=status, login=login,
+        )  # fmt: skip
+        card = _machine(target, embassy.place)
     make_folder(target / "journal")
     write_private(target / PLACE_NAME, text.encode())
     if json:
@@ -102,9 +119,18 @@ def _home_text(folder: Path, home: Path, register: str, status: str, login: str)
     )  # fmt: skip
 
 
-def _embassy_text(
-    folder: Path, register: str, place: str, site: list[str], fingerprint: str, status: str, login: str
-) -> tuple[str, str]:
+@dataclass(frozen=True, slots=True)
+class _Embassy:
+    """What was typed of an embassy, checked."""
+
+    place: Label
+    state: Fingerprint
+    register: RegisterId
+    sites: dict[str, str]
+
+
+def _embassy(register: str, place: str, site: list[str], fingerprint: str, *, unread: bool) -> _Embassy:
+    """Nothing is written before all of it is right."""
     if not (place and site and fingerprint):
         raise UsageError("an embassy is made with --place, --site, --fingerprint and --register; home with --home")
     sites: dict[str, str] = {}
@@ -113,15 +139,41 @@ def _embassy_text(
         if not equals:
             raise UsageError(f"--site {address}: say NAME=URL")
         sites[typed(parse_label, name)] = absolute_address(Path.cwd(), url)
-    label = typed(parse_label, place)
-    key = make_key(folder / "machine.key", KeyKind.MACHINE, label)
+    label, state = typed(parse_label, place), typed(parse_fingerprint, fingerprint)
+    reached = open_named_sites(site)
+    if unread:
+        return _Embassy(label, state, typed(parse_register_id, register), sites)
+    charter = _charter(reached, state)
+    if charter.site(label) is None:
+        known = ", ".join(one.label for one in charter.sites)
+        raise UsageError(f"the charter has no site {label!r}; it has: {known}",
+                         hint="Name the embassy's site with --place; nothing was written.")  # fmt: skip
+    found = next((one.id for one in charter.registers if one.id == register), None)
+    if found is None:
+        ids = ", ".join(f"{one.id} ({one.public_name})" if one.public_name else one.id for one in charter.registers)
+        raise UsageError(
+            f"the charter has no register {register!r}; it has: {ids}",
+            hint="Name the identity register by its id, as home's place.toml says it; nothing was written.",
+        )
+    return _Embassy(label, state, found, sites)
+
+
+def _charter(sites: Mapping[Label, Site], state: Fingerprint) -> ParsedCharter:
+    try:
+        return read_state(sites, state).chain.newest.charter
+    except UnavailableError as error:
+        raise SiteUnavailable(
+            f"--place and --register cannot be checked, since no site can be read: {error.message}",
+            hint="Correct --site; or add --unread if no site can be reached now and you are sure. Nothing was written.",
+        ) from error
+
+
+def _machine(folder: Path, place: Label) -> str:
+    """Makes the machine's key; where its card lies."""
+    key = make_key(folder / "machine.key", KeyKind.MACHINE, place)
     card = folder / "machine.card"
     write_private(card, key_card(key).encode().encode())
-    text = place_text(
-        place=label, role="embassy", fingerprint=typed(parse_fingerprint, fingerprint),
-        register=typed(parse_register_id, register), key="machine.key", sites=sites, status=status, login=login,
-    )  # fmt: skip
-    return text, str(card)
+    return str(card)
 
 
 @app.command(epilog="Example: exclave identity enter --dir /srv/identity")
@@ -135,10 +187,15 @@ def enter(folder: Folder, json: Json = False) -> None:
     if json:
         print_json(done)
         return
-    say(f"{done.entries} entries." if done.entries else "Nothing differs from what is in the journal.")
+    if done.entries or not done.lacking:
+        say(f"{_entries(done.entries)}." if done.entries else "Nothing differs from what is in the journal.")
     for what, names in (("issuer", done.issuers), ("service", done.services), ("service gone", done.gone)):
         for name in names:
             say(f"  {what}: {name}")
+    for text in done.lacking:
+        note(f"Still missing: {text} (docs/runbooks/identities.md)")
+    for text in done.unread:
+        note(f"cannot be read yet: {text}")
     for name in done.elsewhere:
         note(f"{name} was changed at another place, and that counts; to change it here, edit the file")
 
@@ -178,7 +235,12 @@ def gap(
     """Show the revocation gap of a take-over: what the place that took over cannot know."""
     path = statement / "state" / GAP_FILE if statement.is_dir() else statement
     if not path.exists():
-        raise MissingObject(f"no gap was stated in {path}", hint="A place states one when it takes over.")
+        if statement.is_dir():
+            raise UsageError(
+                f"no epoch has been taken up in {statement}, so no gap was stated",
+                hint="A place states one when it takes over; name the folder of one that did.",
+            )
+        raise UsageError(f"there is no file {path}", hint="Name a gap statement, or a place's folder.")
     signed = parse_note(read_limited(path, 1 << 20))
     found = parse_gap(signed.text)
     if card is not None:
@@ -221,6 +283,8 @@ def add_service(
     place = open_identity(folder, now)
     try:
         path = save_service(place, encode_service(made))
+    except MalformedError as error:
+        raise UsageError(error.message, hint="Correct what was typed; nothing was written.") from error
     finally:
         place.close()
     if json:

@@ -21,7 +21,7 @@ from exclave.ids import Instant, now, parse_digest, parse_fingerprint, parse_mom
 from exclave.keys.service_key import load_service_key
 from exclave.operations.act_fact import Recorded, RegisterFacts, patiently
 from exclave.operations.acting import Desk, WatchedPlace
-from exclave.operations.home import Home, write_private
+from exclave.operations.home import CONFIG_NAME, Home, write_private
 from exclave.operations.identity_acts import StatusChanged, change_status
 from exclave.operations.identity_extend import extend as extend_verb
 from exclave.operations.identity_follow import begin
@@ -201,7 +201,7 @@ def _desk(
         view = place.watch.view
         if view is None:
             raise UnavailableError(f"no site could be read: {place.watch.problem}")
-        writer = open_home(home or place.folder.parent)
+        writer = _writer(place, home)
         rule = view.chain.newest.charter.register(place.register)
         sites = {label: site for label, site in open_sites(writer).items() if rule is not None and label in rule.at}
         facts = RegisterFacts(
@@ -211,6 +211,16 @@ def _desk(
         yield Desk(view, WatchedPlace(place, now()), facts, warrant, answer or [], place.key, now), place
     finally:
         place.close()
+
+
+def _writer(place: IdentityPlace, home: Path | None) -> Home:
+    folder = home or place.folder.parent
+    if home is None and not (folder / CONFIG_NAME).exists():
+        raise UsageError(
+            f"there is no {CONFIG_NAME} in {folder}, above the folder of this place",
+            hint="Name home's folder with --home: the one of `exclave init`, or the --dir of the last failover.",
+        )
+    return open_home(folder)
 
 
 def _outbox(writer: Home, place: IdentityPlace) -> Path:

@@ -75,7 +75,8 @@ def nginx(
     with _opened(folder) as place:
         settings, serve = place.settings(), place.config.serve
     if not (settings.card_origin and serve.card_socket):
-        raise ConfigError("the door needs card_origin in identity.toml and serve.card_socket in place.toml")
+        raise ConfigError("the door needs card_origin in identity.toml and serve.card_socket in place.toml",
+                          hint="Write both, run `exclave identity enter` at home, then this again.")  # fmt: skip
     text = nginx_config(
         NginxSettings(
             settings.issuer, settings.card_origin, listen, card_listen, certificate, key, issuers, serve.login,

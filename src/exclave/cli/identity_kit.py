@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_identity
-from exclave.cli.output import Json, moment, print_json, say, table, typed, when
+from exclave.cli.output import Json, counted, moment, print_json, say, table, typed, when
 from exclave.crypto.delegate import read_validity
 from exclave.crypto.signer import Algorithm
 from exclave.crypto.signer_file import parse_private_key
 from exclave.errors import NotAuthorised, UsageError
 from exclave.formats.keyring import KeyUse, Stored
-from exclave.ids import now, parse_label
+from exclave.ids import now, parse_country, parse_label
 from exclave.operations.home import read_limited
 from exclave.operations.identity_carry import enter_carried, write_carried
 from exclave.operations.identity_follow import begin
@@ -97,7 +97,13 @@ def csr(
 ) -> None:
     """Make this place's keys and the requests for its OCSP certificates, to be signed by home's CA."""
     wishes = KitWishes(
-        country, organization, Algorithm(kind.value), Stored.PKCS11 if pkcs11 else Stored.FILE, rungs, days, overlap
+        typed(parse_country, country),
+        organization,
+        Algorithm(kind.value),
+        Stored.PKCS11 if pkcs11 else Stored.FILE,
+        rungs,
+        days,
+        overlap,
     )
     place = _opened(folder)
     try:
@@ -161,7 +167,7 @@ def enter_kit(
         print_json(done)
     else:
         _show(done.rows, False)
-        say(f"{done.entries} entries{', with its public token keys' if done.keys else ''}.")
+        say(f"{counted(done.entries, 'entry', 'entries')}{', with its public token keys' if done.keys else ''}.")
     if any(row.state == "refused" for row in done.rows):
         raise typer.Exit(NotAuthorised.exit_code)
 

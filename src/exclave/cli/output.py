@@ -100,6 +100,11 @@ def size_text(size_bytes: float) -> str:
     return ""
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """``1 entry``, ``2 entries``."""
+    return f"{number} {one if number == 1 else many}"
+
+
 def when(instant: Instant | int) -> str:
     """``2026-11-23 14:22:01`` (UTC)."""
     return instant_text(Instant(instant))[:19].replace("T", " ") if instant else "-"

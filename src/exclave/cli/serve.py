@@ -57,7 +57,7 @@ def witness(
 
 @app.command(epilog="Example: exclave serve identity --dir /srv/identity")
 def identity(
-    folder: Annotated[Path, typer.Option("--dir", help="The place's folder.")],
+    folder: Annotated[Path, typer.Option("--dir", envvar="EXCLAVE_IDENTITY", help="The place's folder.")],
     worker: Annotated[
         bool, typer.Option("--worker", hidden=True, help="Share the addresses of a running one.")
     ] = False,

@@ -102,6 +102,20 @@ def pin_issuers(certificates: Iterable[bytes]) -> PinnedIssuers:
     return PinnedIssuers(MappingProxyType({name: tuple(found) for name, found in by_name.items()}))
 
 
+def require_ca(data: bytes) -> None:
+    """``MalformedError`` unless the certificate ``data`` (DER) is a CA's: basicConstraints says so (RFC 5280, section
+    4.2.1.9), and its key usage, if it has one, lets it sign certificates."""
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        constraints, usage = _value(certificate, x509.BasicConstraints), _value(certificate, x509.KeyUsage)
+    except _BROKEN as error:
+        raise MalformedError(f"the certificate is not in the format: {error}") from error
+    if constraints is None or not constraints.ca:
+        raise MalformedError("its basicConstraints do not say that it is a CA's")
+    if usage is not None and not usage.key_cert_sign:
+        raise MalformedError("its key usage does not let it sign certificates")
+
+
 def verify_citizen(
     data: bytes, issuers: PinnedIssuers, *, now: Instant, disallowed: frozenset[str] = DISALLOWED_POLICIES
 ) -> VerifiedCitizen:
@@ -124,7 +138,9 @@ def _verified(
     certificate: x509.Certificate, issuers: PinnedIssuers, now: Instant, disallowed: frozenset[str]
 ) -> VerifiedCitizen:
     if certificate.version is not x509.Version.v3 or not 0 < certificate.serial_number <= MAX_SERIAL:
-        raise MalformedError("the certificate has no possible version or serial", reason="certificate")
+        raise MalformedError(
+            "the certificate is not of X.509 version 3 with a serial number of 1 to 20 bytes", reason="certificate"
+        )
     issuer, signers = _signed_by(certificate, issuers)  # (2)
     _check_critical(certificate)  # (3)
     _check_purpose(certificate, disallowed)  # (4)

@@ -95,7 +95,7 @@ def verify_delegate(der: bytes, issuers: Iterable[bytes], *, longest_s: int) -> 
     certificate = _certificate(der)
     validity = _validity(certificate)  # (1)
     if certificate.version is not x509.Version.v3 or not 0 < certificate.serial_number <= MAX_SERIAL:
-        raise MalformedError("the certificate has no possible version or serial")
+        raise MalformedError("an X.509 version 3 certificate with a serial number of 1 to 20 bytes is required")
     try:
         issuer = _issuer(certificate, issuers)  # (2)
         _check_uses(certificate)  # (3) (4) (5)

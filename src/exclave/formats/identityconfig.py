@@ -25,6 +25,12 @@ MIN_WAIT_S, MAX_WAIT_S = 0.1, 3600.0
 MAX_VERIFY_S = 6.0
 """Half of what home waits for before it decides again: by then, whoever decided until then has read the sites."""
 MAX_WORKERS, MAX_PORT = 64, 65_535
+_WORDS = {
+    "kind": ("crl", "delta-crl", "index-txt", "csv", "push"),
+    "role": ("home", "embassy"),
+    "passkey_acr": ("low", "substantial", "high"),
+}
+"""Of settings that are one of a few words."""
 _Config = TypeVar("_Config")
 
 
@@ -146,17 +152,17 @@ def parse_identity_config(data: bytes) -> IdentityConfig:
     parts = _parts(config.issuer)
     local = parts.hostname in ("127.0.0.1", "localhost", "::1")
     if parts.scheme not in ("https", "http") or (parts.scheme == "http" and not local and config.secure_cookies):
-        raise ConfigError("identity.toml: the issuer must be an https address")
+        raise _wrong("identity.toml", "the issuer must be an https address")
     if not parts.hostname or parts.query or parts.fragment or parts.username or config.issuer.endswith("/"):
-        raise ConfigError("identity.toml: the issuer is an address without user, query, fragment or final slash")
+        raise _wrong("identity.toml", "the issuer is an address without user, query, fragment or final slash")
     for host in (*config.aia_hosts, *([config.rp_id] if config.rp_id else ())):
         if not _HOST.match(host) or len(host) > 253:
-            raise ConfigError(f"identity.toml: {host[:60]!r} is not a host name")
+            raise _wrong("identity.toml", f"{host[:60]!r} is not a host name")
     unknown = [language for language in config.languages if language not in LANGUAGES]
     if unknown or not config.languages:
-        raise ConfigError(f"identity.toml: the languages are {', '.join(LANGUAGES)}, not {', '.join(unknown)}")
+        raise _wrong("identity.toml", f"the languages are {', '.join(LANGUAGES)}, not {', '.join(unknown)}")
     if not 60 <= config.status_lasts_s <= 30 * 86400:
-        raise ConfigError("identity.toml: status_lasts_s is between a minute and 30 days")
+        raise _wrong("identity.toml", "status_lasts_s is between a minute and 30 days")
     return config
 
 
@@ -170,27 +176,25 @@ def parse_place_config(data: bytes) -> PlaceConfig:
         for name in (*(s.name for s in config.site), *(e.place for e in config.embassy)):
             parse_label(name)
     except MalformedError as error:
-        raise ConfigError(f"place.toml: {error.message}") from error
+        raise _wrong("place.toml", error.message) from error
     if (config.place == "home") != (config.role == "home"):
-        raise ConfigError(
-            "place.toml: home, and no other place, is called home: its token keys are dropped by that name"
-        )
+        raise _wrong("place.toml", "home, and no other place, is called home: its token keys are dropped by that name")
     serve = config.serve
     for listen in (serve.status, serve.login, *([serve.card_socket] if serve.card_socket else ())):
         port = "" if listen.startswith("unix:") else listen.rpartition(":")[2]
         if not _LISTEN.match(listen) or int(port or 0) > MAX_PORT:
-            raise ConfigError(f"place.toml: {listen[:60]!r} is neither address:port nor unix:/path")
+            raise _wrong("place.toml", f"{listen[:60]!r} is neither address:port nor unix:/path")
     if not 1 <= serve.workers <= MAX_WORKERS:
-        raise ConfigError(f"place.toml: serve.workers is between 1 and {MAX_WORKERS}")
+        raise _wrong("place.toml", f"serve.workers is between 1 and {MAX_WORKERS}")
     if not config.site:
-        raise ConfigError("place.toml: at least one [[site]] is needed")
+        raise _wrong("place.toml", "at least one [[site]] is needed")
     waits = MIN_WAIT_S <= config.poll_s <= MAX_WAIT_S and MIN_WAIT_S <= config.verify_s <= MAX_VERIFY_S
     if not waits or not 1 <= config.lease_s <= MAX_LEASE_S:
-        raise ConfigError(
-            "place.toml: poll_s is between 0.1 s and 1 h, verify_s of 0.1 to 6 s, lease_s between 1 s and 7 days"
+        raise _wrong(
+            "place.toml", "poll_s is between 0.1 s and 1 h, verify_s of 0.1 to 6 s, lease_s between 1 s and 7 days"
         )
     if config.role == "embassy" and config.source:
-        raise ConfigError("place.toml: an embassy has no sources of its own; what home knows comes with the feed")
+        raise _wrong("place.toml", "an embassy has no sources of its own; what home knows comes with the feed")
     return config
 
 
@@ -198,18 +202,29 @@ def _parts(issuer: str) -> SplitResult:
     try:
         parts = urlsplit(issuer)
         if parts.port == 0:
-            raise ConfigError("identity.toml: the issuer's port is not 0")
+            raise _wrong("identity.toml", "the issuer's port is not 0")
     except ValueError as error:
-        raise ConfigError(f"identity.toml: the issuer is no address: {error}") from error
+        raise _wrong("identity.toml", f"the issuer is no address: {error}") from error
     return parts
 
 
 def _parse(data: bytes, kind: type[_Config], name: str) -> _Config:
     if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{name} is longer than {MAX_CONFIG_BYTES} bytes")
+        raise _wrong(name, f"it is longer than {MAX_CONFIG_BYTES} bytes")
     try:
         return msgspec.convert(tomllib.loads(data.decode("utf-8")), kind, strict=True)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{name} is not TOML: {error}") from error
+        raise _wrong(name, f"it is not TOML: {error}") from error
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{name}: {error}") from error
+        raise _wrong(name, _plain(error)) from error
+
+
+def _plain(error: msgspec.ValidationError) -> str:
+    """What msgspec says, with the values that may stand there."""
+    told = str(error)
+    allowed = next((words for name, words in _WORDS.items() if told.endswith(f".{name}`")), ())
+    return f"{told}; it is one of {', '.join(allowed)}" if allowed else told
+
+
+def _wrong(name: str, what: str) -> ConfigError:
+    return ConfigError(f"{name}: {what}", hint=f"Correct {name} and run the command again; nothing was changed.")

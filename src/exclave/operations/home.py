@@ -202,7 +202,9 @@ def read_limited(path: Path, limit: int) -> bytes:
         with open(path, "rb") as file:
             data = file.read(limit + 1)
     except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        raise UsageError(
+            f"cannot read {path}: {error.strerror}", hint="Check the file's name, and that this user may read it."
+        ) from error
     if len(data) > limit:
         raise MalformedError(f"{path} is too long")
     return data

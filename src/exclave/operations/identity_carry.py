@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exclave.crypto.delegate import certificates_in, pem_text, read_validity, verify_delegate
 from exclave.crypto.jwk import kids_of
-from exclave.errors import ExclaveError, MissingObject, UsageError
+from exclave.errors import ExclaveError, UsageError
 from exclave.formats.journal import Body, PlaceKeys, Responder
 from exclave.ids import Instant, Label
 from exclave.operations.home import make_folder, read_limited, write_private
@@ -45,7 +45,7 @@ def write_carried(folder: Path, accepted: Accepted, jwks: bytes) -> None:
 def enter_carried(place: IdentityPlace, embassy: Label, folder: Path, *, now: Instant) -> Carried:
     """Enters an embassy's kit at the place that decides; a wrong certificate is told of and left out.
 
-    ``NotAuthorised`` elsewhere, ``MissingObject`` if the folder holds neither certificates nor keys.
+    ``NotAuthorised`` elsewhere, ``UsageError`` if the folder holds neither certificates nor keys.
     """
     if embassy == place.label:
         raise UsageError("a place enters its own certificates with `exclave identity accept`")
@@ -53,7 +53,10 @@ def enter_carried(place: IdentityPlace, embassy: Label, folder: Path, *, now: In
     rows: list[AcceptedRow] = []
     certificates, keys = folder / CERTIFICATES, folder / TOKEN_KEYS
     if not certificates.exists() and not keys.exists():
-        raise MissingObject(f"{folder} holds no kit: neither {CERTIFICATES} nor {TOKEN_KEYS}")
+        raise UsageError(
+            f"{folder} holds no kit: neither {CERTIFICATES} nor {TOKEN_KEYS}",
+            hint="Name the folder that `exclave identity accept --out` wrote at the embassy.",
+        )
     trusted = {der: info for info in place.store.issuers() for der in info.certificates}
     for der in certificates_in(read_limited(certificates, _LIMIT)) if certificates.exists() else ():
         row, body = _judge(place, embassy, der, list(trusted), now)

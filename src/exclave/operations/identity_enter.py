@@ -7,27 +7,31 @@ entered from the files of this place stands in ``state/entered.json``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from exclave.crypto.certificates import require_ca
 from exclave.crypto.crl import issuer_id
 from exclave.crypto.delegate import certificates_in
-from exclave.errors import ConfigError, MalformedError, UsageError
+from exclave.errors import ConfigError, ExclaveError, MalformedError, UsageError
 from exclave.formats.identityconfig import SourceRef, parse_identity_config
 from exclave.formats.journal import Body, Issuer, PlaceKeys, Service, ServiceGone, Settings
 from exclave.formats.keyring import KeyUse
 from exclave.formats.relying import MAX_SERVICE_BYTES, encode_service, parse_service
+from exclave.identity.feeding.fetch import files_at, open_file
 from exclave.identity.feeding.source import Source, SourceKind
 from exclave.ids import Label, sha256
 from exclave.operations.home import read_limited, write_private
-from exclave.operations.identity_place import CONFIG_NAME, IdentityPlace
+from exclave.operations.identity_place import CONFIG_NAME, PLACE_NAME, IdentityPlace
 
 SERVICES = "services"
 ENTERED = "entered.json"
 _LIMIT = 256 << 10
+_KEPT = "Nothing was entered."
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,10 @@ class EnteredFiles:
     elsewhere: tuple[str, ...]
     """Files as they were entered here once, of which the journal says something else by now: another place changed it,
     and that counts. To change it here, edit the file."""
+    unread: tuple[str, ...] = ()
+    """Sources whose file cannot be read yet, with the reason; nothing is known of those CAs' certificates before."""
+    lacking: tuple[str, ...] = ()
+    """What was never said, neither here nor in the journal: without it nothing is served."""
 
 
 class FromFiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,7 +84,7 @@ def enter_files(place: IdentityPlace) -> EnteredFiles:
     _write_entered(place, config, files)
     return EnteredFiles(
         len(bodies), bool(settings), tuple(i.label for i in issuers), tuple(s.client_id for s in services),
-        tuple(g.client_id for g in gone), bool(keys), tuple(elsewhere),
+        tuple(g.client_id for g in gone), bool(keys), tuple(elsewhere), tuple(_unread(place)), tuple(_lacking(place)),
     )  # fmt: skip
 
 
@@ -92,6 +100,25 @@ def _settings_file(place: IdentityPlace) -> bytes | None:
     data = read_limited(path, _LIMIT)
     parse_identity_config(data)
     return data
+
+
+def _unread(place: IdentityPlace) -> Iterator[str]:
+    """A source at an address is asked by the process that serves."""
+    for source in place.config.source:
+        if not source.path:
+            continue
+        try:
+            for path in files_at(str(place.folder / source.path)):
+                os.close(open_file(path))
+        except ExclaveError as error:
+            yield f"{source.issuer}: {error.message}"
+
+
+def _lacking(place: IdentityPlace) -> Iterator[str]:
+    if place.store.settings() is None:
+        yield f"settings: write {place.folder / CONFIG_NAME}"
+    if place.is_home and not place.store.issuers():
+        yield f"an issuing CA: write a [[source]] into {place.folder / PLACE_NAME}"
 
 
 def _elsewhere(place: IdentityPlace, config: bytes | None, files: dict[str, bytes]) -> Iterator[str]:
@@ -123,26 +150,46 @@ def _write_entered(place: IdentityPlace, config: bytes | None, files: dict[str, 
 
 
 def _issuers(place: IdentityPlace) -> Iterator[Issuer]:
-    known = {(info.label, der, info.live) for info in place.store.issuers() for der in info.certificates}
+    known = {(str(info.label), der, info.live) for info in place.store.issuers() for der in info.certificates}
+    owners = {str(info.label): info.id for info in place.store.issuers()}
     for source in place.config.source:
         der = source_certificate(place.folder, source)
         live = source.kind not in ("crl", "delta-crl")
-        if (source.issuer, der, live) not in known:
-            known.add((source.issuer, der, live))  # type: ignore[arg-type]
-            yield Issuer(source.issuer, der, live)
+        if (source.issuer, der, live) in known:
+            continue
+        _require_issuer(place.folder / source.certificate, der)
+        if owners.setdefault(source.issuer, issuer_id(der)) != issuer_id(der):
+            raise ConfigError(
+                f"{PLACE_NAME}: another CA than that of {source.certificate} is called {source.issuer!r} already",
+                hint=f"Choose another label for this [[source]]; a CA's new key is a new CA. {_KEPT}",
+            )
+        known.add((source.issuer, der, live))
+        yield Issuer(source.issuer, der, live)
+
+
+def _require_issuer(path: Path, der: bytes) -> None:
+    """What was entered before this was asked stays as it is."""
+    try:
+        require_ca(der)
+    except MalformedError as error:
+        hint = f"Name the issuing CA's own certificate in this [[source]] of {PLACE_NAME}. {_KEPT}"
+        raise ConfigError(f"{path} is not the certificate of an issuing CA: {error.message}", hint=hint) from error
 
 
 def source_certificate(folder: Path, source: SourceRef) -> bytes:
-    """DER of the CA's certificate. ``ConfigError`` if the file is no certificate."""
+    """DER of the CA's certificate. ``ConfigError`` if the file is not there, or no certificate."""
     path = folder / source.certificate
+    hint = f"Put the CA's certificate there, or correct the [[source]] {source.issuer} of {PLACE_NAME}. {_KEPT}"
     try:
         found = certificates_in(read_limited(path, _LIMIT))
         for der in found:
             issuer_id(der)
     except MalformedError as error:
-        raise ConfigError(f"{path} is no certificate: {error.message}") from error
+        raise ConfigError(f"{path} is no certificate: {error.message}", hint=hint) from error
+    except UsageError as error:
+        raise ConfigError(f"the CA's certificate is missing: {error.message}", hint=hint) from error
     if len(found) != 1:
-        raise ConfigError(f"{path} holds {len(found)} certificates instead of the CA's one")
+        raise ConfigError(f"{path} holds {len(found)} certificates instead of the CA's one", hint=hint)
     return found[0]
 
 
@@ -165,9 +212,11 @@ def _service_files(place: IdentityPlace) -> dict[str, bytes]:
         try:
             service = parse_service(read_limited(path, MAX_SERVICE_BYTES).strip())
         except MalformedError as error:
-            raise ConfigError(f"{path}: {error.message}") from error
+            raise ConfigError(f"{path}: {error.message}", hint=f"Correct {path.name}. {_KEPT}") from error
         if service.client_id in found:
-            raise ConfigError(f"two files in {path.parent} are of the service {service.client_id}")
+            raise ConfigError(
+                f"two files in {path.parent} are of the service {service.client_id}", hint=f"Remove one. {_KEPT}"
+            )
         found[service.client_id] = encode_service(service)
     return found
 

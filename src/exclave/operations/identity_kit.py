@@ -25,6 +25,7 @@ from exclave.identity.keyring import token_jwks
 from exclave.ids import Instant, Label, parse_country, sha256
 from exclave.rules.ladder import DAY_S, LASTS_DAYS, OVERLAP_DAYS, RUNGS, Window, next_begin, plan
 
+_HOME = Label("home")
 MAX_NAME = 64
 """RFC 5280, appendix A.1: ub-common-name, ub-organization-name."""
 SLACK_DAYS = 1
@@ -197,7 +198,8 @@ def windows_of(keys: KeyFolder, store: StatusStore, info: IssuerInfo, place: Lab
 
 def manifest(place: Label, requests: Sequence[Request], wishes: KitWishes) -> str:
     """For the people at home's CA: what each certificate must have. Plain text, made to be printed and ticked off."""
-    head = f"""Certificates for the OCSP responder of the embassy {place}
+    where = "home" if place == _HOME else f"the embassy {place}"
+    head = f"""Certificates for the OCSP responder of {where}
 
 There are {len(requests)} requests (PKCS#10, PEM) beside this text. Each certificate must be issued by the very CA that
 is named with it, since relying parties refuse a responder of any other CA, and must have:
@@ -208,7 +210,8 @@ is named with it, since relying parties refuse a responder of any other CA, and 
   subject                         as requested
   notBefore, notAfter             as below; at most {wishes.lasts_days + SLACK_DAYS} days, since it cannot be revoked
 
-Compare the key's SHA-256 (of its SubjectPublicKeyInfo) with what the embassy reads to you over another channel.
+Compare the SHA-256 of the key (of its SubjectPublicKeyInfo) with what {where}
+reads to you over another channel.
 """
     parts = [
         f"""
@@ -229,7 +232,11 @@ def _responder_key(keys: KeyFolder, info: IssuerInfo, window: Window, wishes: Ki
     for record in keys.records():
         if record.name == name:  # an earlier run was interrupted, or its answer was lost
             if record.issuer != info.id or record.use is not KeyUse.OCSP:
-                raise UsageError(f"the key {name} is there already, for another use")
+                raise UsageError(
+                    f"the key {name} is there already, for another CA or use than {info.label}'s answers",
+                    hint="Two CAs have that label, or the file is of another journal. If no certificate in use names"
+                    f" it, move {name}.key and {name}.pem out of identity-keys/ and run this again.",
+                )
             return record
     return keys.make(name, KeyUse.OCSP, info.id, wishes.algorithm, wishes.stored)
 

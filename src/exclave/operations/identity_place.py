@@ -122,7 +122,8 @@ def login_port(folder: Path) -> int:
     listen = read_place(folder).serve.login
     host, _, port = listen.rpartition(":")
     if not port.isdigit() or host not in ("127.0.0.1", "localhost", "[::1]"):
-        raise ConfigError(f"{folder / PLACE_NAME}: serve.login must be a port on this machine, not {listen}")
+        raise ConfigError(f"{folder / PLACE_NAME}: serve.login must be a port on this machine, not {listen}",
+                          hint=f"Correct {PLACE_NAME}; nothing was changed.")  # fmt: skip
     return int(port)
 
 
@@ -154,7 +155,7 @@ def place_text(
     *, place: str, role: str, fingerprint: str, register: str, key: str, sites: Mapping[str, str],
     status: str, login: str,
 ) -> str:  # fmt: skip
-    """A new ``place.toml``."""
+    """A new ``place.toml``. ``UsageError`` for what cannot stand there."""
     lines = [
         "# What this place of the identity services is; docs/spec/identity-config.md tells all that can be said here.",
         f"place = {toml_text(place)}",
@@ -167,7 +168,10 @@ def place_text(
         lines += ["", "[[site]]", f"name = {toml_text(name)}", f"url = {toml_text(url)}"]
     lines += ["", "[serve]", f"status = {toml_text(status)}", f"login = {toml_text(login)}"]
     text = "\n".join(lines) + "\n"
-    parse_place_config(text.encode())
+    try:
+        parse_place_config(text.encode())
+    except ConfigError as error:
+        raise UsageError(error.message, hint="Correct what was typed; nothing was written.") from error
     return text
 
 

@@ -40,6 +40,6 @@ def _senders(place: IdentityPlace) -> dict[Label, Sender]:
         try:
             key = parse_sender_key(read_limited(path, MAX_KEY_BYTES))
         except MalformedError as error:
-            raise ConfigError(f"{path}: {error.message}") from error
+            raise ConfigError(f"{path}: {error.message}", hint=f"Correct it, or the [[sender]] {ref.name}.") from error
         found[Label(ref.name)] = Sender(Label(ref.name), key, Label(ref.issuer))
     return found

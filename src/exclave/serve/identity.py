@@ -184,19 +184,22 @@ def _listen(address: str, *, reuse: bool) -> socket.socket:
     return at
 
 
+_ELSEWHERE = "Name another address under [serve] of place.toml, or end the process that listens there."
+
+
 @contextmanager
 def _bound(address: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         why = os.strerror(error.errno) if error.errno else str(error)
-        raise UsageError(f"cannot listen at {address}: {why}", hint="Name another address.") from error
+        raise UsageError(f"cannot listen at {address}: {why}", hint=_ELSEWHERE) from error
 
 
 def _address(text: str) -> tuple[str, int]:
     parts = urlsplit(f"//{text}")
     if not parts.hostname or parts.port is None:
-        raise ConfigError(f"{text} is no address:port")
+        raise ConfigError(f"{text} is no address:port", hint=_ELSEWHERE)
     return parts.hostname, parts.port
 
 

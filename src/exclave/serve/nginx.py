@@ -20,6 +20,8 @@ _PATH = re.compile(r"/[A-Za-z0-9._/-]{1,200}\Z")
 _LISTEN = re.compile(r"(\[[0-9a-f:]+\]:|[0-9.]+:)?[0-9]{1,5}\Z")
 _BACKEND = re.compile(r"(unix:/[A-Za-z0-9._/-]{1,100}|(\[[0-9a-f:]+\]|[0-9.]+):[0-9]{1,5})\Z")
 
+_HINT = "Correct the option, or what place.toml and identity.toml say; nothing was written."
+
 
 @dataclass(frozen=True, slots=True)
 class NginxSettings:
@@ -46,17 +48,19 @@ class NginxSettings:
         check_origin(self.origin)
         check_origin(self.card_origin)
         if self.origin == self.card_origin:
-            raise ConfigError("the door needs a host name or port of its own")
+            raise ConfigError("the door needs a host name or port of its own", hint=_HINT)
         for path in (self.certificate, self.key, self.issuers):
             if not _PATH.match(path):
-                raise ConfigError(f"{path[:60]!r} is no absolute path of plain characters")
+                raise ConfigError(f"{path[:60]!r} is no absolute path of plain characters", hint=_HINT)
         for listen in (self.listen, self.card_listen):
             if not _LISTEN.match(listen):
-                raise ConfigError(f"{listen[:60]!r} is neither a port nor address:port")
+                raise ConfigError(f"{listen[:60]!r} is neither a port nor address:port", hint=_HINT)
         if not _BACKEND.match(self.login_backend):
-            raise ConfigError(f"{self.login_backend[:60]!r} is neither unix:/path nor address:port")
+            raise ConfigError(f"{self.login_backend[:60]!r} is neither unix:/path nor address:port", hint=_HINT)
         if not _BACKEND.match(self.door_socket) or not self.door_socket.startswith("unix:"):
-            raise ConfigError("the door listens at a Unix socket only: anybody could send its header over a network")
+            raise ConfigError(
+                "the door listens at a Unix socket only: anybody could send its header over a network", hint=_HINT
+            )
 
 
 def nginx_config(settings: NginxSettings) -> str:
