@@ -123,7 +123,8 @@ def through_the_crisis(s: Stage) -> None:
         told[f"{kind}s"], told[f"{kind}s_ok_ratio"] = len(met), round(good / max(len(met), 1), 5)
         told[f"{kind}_tries"] = sum(one["tries"] for one in met)
     s.report.promise(
-        "log-ins go on under the same name through the crisis", told["logins_ok_ratio"] >= identity.OK_RATIO,
+        f"log-ins go on under the same name: {100 * identity.OK_RATIO:.1f} % good at least",
+        told["logins_ok_ratio"] >= identity.OK_RATIO,
         f"{told['logins']} log-ins, {100 * told['logins_ok_ratio']:.1f} % good with retries;"
         f" outage {told['outage_s']} s",
     )  # fmt: skip

@@ -58,7 +58,10 @@ def play(root: Path, *, scale: int, keep: bool, tell: Callable[[str], None], cha
     root.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     report = Report(folder=str(root))
-    stage = Stage(Places(root), Ports(), scale, Commands(tell), tell, chapter, report)
+    stage = Stage(
+        Places(root), Ports(), scale, Commands(lambda line: tell(_brief(line, report))), tell, chapter, report
+    )
+    tell(f"D={root}")
     try:
         _a_state_with_a_home(stage)
         _protection(stage)
@@ -74,6 +77,12 @@ def play(root: Path, *, scale: int, keep: bool, tell: Callable[[str], None], cha
         if not (keep and report.ok):
             stop_everything(root)
     return report
+
+
+def _brief(line: str, report: Report) -> str:
+    """A command with what it says again and again in shell variables that stand above it: folder and fingerprint."""
+    line = line.replace(report.folder, "$D")
+    return line.replace(report.fingerprint, "$F") if report.fingerprint else line
 
 
 def stop_everything(root: Path) -> list[str]:
@@ -120,7 +129,8 @@ def _a_state_with_a_home(s: Stage) -> None:
         s.commands.run("charter", "sign", str(draft), "--key", str(s.places.custodian_key(name)), "--yes")
     published = s.commands.run("charter", "publish", str(draft), *s.home).result
     s.fingerprint = s.report.fingerprint = published["fingerprint"]
-    s.tell(f"The charter is in force. The state's fingerprint: {s.fingerprint}")
+    s.tell("The charter is in force. The state's fingerprint:")
+    s.tell(f"F={s.fingerprint}")
     _start_witness(s)
     found_identities(s)
 
@@ -139,7 +149,7 @@ def _start_witness(s: Stage) -> None:
         "serve", "witness", *s.pinned, "--key", str(folder / f"{WITNESS}.key"), "--dir", str(folder / "memory"),
         *s.sites("south"), "--port", str(s.ports.witness),
     )  # fmt: skip
-    s.tell("$ exclave " + " ".join(arguments) + " &")
+    s.tell(_brief("$ exclave " + " ".join(arguments) + " &", s.report))
     argv = (sys.executable, "-m", "exclave.cli.main", *arguments)
     start(ServiceSpec(Label(WITNESS), argv, s.places.root, {}, s.ports.witness, "/health"), s.places.run / "embassy")
     wait_http(f"http://127.0.0.1:{s.ports.witness}/health", 30.0)
@@ -178,9 +188,10 @@ def _protection(s: Stage) -> None:
 
 
 def _told(receipt: dict[str, Any]) -> str:
-    mib = receipt["shipped_bytes"] / 2**20
+    kib = receipt["shipped_bytes"] / 2**10
+    size = f"{kib / 1024:.1f} MiB" if kib >= 1024 else f"{kib:.1f} KiB"
     return (
-        f"  {receipt['register']}: version {receipt['sequence']}, {mib:.1f} MiB shipped to"
+        f"  {receipt['register']}: version {receipt['sequence']}, {size} shipped to"
         f" {', '.join(receipt['sites'])}; witnessed by {', '.join(receipt['witnesses']) or 'nobody'}"
     )
 
@@ -195,7 +206,7 @@ def _home_is_lost(s: Stage) -> str:
     ended = end_home(s.places)
     delete_home(s.places)
     s.tell(f"{ended} processes were ended; home's folder and the site in the same country are gone:")
-    s.tell(f"  {s.places.home} exists: {s.places.home.exists()}")
+    s.tell(f"  {s.places.home} {'IS STILL THERE' if s.places.home.exists() else 'is no longer there'}")
     return instant_text(lost)
 
 
@@ -217,7 +228,8 @@ def _a_hostile_host(s: Stage) -> None:
     s.tell("At north a bit was flipped in one object, another one dropped, and an old checkpoint replayed.")
     found = s.commands.run("verify", *s.sites("north", "south"), *s.pinned, expect=(20,)).result["findings"]
     for one in found:
-        s.tell(f"  {one['site']}: {one['fault']}: {_short(one['what'])}: {one['detail'][:100]}")
+        where = "both" if one["site"] == "?" else one["site"]
+        s.tell(f"  {where}: {one['fault']}: {_short(one['what'])}: {one['detail'][:100]}")
     _judge(s, found, "a bit flipped in an object", "corrupt-object", flipped.name)
     _judge(s, found, "an object dropped", "missing-object", dropped.name)
     _judge(s, found, "an old checkpoint replayed", "rolled-back", land)
