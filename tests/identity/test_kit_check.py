@@ -96,6 +96,7 @@ def _log(**changed: object) -> Gathered:
 @pytest.mark.parametrize(
     ("gathered", "what", "state", "detail"),
     [
+        (replace(WHOLE, arrival="nothing came; do it"), "identity feed", "alarm", "do it"),
         (replace(WHOLE, store_problem="the disk died"), "status store", "missing", "disk died"),
         (replace(WHOLE, logs=()), "status store", "missing", "no issuing CA"),
         (_ladder(()), "certificates of luxembourg", "missing", "there is none"),

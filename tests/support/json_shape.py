@@ -51,6 +51,7 @@ IDENTITY: dict[str, str] = {
     "release": "act before entered fact final head order total unchanged warrant",
     "revoke": "act before entered fact final head order total unchanged warrant",
     "service add": "client_id file secret",
-    "state": "as_of decides entries epoch place state why",
+    "state": "as_of decides entries epoch issuers[complete_until id issued_known label live next_update] place problem"
+    " state why",
 }
 """Of each command below ``identity``, played in ``tests/identity/test_identity_commands.py``."""

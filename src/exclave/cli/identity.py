@@ -22,9 +22,11 @@ from exclave.formats.charter import ParsedCharter
 from exclave.formats.gap import parse_gap
 from exclave.formats.note import parse_note
 from exclave.formats.relying import RelyingService, encode_service
+from exclave.identity.contract import IssuerInfo
 from exclave.ids import Fingerprint, Label, RegisterId, now, parse_fingerprint, parse_label, parse_register_id
 from exclave.keys.file import KeyKind
 from exclave.operations.home import absolute_address, key_card, make_folder, make_key, read_limited, write_private
+from exclave.operations.identity_arrival import arrival_problem
 from exclave.operations.identity_enter import enter_files, save_service
 from exclave.operations.identity_follow import begin
 from exclave.operations.identity_place import PLACE_NAME, IdentityPlace, place_text
@@ -205,6 +207,7 @@ def state(folder: Folder, json: Json = False) -> None:
     """Where this place stands: home, standby, exile or returning, and up to when it knows everything."""
     place = opened(folder)
     try:
+        problem = arrival_problem(place) or place.watch.problem
         authority = place.authority()
         head = place.journal.head()
         issuers = place.store.issuers()
@@ -213,17 +216,27 @@ def state(folder: Folder, json: Json = False) -> None:
     if json:
         print_json({"state": authority.state, "place": authority.place, "epoch": authority.epoch,
                     "decides": authority.decides, "why": authority.why, "as_of": moment(authority.as_of),
-                    "entries": head.number})  # fmt: skip
+                    "entries": head.number, "problem": problem,
+                    "issuers": [_told(info) for info in issuers]})  # fmt: skip
         return
     say(
         f"{authority.place}: {authority.state}, epoch {authority.epoch}{f' ({authority.why})' if authority.why else ''}"
     )
-    say(f"{head.number} entries; everything decided before {when(authority.as_of)} is known here\n")
+    known = f"; everything decided before {when(authority.as_of)} is known here" if authority.as_of else ""
+    say(f"{_entries(head.number)}{known}\n")
+    if problem:
+        say(f"PROBLEM: {problem}\n")
     table(
         ("issuer", "kept up", "complete until (UTC)", "what was issued is known"),
         ((i.label, "as decided" if i.live else "by CRL", when(i.as_of), "yes" if i.issued_known else "no")
          for i in issuers),
     )  # fmt: skip
+
+
+def _told(info: IssuerInfo) -> dict[str, object]:
+    """For ``--json``: how recent an issuer's statuses are here."""
+    return {"label": info.label, "id": info.id, "live": info.live, "complete_until": moment(info.as_of),
+            "next_update": moment(info.next_update), "issued_known": info.issued_known}  # fmt: skip
 
 
 @app.command(epilog="Example: exclave identity gap /srv/embassy/identity/state/gap.note --card machine.card")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from exclave.errors import UnavailableError
 from exclave.formats.dnsplan import MAX_PLAN_BYTES, DnsPlan, parse_dns_plan
 from exclave.formats.identityconfig import IdentityConfig
+from exclave.identity.contract import IdentityState
 from exclave.ids import Label
 from exclave.operations.home import read_limited
+from exclave.operations.identity_arrival import arrival_problem
 from exclave.operations.identity_check import KitPlaces, gather_kit
 from exclave.operations.identity_moved import NAMES_FILE
 from exclave.operations.identity_place import IdentityPlace
@@ -37,7 +41,8 @@ def check_place(place: IdentityPlace) -> KitReport:
     seen = gather_kit(
         place.keys, place.store, place.label, places, now=place.clock(), clock=place.clock, decides=decides
     )
-    return check_kit(seen)
+    awaited = place.authority().state is IdentityState.STANDBY
+    return check_kit(replace(seen, arrival=arrival_problem(place) if awaited else None))
 
 
 def _is_local(host: str) -> bool:

@@ -159,6 +159,8 @@ class Gathered:
     tls: tuple[TlsSeen, ...]
     update: UpdateSeen
     clocks: tuple[ClockSeen, ...]
+    arrival: str | None = None
+    """Why what is sent to this place does not arrive, and what to do; empty: it does; None: nothing is awaited here."""
 
 
 # What it means
@@ -166,9 +168,16 @@ class Gathered:
 
 def check_kit(gathered: Gathered) -> KitReport:
     """A row for each thing."""
-    rows = [*_store(gathered), *_ladders(gathered), *_tokens(gathered.tokens), *_names(gathered), *_tls(gathered)]
-    rows += [*_update(gathered.update), *_logs(gathered), *_clocks(gathered)]
+    rows = [*_arrival(gathered), *_store(gathered), *_ladders(gathered), *_tokens(gathered.tokens)]
+    rows += [*_names(gathered), *_tls(gathered), *_update(gathered.update), *_logs(gathered), *_clocks(gathered)]
     return KitReport(gathered.place, gathered.now, tuple(rows))
+
+
+def _arrival(gathered: Gathered) -> Iterator[KitRow]:
+    if gathered.arrival:
+        yield KitRow("identity feed", RowState.ALARM, gathered.arrival[:500])
+    elif gathered.arrival is not None:
+        yield KitRow("identity feed", RowState.OK, "what is sent arrives here")
 
 
 def _store(gathered: Gathered) -> Iterator[KitRow]:
