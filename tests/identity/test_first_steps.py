@@ -45,6 +45,19 @@ def source(home: Path, issuer: str, certificate: x509.Certificate | None, *, kin
     )
 
 
+def again(*, key_cert_sign: bool) -> x509.Certificate:
+    """Another certificate of the first CA's name and key."""
+    ca, now = pki().first, datetime.datetime.now(datetime.UTC)
+    usage = x509.KeyUsage(False, False, False, False, False, key_cert_sign, True, False, False)
+    return (
+        x509.CertificateBuilder(ca.certificate.subject, ca.certificate.subject)
+        .public_key(ca.key.public_key()).serial_number(7)
+        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=9))
+        .add_extension(x509.BasicConstraints(True, None), True).add_extension(usage, True)
+        .sign(ca.key, SHA256())
+    )  # fmt: skip
+
+
 def entered(state: MovingPlaces, home: Path) -> list[str]:
     with state.place() as place:
         return [str(info.label) for info in place.store.issuers()]
@@ -61,16 +74,7 @@ def test_a_citizens_certificate_is_no_issuing_ca(state: MovingPlaces, home: Path
 
 def test_a_ca_that_may_not_sign_certificates_is_refused(state: MovingPlaces, home: Path) -> None:
     """A CA by its basicConstraints, whose key usage lets it sign lists alone."""
-    now = datetime.datetime.now(datetime.UTC)
-    usage = x509.KeyUsage(False, False, False, False, False, False, True, False, False)
-    made = (
-        x509.CertificateBuilder(pki().first.certificate.subject, pki().first.certificate.subject)
-        .public_key(pki().first.key.public_key()).serial_number(7)
-        .not_valid_before(now).not_valid_after(now + datetime.timedelta(days=9))
-        .add_extension(x509.BasicConstraints(True, None), True).add_extension(usage, True)
-        .sign(pki().first.key, SHA256())
-    )  # fmt: skip
-    source(home, "lists", made)
+    source(home, "lists", again(key_cert_sign=False))
     refused(3, "identity", "enter", "--dir", str(home), says="key usage does not let it sign certificates")
 
 
@@ -83,6 +87,13 @@ def test_two_cas_never_have_one_label(state: MovingPlaces, home: Path) -> None:
     assert state.small.ok("identity", "enter", "--dir", str(home))["issuers"] == ["renewed"]
     assert entered(state, home) == ["first", "renewed"]
     assert state.small.ok("identity", "enter", "--dir", str(home))["entries"] == 0
+
+
+def test_a_further_certificate_of_one_ca_keeps_its_label(state: MovingPlaces, home: Path) -> None:
+    """The same name and key: it is the same issuer."""
+    source(home, "first", again(key_cert_sign=True))
+    assert state.small.ok("identity", "enter", "--dir", str(home))["issuers"] == ["first"]
+    assert entered(state, home).count("first") == 1
 
 
 def test_a_source_that_is_not_there_is_told(state: MovingPlaces, home: Path) -> None:
