@@ -148,6 +148,9 @@ def test_each_hint_names_the_file_that_is_wrong(state: MovingPlaces, home: Path)
     """It is never exclave.toml, which a place of the identity services does not have."""
     (home / "identity.toml").write_text("issuer = 5\n")
     assert "Correct identity.toml" in refused(3, "identity", "enter", "--dir", str(home))["hint"]
+    (home / "names.toml").write_text('zone = "demo.test"\n')
+    assert "Correct names.toml" in refused(3, "identity", "names", "check", "--dir", str(home))["hint"]
+    (home / "names.toml").unlink()
     good = (home / "place.toml").read_text()
     for old, new, says in (
         ("[serve]", '[serve]\nworkers = "two"', "workers"),

@@ -28,6 +28,7 @@ _ADDRESS = re.compile(r"(\[[0-9a-f:.]+\]|[0-9.]+)(:[1-9][0-9]{0,4})?\Z")
 _KEY_LINE = re.compile(r"(hmac-sha256|hmac-sha512):([a-z0-9._-]{1,253}):([A-Za-z0-9+/=]+)\n?\Z")
 
 RecordType = Literal["A", "AAAA", "CNAME", "TXT"]
+_SEE = "Correct names.toml as docs/spec/names.md says; nothing was changed."
 
 
 class RecordPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,7 +68,7 @@ class DnsPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if place == HOME:
             return tuple(sorted(record.home))
         if place not in record.embassy:
-            raise ConfigError(f"names.toml: {record.name} {record.type} has no values for {place}")
+            raise ConfigError(f"names.toml: {record.name} {record.type} has no values for {place}", hint=_SEE)
         return tuple(sorted(record.embassy[place]))
 
 
@@ -83,15 +84,15 @@ class TsigKey:
 def parse_dns_plan(data: bytes) -> DnsPlan:
     """Strict. Raises ``ConfigError`` saying where."""
     if len(data) > MAX_PLAN_BYTES:
-        raise ConfigError(f"names.toml is longer than {MAX_PLAN_BYTES} bytes")
+        raise ConfigError(f"names.toml is longer than {MAX_PLAN_BYTES} bytes", hint=_SEE)
     try:
         plan = msgspec.convert(tomllib.loads(data.decode("utf-8")), DnsPlan, strict=True)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"names.toml: {error}", hint="See docs/spec/names.md; nothing was changed.") from error
+        raise ConfigError(f"names.toml: {error}", hint=_SEE) from error
     try:
         _check(plan)
     except MalformedError as error:
-        raise ConfigError(f"names.toml: {error.message}") from error
+        raise ConfigError(f"names.toml: {error.message}", hint=_SEE) from error
     return plan
 
 

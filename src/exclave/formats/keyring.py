@@ -117,7 +117,9 @@ class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_token_config(data: bytes) -> TokenConfig:
     """Strict. Raises ``ConfigError``."""
     if len(data) > MAX_TOKEN_CONFIG_BYTES:
-        raise ConfigError(f"pkcs11.toml has more than {MAX_TOKEN_CONFIG_BYTES} bytes")
+        raise ConfigError(
+            f"pkcs11.toml has more than {MAX_TOKEN_CONFIG_BYTES} bytes", hint="It names module, token and pin_file."
+        )
     try:
         return msgspec.convert(tomllib.loads(data.decode("utf-8")), TokenConfig, strict=True)
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

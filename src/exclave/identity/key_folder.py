@@ -28,6 +28,7 @@ from exclave.keys.private_file import read_private
 from exclave.keys.service_key import create_service_key, load_service_key, store_service_key
 
 MAX_RECORDS = 10_000
+_PKCS11_HINT = "Write it as docs/spec/keyring.md says, or keep the keys in files."
 
 
 class KeyFolder:
@@ -158,7 +159,7 @@ class KeyFolder:
         if self._token is None:
             path = self.path / "pkcs11.toml"
             if not path.exists():
-                raise ConfigError(f"keys in a PKCS#11 token need {path}, which is not there")
+                raise ConfigError(f"keys in a PKCS#11 token need {path}, which is not there", hint=_PKCS11_HINT)
             config = parse_token_config(read_private(str(path), MAX_TOKEN_CONFIG_BYTES))
             self._token = HardwareToken(TokenPlace(config.module, config.token, str(self.path / config.pin_file)))
         return self._token

@@ -60,6 +60,7 @@ _SETTLE = (
     "INSERT INTO certificate VALUES (?, ?, ?, ?) ON CONFLICT (issuer, serial) DO UPDATE "
     "SET since = excluded.since, reason = excluded.reason"
 )
+_RIGHTS = "Let this user write into the folder cache/; what lies there may be thrown away."
 
 
 def open_sqlite(path: str) -> Store:
@@ -100,7 +101,7 @@ class SqliteRows:
                             os.unlink(leftover)
                     _create(path)
         except OSError as error:
-            raise ConfigError(f"the status store {path} cannot be opened: {error.strerror}") from error
+            raise ConfigError(f"the status store {path} cannot be opened: {error.strerror}", hint=_RIGHTS) from error
 
     # Reading
 

@@ -31,6 +31,7 @@ _ADD = (
 _GET = "SELECT value FROM ticket WHERE kind = ? AND key = ? AND expires > ?"
 _TAKE = "DELETE FROM ticket WHERE kind = ? AND key = ? RETURNING value, expires"
 _SWEEP = "DELETE FROM ticket WHERE expires <= ?"
+_RIGHTS = "Let this user write into the folder cache/; what lies there may be thrown away."
 
 
 class MemoryTickets:
@@ -97,7 +98,7 @@ class SqliteTickets:
                             os.unlink(leftover)
                     self._db = _opened(path)
         except OSError as error:
-            raise ConfigError(f"the tickets in {path} cannot be opened: {error.strerror}") from error
+            raise ConfigError(f"the tickets in {path} cannot be opened: {error.strerror}", hint=_RIGHTS) from error
 
     def put(self, kind: str, key: bytes, value: bytes, expires: Instant) -> None:
         with self._at_work() as db:
