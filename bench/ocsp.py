@@ -5,9 +5,10 @@
 Both run one process on core 0 with the same P-256 delegate, the same issuer and the same certificates (``index.txt``;
 an SQLite store); the load comes from core 1: Apache's ``ab`` with 8 connections to find out what they can take (for
 kept connections ``wrk``, which spends less on each request, so that the server is the limit and not the client), then
-``ocsp_paced.py`` at half of that for the time an answer takes. Everything runs in a network namespace of its
-own, since ``openssl ocsp`` listens on all addresses. Rounds alternate; figures are medians. *per CPU second*: answers
-divided by the processor time that the server used, which other work on the machine disturbs less.
+``ocsp_paced.py`` (kept connections: ``h2load``) at half of that for the time an answer takes. Everything runs in a
+network namespace of its own, since ``openssl ocsp`` listens on all addresses. Rounds alternate; figures are medians.
+*per CPU second*: answers divided by the processor time that the server used, which other work on the machine disturbs
+less.
 
 ``ab`` sends the same nonce each time; neither server keeps answers to nonces, so each is signed. Each load has a server
 of its own: when a client leaves without having asked, as ``ab`` does at the end, ``openssl ocsp`` 3.0 is at work for
@@ -63,6 +64,12 @@ LOADS = {
     "no nonce, a connection each": ("plain.der", True),
     "no nonce, kept connections": ("plain.der", False),
 }
+EACH = "nonce, a connection each"
+HALVES = (EACH, "nonce, kept connections")
+KEPT = 16
+"""Connections at half the load."""
+CLIENT_MAX = 2500
+"""Connections a second that the paced client can make without being late itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +253,42 @@ def measure(folder: Path, chosen: argparse.Namespace) -> None:
                     continue
                 with server(name, folder) as pid:
                     runs[name][what].append(load(folder, pid, request, close=close, seconds=chosen.seconds))
-    paced = {}
+    paced: dict[str, dict[str, dict[str, float]]] = {what: {} for what in HALVES}
     for name in names:
-        half = statistics.median(run.per_s for run in runs[name]["nonce, a connection each"]) / 2
-        with server(name, folder):
-            command = ["taskset", "-c", "1", sys.executable, HERE / "ocsp_paced.py", str(PORT), folder / "nonce.der",
-                       str(half), str(chosen.seconds)]  # fmt: skip
-            paced[name] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        for what in HALVES:
+            if runs[name][what]:
+                half = statistics.median(run.per_s for run in runs[name][what]) / 2
+                with server(name, folder):
+                    paced[what][name] = _half(folder, half, what == EACH, chosen.seconds)
     show(runs, paced, chosen)
 
 
-def show(runs: dict[str, dict[str, list[Run]]], paced: dict[str, dict[str, float]], chosen: argparse.Namespace) -> None:
+def _half(folder: Path, rate: float, close: bool, seconds: int) -> dict[str, float]:
+    """How long answers take at ``rate``: a connection each as ``ocsp_paced.py`` can, kept ones by ``h2load``."""
+    pinned = ["taskset", "-c", "1"]
+    if close:
+        command = [*pinned, sys.executable, HERE / "ocsp_paced.py", str(PORT), folder / "nonce.der",
+                   str(min(rate, CLIENT_MAX)), str(seconds)]  # fmt: skip
+        figures: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+        return figures
+    log = folder / "times"
+    log.unlink(missing_ok=True)
+    subprocess.run(
+        [*pinned, "h2load", "--h1", "-c", str(KEPT), "--rps", str(round(rate / KEPT)), "-D", str(seconds),
+         "-d", folder / "nonce.der", "-H", "Content-Type: application/ocsp-request", f"--log-file={log}",
+         f"http://127.0.0.1:{PORT}/"], capture_output=True, check=True,
+    )  # fmt: skip
+    rows = [line.split("\t") for line in log.read_text().splitlines()]
+    took = sorted(int(row[2]) for row in rows)
+    return {
+        "rate": round(len(rows) / seconds), "p50_ms": took[len(took) // 2] / 1000,
+        "p99_ms": took[int(len(took) * 0.99)] / 1000, "failed": sum(row[1] != "200" for row in rows),
+    }  # fmt: skip
+
+
+def show(
+    runs: dict[str, dict[str, list[Run]]], paced: dict[str, dict[str, dict[str, float]]], chosen: argparse.Namespace
+) -> None:
     print("\n| load | server | answers/s | times openssl | answers per CPU second | times openssl | failed |")
     print("|---|---|---:|---:|---:|---:|---:|")
     for what in LOADS:
@@ -268,10 +300,12 @@ def show(runs: dict[str, dict[str, list[Run]]], paced: dict[str, dict[str, float
             wall_0, cpu_0 = (statistics.median(getattr(run, of) for run in peer) for of in ("per_s", "per_cpu_s"))
             bad = sum(run.bad for run in by[what])
             print(f"| {what} | {name} | {wall:,.0f} | {wall / wall_0:.1f} | {cpu:,.0f} | {cpu / cpu_0:.1f} | {bad} |")
-    print("\n| at half the load | answers/s | p50 ms | p99 ms | of it client late, p99 ms | failed |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for name, of in paced.items():
-        print(f"| {name} | {of['rate']} | {of['p50_ms']} | {of['p99_ms']} | {of['late_ms']} | {of['failed']} |")
+    print("\n| at half the load, live | server | answers/s | p50 ms | p99 ms | of it client late, p99 ms | failed |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for what, by_name in paced.items():
+        for name, of in by_name.items():
+            late = of.get("late_ms", "")
+            print(f"| {what} | {name} | {of['rate']} | {of['p50_ms']} | {of['p99_ms']} | {late} | {of['failed']} |")
     found = {name: {what: [asdict(run) for run in of] for what, of in by.items()} for name, by in runs.items()}
     print("\n" + json.dumps({"certificates": chosen.certificates, "runs": found, "half": paced}))
 

@@ -18,6 +18,7 @@ command -v javac >/dev/null || missing="$missing openjdk-17-jdk-headless"
 command -v chromium >/dev/null || missing="$missing chromium"
 command -v ab >/dev/null || missing="$missing apache2-utils"
 command -v wrk >/dev/null || missing="$missing wrk"
+command -v h2load >/dev/null || missing="$missing nghttp2-client"
 command -v npm >/dev/null || missing="$missing nodejs npm"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
