@@ -14,12 +14,12 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from exclave.crypto.crl import MAX_SERIAL, issuer_id
+from exclave.crypto.crl import BROKEN, MAX_SERIAL, issuer_id
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised
 from exclave.ids import Digest, Instant
 
@@ -43,14 +43,6 @@ _KNOWN = frozenset({
 _PERSON = re.compile(r"PNO([A-Z]{2})-([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}[A-Za-z0-9])?)\Z")
 _ESTONIAN = re.compile(r"[1-8][0-9]{10}\Z", re.ASCII)
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
-_BROKEN = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +100,7 @@ def require_ca(data: bytes) -> None:
     try:
         certificate = x509.load_der_x509_certificate(data)
         constraints, usage = _value(certificate, x509.BasicConstraints), _value(certificate, x509.KeyUsage)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the certificate is not in the format: {error}") from error
     if constraints is None or not constraints.ca:
         raise MalformedError("its basicConstraints do not say that it is a CA's")
@@ -130,7 +122,7 @@ def verify_citizen(
     try:
         certificate = x509.load_der_x509_certificate(data)  # (1)
         return _verified(certificate, issuers, now, disallowed)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError("the certificate is not in the format", reason="certificate") from error
 
 
@@ -170,7 +162,7 @@ def _signed_by(certificate: x509.Certificate, issuers: PinnedIssuers) -> tuple[D
         tried.add(identity)
         try:
             certificate.verify_directly_issued_by(signer)
-        except (InvalidSignature, *_BROKEN):
+        except (InvalidSignature, *BROKEN):
             continue  # another key of the same name may be the right one
         return identity, [other for known, other in named if known == identity]
     raise CorruptObject("the certificate names a pinned issuer whose key did not sign it", reason="forged-issuer")
@@ -259,7 +251,7 @@ def _issuer(data: bytes) -> x509.Certificate:
         _check_critical(certificate)
         _checked_key(certificate.public_key())
         constraints, usage = _value(certificate, x509.BasicConstraints), _value(certificate, x509.KeyUsage)
-    except (*_BROKEN, NotAuthorised) as error:
+    except (*BROKEN, NotAuthorised) as error:
         raise MalformedError(f"this cannot be an issuing CA's certificate: {error}") from error
     if constraints is None or not constraints.ca or usage is None or not usage.key_cert_sign:
         raise MalformedError("this certificate is not a CA's: it may not sign others")

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from exclave.crypto.crl import MAX_CERTIFICATE_BYTES, MAX_SERIAL, issuer_id
+from exclave.crypto.crl import BROKEN, MAX_CERTIFICATE_BYTES, MAX_SERIAL, issuer_id
 from exclave.crypto.signer_file import algorithm_of
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, WrongFingerprint
 from exclave.ids import Digest, Instant, parse_b64
@@ -26,14 +26,6 @@ MAX_BUNDLE = 500
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----")
 _WEAK = (hashes.MD5, hashes.SHA1)
 _KNOWN = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE})
-_BROKEN = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -99,7 +91,7 @@ def verify_delegate(der: bytes, issuers: Iterable[bytes], *, longest_s: int) -> 
     try:
         issuer = _issuer(certificate, issuers)  # (2)
         _check_uses(certificate)  # (3) (4) (5)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the responder's certificate is not in the format: {error}") from error
     lasts_s = (validity.end - validity.begin) // 1_000_000
     if not 0 < lasts_s <= longest_s:  # (6)
@@ -121,7 +113,7 @@ def _issuer(certificate: x509.Certificate, issuers: Iterable[bytes]) -> Digest:
             raise CorruptObject("the certificate is signed over MD5 or SHA-1, which others can forge")
         try:
             certificate.verify_directly_issued_by(signer)
-        except (InvalidSignature, *_BROKEN):
+        except (InvalidSignature, *BROKEN):
             continue  # another key of the same name may be the right one
         return issuer_id(data)
     if named:
@@ -164,7 +156,7 @@ def _certificate(der: bytes) -> x509.Certificate:
         raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
     try:
         return x509.load_der_x509_certificate(der)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"this is not a certificate: {error}") from error
 
 
@@ -175,7 +167,7 @@ def _validity(certificate: x509.Certificate) -> Validity:
         spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         begin, end = (_instant(t) for t in (certificate.not_valid_before_utc, certificate.not_valid_after_utc))
         return Validity(certificate.subject.rfc4514_string(), spki, begin, end)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the certificate is not in the format: {error}") from error
 
 

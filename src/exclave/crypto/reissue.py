@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from exclave.crypto import der
-from exclave.crypto.crl import MAX_CERTIFICATE_BYTES, issuer_id
+from exclave.crypto.crl import BROKEN, MAX_CERTIFICATE_BYTES, issuer_id
 from exclave.crypto.signer import Algorithm, Signer
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, UnavailableError, UsageError
 from exclave.ids import Digest, Instant, sha256
@@ -43,14 +43,6 @@ _SIGNATURES = {
     Algorithm.RS256: der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.1.11"), der.tlv(der.NULL)),
 }
 _WEAK = (hashes.MD5, hashes.SHA1)
-_BROKEN = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-)
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -119,7 +111,7 @@ def verify_former(data: bytes, issuers: Iterable[bytes]) -> Former:
                 continue
             spki = sha256(parsed.public_key().public_bytes(*_SPKI))
             return Former(issuer_id(issuer), parsed.serial_number, spki, sha256(data), data)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the certificate is not in the format: {error}") from error
     if not named:
         raise NotAuthorised("the certificate is of no known issuer")
@@ -131,7 +123,7 @@ def read_numbers(data: bytes) -> tuple[bytes, int, Digest]:
     parsed = _load(data)
     try:
         spki = parsed.public_key().public_bytes(*_SPKI)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the certificate's key is of an unknown kind: {error}") from error
     return parsed.issuer.public_bytes(), parsed.serial_number, sha256(spki)
 
@@ -171,7 +163,7 @@ def is_by(certificate: bytes, authority: Authority) -> bool:
     """Whether the CA's key signed this certificate (DER)."""
     try:
         _load(certificate).verify_directly_issued_by(_load(authority.der))
-    except (InvalidSignature, MalformedError, *_BROKEN):
+    except (InvalidSignature, MalformedError, *BROKEN):
         return False
     return True
 
@@ -260,7 +252,7 @@ def _load(data: bytes) -> x509.Certificate:
         raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
     try:
         return x509.load_der_x509_certificate(data)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"this is not a certificate: {error}") from error
 
 

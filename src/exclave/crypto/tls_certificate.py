@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
+from exclave.crypto.crl import BROKEN
 from exclave.crypto.delegate import certificates_in
 from exclave.errors import MalformedError
 from exclave.ids import Instant
 
 MAX_CHAIN_BYTES = 256 << 10
 MAX_KEY_BYTES = 32 << 10
-_BROKEN = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def read_tls(chain_pem: bytes, key_pem: bytes | None) -> TlsFacts:
         names = tuple(name.lower() for name in found.get_values_for_type(x509.DNSName))
     except x509.ExtensionNotFound as error:
         raise MalformedError("the TLS certificate names no host (subjectAltName)") from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise MalformedError(f"the TLS certificate is not in the format: {error}") from error
     matches = None if key_pem is None else _public_of(key_pem) == public
     return TlsFacts(names, _instant(begin.timestamp()), _instant(end.timestamp()), matches)
@@ -55,7 +54,7 @@ def read_tls(chain_pem: bytes, key_pem: bytes | None) -> TlsFacts:
 def _public_of(key_pem: bytes) -> bytes:
     try:
         return _spki(serialization.load_pem_private_key(key_pem, None).public_key())
-    except _BROKEN:
+    except BROKEN:
         raise MalformedError("the TLS key cannot be read, or needs a passphrase") from None  # its cause could quote it
 
 
