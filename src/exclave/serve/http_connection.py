@@ -38,7 +38,8 @@ class Edge:
     meter: Meter = field(default_factory=Unmetered)
     executor: Executor | None = None
     """Where the handler runs if it may wait (a token, a database); None: in the event loop."""
-    open: set[Connection] = field(default_factory=set, init=False, repr=False)
+    open: dict[Connection, None] = field(default_factory=dict, init=False, repr=False)
+    """The oldest first."""
     stopping: bool = field(default=False, init=False)
     date: bytes = field(default=b"", init=False)
 
@@ -127,16 +128,16 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)  # a TCP listener makes no other
         if not self._edge.make_room() or self._edge.stopping:
             self._edge.meter.refused(503)
-            self._edge.open.add(self)
+            self._edge.open[self] = None
             self._refuse(503)
             return
-        self._edge.open.add(self)
+        self._edge.open[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._closing = True
         self._queue.clear()
-        self._edge.open.discard(self)
+        self._edge.open.pop(self, None)
         del self._parser  # it refers back to this object; thousands a second are not left to the collector
 
     def get_buffer(self, sizehint: int) -> bytearray:
@@ -355,7 +356,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def drop(self) -> None:
         self._closing = True
-        self._edge.open.discard(self)
+        self._edge.open.pop(self, None)
         if self._transport is not None:
             self._transport.abort()
 
