@@ -69,7 +69,7 @@ HALVES = (EACH, "nonce, kept connections")
 KEPT = 16
 """Connections at half the load."""
 CLIENT_MAX = 2500
-"""Connections a second that the paced client can make without being late itself."""
+"""Connections a second that the paced client can make without being late itself; beyond, it would time itself."""
 
 
 @dataclass(frozen=True, slots=True)
