@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
-from exclave.crypto.crl import BROKEN, MAX_SERIAL, issuer_id
+from exclave.crypto.crl import BROKEN, MAX_SERIAL, issuer_id, second_of
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised
 from exclave.ids import Digest, Instant
 
@@ -42,7 +42,6 @@ _KNOWN = frozenset({
 """What is processed here, so it may be critical; name and policy constraints are not, so they may not be."""
 _PERSON = re.compile(r"PNO([A-Z]{2})-([A-Za-z0-9](?:[A-Za-z0-9-]{0,38}[A-Za-z0-9])?)\Z")
 _ESTONIAN = re.compile(r"[1-8][0-9]{10}\Z", re.ASCII)
-_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,11 +136,11 @@ def _verified(
     _check_critical(certificate)  # (3)
     _check_purpose(certificate, disallowed)  # (4)
     spki = _checked_key(certificate.public_key())  # (5)
-    begin, end = _instant(certificate.not_valid_before_utc), _instant(certificate.not_valid_after_utc)  # (6)
-    begun = [signer for signer in signers if _instant(signer.not_valid_before_utc) <= now]
+    begin, end = second_of(certificate.not_valid_before_utc), second_of(certificate.not_valid_after_utc)  # (6)
+    begun = [signer for signer in signers if second_of(signer.not_valid_before_utc) <= now]
     if now < begin or not begun:
         raise NotAuthorised("the certificate, or its issuer's, is not valid yet", reason="not-yet-valid")
-    issuer_ends = max(_instant(signer.not_valid_after_utc) for signer in begun)
+    issuer_ends = max(second_of(signer.not_valid_after_utc) for signer in begun)
     subject, given, family, born = _person(certificate.subject)  # (7)
     return VerifiedCitizen(
         issuer, certificate.serial_number, subject, given, family, born, spki, end, now > min(end, issuer_ends)
@@ -263,7 +262,3 @@ def _value(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension 
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-
-
-def _instant(moment: datetime) -> Instant:
-    return Instant(int((moment - _EPOCH_0).total_seconds()) * 1_000_000)

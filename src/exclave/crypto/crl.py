@@ -247,12 +247,21 @@ def _entry(revoked: x509.RevokedCertificate, number: int) -> CrlEntry:
 
 
 def _certificate(data: bytes) -> x509.Certificate:
-    if len(data) > MAX_CERTIFICATE_BYTES:
-        raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
+    return load_certificate(_der(_limited(data), "CERTIFICATE"))
+
+
+def load_certificate(der: bytes) -> x509.Certificate:
+    """Its form only. ``MalformedError`` for anything else, or more than ``MAX_CERTIFICATE_BYTES``."""
     try:
-        return x509.load_der_x509_certificate(_der(data, "CERTIFICATE"))
+        return x509.load_der_x509_certificate(_limited(der))
     except BROKEN as error:
         raise MalformedError(f"this is not a certificate: {error}") from error
+
+
+def _limited(data: bytes) -> bytes:
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
+    return data
 
 
 def _issuer_id(certificate: x509.Certificate) -> Digest:
@@ -279,9 +288,14 @@ def _der(data: bytes, kind: str) -> bytes:
     return parse_b64(body, limit=MAX_CRL_BYTES)
 
 
+def second_of(moment: datetime) -> Instant:
+    """X.509 times are whole seconds; before 1970 they are negative."""
+    return Instant(int((moment - _EPOCH_0).total_seconds()) * 1_000_000)
+
+
 def instant_of(moment: datetime) -> Instant:
-    """X.509 times are whole seconds."""
-    value = int((moment - _EPOCH_0).total_seconds()) * 1_000_000
+    """The same. ``MalformedError`` for a time before 1970."""
+    value = second_of(moment)
     if value < 0:
         raise MalformedError(f"a time before 1970 in a CRL: {moment:%Y-%m-%d}")
-    return Instant(value)
+    return value

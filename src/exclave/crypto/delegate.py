@@ -9,14 +9,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from exclave.crypto.crl import BROKEN, MAX_CERTIFICATE_BYTES, MAX_SERIAL, issuer_id
+from exclave.crypto.crl import (
+    BROKEN,
+    MAX_CERTIFICATE_BYTES,
+    MAX_SERIAL,
+    issuer_id,
+    load_certificate,
+    second_of,
+)
 from exclave.crypto.signer_file import algorithm_of
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, WrongFingerprint
 from exclave.ids import Digest, Instant, parse_b64
@@ -26,7 +32,6 @@ MAX_BUNDLE = 500
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n([A-Za-z0-9+/=\r\n]+)-----END CERTIFICATE-----")
 _WEAK = (hashes.MD5, hashes.SHA1)
 _KNOWN = frozenset({ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.EXTENDED_KEY_USAGE})
-_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +73,12 @@ def certificates_in(data: bytes) -> tuple[bytes, ...]:
 
 def pem_text(der: bytes) -> bytes:
     """A certificate as PEM (RFC 7468)."""
-    return _certificate(der).public_bytes(serialization.Encoding.PEM)
+    return load_certificate(der).public_bytes(serialization.Encoding.PEM)
 
 
 def read_validity(der: bytes) -> Validity:
     """Of any certificate. ``MalformedError`` for what is none."""
-    return _validity(_certificate(der))
+    return _validity(load_certificate(der))
 
 
 def verify_delegate(der: bytes, issuers: Iterable[bytes], *, longest_s: int) -> VerifiedDelegate:
@@ -84,7 +89,7 @@ def verify_delegate(der: bytes, issuers: Iterable[bytes], *, longest_s: int) -> 
     for a foreign issuer's (a sibling CA's is one: relying parties refuse it), ``CorruptObject`` for a wrong signature,
     ``NotAuthorised`` for what (3) to (6) find; ``facts["reason"]`` is a stable word.
     """
-    certificate = _certificate(der)
+    certificate = load_certificate(der)
     validity = _validity(certificate)  # (1)
     if certificate.version is not x509.Version.v3 or not 0 < certificate.serial_number <= MAX_SERIAL:
         raise MalformedError("an X.509 version 3 certificate with a serial number of 1 to 20 bytes is required")
@@ -105,7 +110,7 @@ def verify_delegate(der: bytes, issuers: Iterable[bytes], *, longest_s: int) -> 
 def _issuer(certificate: x509.Certificate, issuers: Iterable[bytes]) -> Digest:
     named = False
     for data in issuers:
-        signer = _certificate(data)
+        signer = load_certificate(data)
         if signer.subject.public_bytes() != certificate.issuer.public_bytes():
             continue
         named = True
@@ -151,25 +156,12 @@ def _refusal(reason: str, message: str) -> NotAuthorised:
     )
 
 
-def _certificate(der: bytes) -> x509.Certificate:
-    if len(der) > MAX_CERTIFICATE_BYTES:
-        raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
-    try:
-        return x509.load_der_x509_certificate(der)
-    except BROKEN as error:
-        raise MalformedError(f"this is not a certificate: {error}") from error
-
-
 def _validity(certificate: x509.Certificate) -> Validity:
     try:
         key = certificate.public_key()
         algorithm_of(key)
         spki = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        begin, end = (_instant(t) for t in (certificate.not_valid_before_utc, certificate.not_valid_after_utc))
+        begin, end = (second_of(t) for t in (certificate.not_valid_before_utc, certificate.not_valid_after_utc))
         return Validity(certificate.subject.rfc4514_string(), spki, begin, end)
     except BROKEN as error:
         raise MalformedError(f"the certificate is not in the format: {error}") from error
-
-
-def _instant(moment: datetime) -> Instant:
-    return Instant(int((moment - _EPOCH_0).total_seconds()) * 1_000_000)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -15,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from exclave.crypto import der
-from exclave.crypto.crl import BROKEN, MAX_CERTIFICATE_BYTES, issuer_id
+from exclave.crypto.crl import BROKEN, issuer_id, load_certificate, second_of
 from exclave.crypto.signer import Algorithm, Signer
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, UnavailableError, UsageError
 from exclave.ids import Digest, Instant, sha256
@@ -43,7 +42,6 @@ _SIGNATURES = {
     Algorithm.RS256: der.tlv(der.SEQUENCE, der.oid("1.2.840.113549.1.1.11"), der.tlv(der.NULL)),
 }
 _WEAK = (hashes.MD5, hashes.SHA1)
-_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ class Authority:
 
 def open_authority(certificate: bytes, signer: Signer) -> Authority:
     """The CA of ``certificate`` (DER), whose key ``signer`` is. ``UsageError`` if it is another's or no CA's."""
-    parsed = _load(certificate)
+    parsed = load_certificate(certificate)
     try:
         if parsed.public_key().public_bytes(*_SPKI) != signer.public_der:
             raise UsageError("the key is not that of the CA's certificate")
@@ -89,7 +87,7 @@ def open_authority(certificate: bytes, signer: Signer) -> Authority:
     if not constraints.ca or not usage.key_cert_sign:
         raise UsageError("the certificate is not a CA's: it may not sign others")
     return Authority(
-        issuer_id(certificate), _instant(parsed.not_valid_before_utc), _instant(parsed.not_valid_after_utc),
+        issuer_id(certificate), second_of(parsed.not_valid_before_utc), second_of(parsed.not_valid_after_utc),
         certificate, signer, _raw(certificate).subject, known,
     )  # fmt: skip
 
@@ -100,13 +98,13 @@ def verify_former(data: bytes, issuers: Iterable[bytes]) -> Former:
     ``MalformedError`` for what is no certificate, ``CorruptObject`` if nobody of that name signed it,
     ``NotAuthorised`` for a foreign issuer's, a CA's, or one with a weak key or signature.
     """
-    parsed = _load(data)
+    parsed = load_certificate(data)
     try:
         _check_former(parsed)
-        named = [der for der in issuers if _load(der).subject == parsed.issuer]
+        named = [der for der in issuers if load_certificate(der).subject == parsed.issuer]
         for issuer in named:
             try:
-                parsed.verify_directly_issued_by(_load(issuer))
+                parsed.verify_directly_issued_by(load_certificate(issuer))
             except InvalidSignature:
                 continue
             spki = sha256(parsed.public_key().public_bytes(*_SPKI))
@@ -120,7 +118,7 @@ def verify_former(data: bytes, issuers: Iterable[bytes]) -> Former:
 
 def read_numbers(data: bytes) -> tuple[bytes, int, Digest]:
     """(issuer's name, serial, SHA-256 of SubjectPublicKeyInfo) of an unverified certificate, to look it up."""
-    parsed = _load(data)
+    parsed = load_certificate(data)
     try:
         spki = parsed.public_key().public_bytes(*_SPKI)
     except BROKEN as error:
@@ -162,7 +160,7 @@ def reissue(
 def is_by(certificate: bytes, authority: Authority) -> bool:
     """Whether the CA's key signed this certificate (DER)."""
     try:
-        _load(certificate).verify_directly_issued_by(_load(authority.der))
+        load_certificate(certificate).verify_directly_issued_by(load_certificate(authority.der))
     except (InvalidSignature, MalformedError, *BROKEN):
         return False
     return True
@@ -170,7 +168,7 @@ def is_by(certificate: bytes, authority: Authority) -> bool:
 
 def pem(certificate: bytes) -> bytes:
     """PEM (RFC 7468)."""
-    return _load(certificate).public_bytes(serialization.Encoding.PEM)
+    return load_certificate(certificate).public_bytes(serialization.Encoding.PEM)
 
 
 def _extensions(raw: _Raw, former: Former, authority: Authority, ocsp: str) -> list[bytes]:
@@ -245,16 +243,3 @@ def _check_former(parsed: x509.Certificate) -> None:
 
 
 _SPKI = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def _load(data: bytes) -> x509.Certificate:
-    if len(data) > MAX_CERTIFICATE_BYTES:
-        raise MalformedError(f"a certificate of more than {MAX_CERTIFICATE_BYTES} bytes")
-    try:
-        return x509.load_der_x509_certificate(data)
-    except BROKEN as error:
-        raise MalformedError(f"this is not a certificate: {error}") from error
-
-
-def _instant(moment: datetime) -> Instant:
-    return Instant(int((moment - _EPOCH_0).total_seconds()) * 1_000_000)

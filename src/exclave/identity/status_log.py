@@ -92,8 +92,7 @@ class StatusLog:
         Good is said only of serials that are known to be issued. RFC 6960, section 2.2, would let a responder say it of
         any serial that is not revoked ("does not necessarily mean that the certificate was ever issued") and would let
         it say unknown where it "doesn't know about the certificate being requested". The second is the truth of a log
-        that was read from a CRL alone, and it does not vouch for certificates forged with a stolen CA key; ``merge``
-        such a log into one that knows what was issued.
+        that was read from a CRL alone, and it does not vouch for certificates forged with a stolen CA key.
         """
         stop = self.stopped.get(serial)
         if stop is not None:
