@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exclave.errors import CorruptObject, MalformedError
-from exclave.formats.entry import Entry, Kind
+from exclave.formats.entry import Entry, Kind, walk_order
 from exclave.formats.manifest import (
     HOLE,
     Branch,
@@ -93,12 +93,19 @@ def test_any_table(data: bytes) -> None:
     _same(lambda d: encode_table(parse_table(d)), data)
 
 
+def _is_path(path: bytes) -> bool:
+    return b"" not in path.split(b"/")
+
+
 @st.composite
 def nodes(draw: st.DrawFn) -> Leaf | ExtentNode | Branch:
     """Valid manifest nodes."""
     kind = draw(st.sampled_from(["leaf", "extents", "branch"]))
     if kind == "branch":
-        return Branch(1, draw(st.integers(1, 12)), tuple(draw(st.lists(refs, min_size=1, max_size=4))))
+        children = tuple(draw(st.lists(refs, min_size=1, max_size=4)))
+        names = st.text("ab/\x01\xff", min_size=1, max_size=6).map(str.encode).filter(_is_path)
+        firsts = draw(st.lists(names, min_size=len(children), max_size=len(children), unique=True))
+        return Branch(1, draw(st.integers(1, 12)), children, tuple(sorted(firsts, key=walk_order)))
     packs = tuple(draw(st.lists(digests, min_size=1, max_size=3)))
     row = st.tuples(st.integers(0, len(packs) - 1), offsets, st.integers(17, 1 << 20), st.integers(1, 8 << 20), digests)
     chunks = tuple(draw(st.lists(row, max_size=4)))

@@ -186,13 +186,15 @@ def test_branches_that_lie(vault: Vault, forger: Forger, tmp_path: Path) -> None
     leaf = forger.chunk(forger.leaf([ROOT, file(b"a")]))
     empty = forger.chunk(forger.leaf([]))
     for branch, level in [
-        (Branch(VERSION, 2, (leaf,)), 1),
-        (Branch(VERSION, 1, (leaf, leaf)), 1),
-        (Branch(VERSION, 1, (leaf, empty, empty)), 1),
-        (Branch(VERSION, 1, (leaf,)), 13),
-        (Branch(VERSION, 1, (leaf,)), -1),
-        (Branch(VERSION, 1, (leaf,)), 0),
-        (Branch(VERSION, 1, ()), 1),
+        (Branch(VERSION, 2, (leaf,), (b"",)), 1),
+        (Branch(VERSION, 1, (leaf, leaf), (b"", b"b")), 1),
+        (Branch(VERSION, 1, (leaf, empty, empty), (b"", b"b", b"c")), 1),
+        (Branch(VERSION, 1, (leaf,), (b"a",)), 1),
+        (Branch(VERSION, 1, (leaf,), ()), 1),
+        (Branch(VERSION, 1, (leaf,), (b"",)), 13),
+        (Branch(VERSION, 1, (leaf,), (b"",)), -1),
+        (Branch(VERSION, 1, (leaf,), (b"",)), 0),
+        (Branch(VERSION, 1, (), ()), 1),
     ]:
         manifest = forger.version(forger.chunk(encode_node(branch)), level=level, entries=2)
         refused(vault, manifest, tmp_path, why=WRONG)

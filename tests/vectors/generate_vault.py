@@ -290,7 +290,7 @@ RECORDS = (
 )
 LEAF = Leaf(1, PACKS, TABLE, RECORDS)
 EXTENTS = ExtentNode(1, PACKS, TABLE, (Extent(1, 0, 1), Extent(HOLE, 0, 2**40), Extent(0, 10, 20)))
-BRANCH = Branch(1, 3, (REF, Ref(bytes(32), 1240, 60, 900, IDS[1])))
+BRANCH = Branch(1, 3, (REF, Ref(bytes(32), 1240, 60, 900, IDS[1])), (b"", b"a/b"))
 DATASET = Dataset(Label("docs"), "files", REF, 3, 7, 10**15, 1_790_000_000_000_000, {"a": "b"}, "", False, {"t": 3})
 SECRETS = Secrets(ID_KEY, 2**63 - 1, {1: INDEX_KEY, 2: fixed("second index key")})
 ROOT = Root(1, REGISTER, "maakataster", 2, 9, 1_790_000_000_000_000, (DATASET,), SECRETS)
@@ -343,6 +343,10 @@ def manifests() -> None:
         ("id-short", (2, 0, 4), bytes(31)),
         ("pack-short", (2, 0, 0), bytes(31)),
         ("child-extra-field", (2, 0), [*msgspec.structs.astuple(REF), 0]),
+        ("firsts-missing", (3,), [b""]),
+        ("firsts-twice", (3,), [b"a", b"a"]),
+        ("firsts-out-of-order", (3,), [b"a b", b"a/b"]),
+        ("firsts-leave-the-folder", (3,), [b"", b"a/.."]),
     ):
         body = changed(BRANCH, path, value)
         manifest("branch", f"bad-{name}", "corrupt-object", f"an impossible value: {name}", body)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from exclave.errors import CorruptObject, MalformedError
-from exclave.formats.entry import Entry, Kind, check_entry
+from exclave.formats.entry import Entry, Kind, check_entry, check_path
 from exclave.formats.pack import BULK_BYTES, HEADER_BYTES, MAX_RAW_BYTES
 from exclave.ids import parse_label
 
@@ -85,6 +85,8 @@ class Branch(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     version: int
     level: int
     children: tuple[Ref, ...]
+    firsts: tuple[bytes, ...]
+    """Path of the first entry below each child: whoever looks for one path reads only the nodes on its way."""
 
 
 class Dataset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -207,7 +209,27 @@ def parse_branch(data: bytes) -> Branch:
         raise CorruptObject("a manifest's branch is of another kind or empty")
     for ref in branch.children:
         check_ref(ref)
+    _check_firsts(branch)
     return branch
+
+
+def walk_key(path: bytes) -> bytes:
+    """Bytes that compare as paths do in walk order: no name holds a zero byte, and nothing comes before one."""
+    return path.replace(b"/", b"\0")
+
+
+def _check_firsts(branch: Branch) -> None:
+    if len(branch.firsts) != len(branch.children):
+        raise CorruptObject("a manifest's branch does not say where each child begins")
+    last: bytes | None = None
+    for path in branch.firsts:
+        try:
+            key = walk_key(check_path(path))
+        except MalformedError as error:
+            raise CorruptObject("a manifest's branch holds an impossible path") from error
+        if last is not None and key <= last:
+            raise CorruptObject("a manifest's branch is out of order")
+        last = key
 
 
 def check_ref(ref: Ref) -> None:

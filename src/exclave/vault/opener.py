@@ -237,24 +237,27 @@ class PackReader:
         """All leaves of a dataset's tree, in order. Memory: one node of each level."""
         if not 0 <= dataset.level <= MAX_LEVEL:
             raise CorruptObject("a manifest's tree is impossibly deep")
-        yield from self._leaves(dataset.tree, dataset.level, top=True)
+        yield from self._leaves(dataset.tree, dataset.level, None)
 
-    def _leaves(self, ref: Ref, level: int, *, top: bool) -> Iterator[Leaf]:
+    def _leaves(self, ref: Ref, level: int, first: bytes | None) -> Iterator[Leaf]:
+        """``first``: the path that the parent says it begins with; None for the top."""
         data = self.chunk(ref)
         if level == 0:
             leaf = parse_leaf(data)
-            if not leaf.records and not top:
-                # Else a few branches that repeat an empty leaf would keep a restore busy for ever.
-                raise CorruptObject("a manifest's leaf is empty")
+            # Not empty: else a few branches that repeat an empty leaf would keep a restore busy for ever.
+            if first is not None and (not leaf.records or leaf.records[0].entry.path != first):
+                raise CorruptObject("a manifest's leaf does not begin where its branch says")
             yield leaf
             return
         branch: Branch = parse_branch(data)
         if branch.level != level:
             raise CorruptObject("a manifest's branch is of another level than its parent says")
-        for child in branch.children:
+        if first is not None and branch.firsts[0] != first:
+            raise CorruptObject("a manifest's branch does not begin where its parent says")
+        for child, begins in zip(branch.children, branch.firsts, strict=True):
             target = Ref(ref.pack, child.offset, child.length, child.raw, child.id) if child.pack == HERE else child
             check_ref(target)
-            yield from self._leaves(target, level - 1, top=False)
+            yield from self._leaves(target, level - 1, begins)
 
     def content(self, leaf: Leaf, record: Record) -> Iterator[tuple[Ref | None, int, int]]:
         """A record's extents in order: (chunk or None for a hole, start in it, length)."""

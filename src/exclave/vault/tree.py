@@ -32,6 +32,8 @@ LEAF_MOST_BYTES = 2 << 20
 """A leaf is closed when its records are longer than this; readers refuse a node of more than 8 MiB."""
 BRANCH_CUT = 4
 BRANCH_MOST = 1024
+BRANCH_MOST_PATHS = 1 << 20
+"""Bytes of the paths in a branch: paths of 64 KiB must not make it longer than a node may be."""
 
 
 class Tables:
@@ -81,7 +83,8 @@ class TreeBuilder:
         self._needs = needs
         self._tables = Tables()
         self._records: list[Record] = []
-        self._leaves: list[Slot] = []
+        self._leaves: list[tuple[Slot, bytes]] = []
+        """Each leaf, and the path of its first record."""
         self._leaf_bytes = 0
         self.entries = 0
         self.bytes = 0
@@ -108,7 +111,8 @@ class TreeBuilder:
     def _close_leaf(self) -> None:
         leaf = Leaf(VERSION, self._tables.packs(), self._tables.chunks(), tuple(self._records))
         self._needs.update(leaf.packs)
-        self._leaves.append(self._store(encode_node(leaf)))
+        first = self._records[0].entry.path if self._records else b""
+        self._leaves.append((self._store(encode_node(leaf)), first))
         self._tables, self._records, self._leaf_bytes = Tables(), [], 0
 
     def finish(self, place: Callable[[list[Slot], int], tuple[Ref, ...]]) -> tuple[Slot, int]:
@@ -123,21 +127,26 @@ class TreeBuilder:
             level += 1
             if level > MAX_LEVEL:
                 raise Bug("a manifest's tree grows without end")
-            above: list[Slot] = []
+            above: list[tuple[Slot, bytes]] = []
             for group in _groups(nodes):
-                refs = place(group, 256 + 96 * len(group))
+                firsts = tuple(first for _, first in group)
+                refs = place([slot for slot, _ in group], 256 + 104 * len(group) + sum(map(len, firsts)))
                 self._needs.update(ref.pack for ref in refs if ref.pack != HERE)
-                above.append(self._store(encode_node(Branch(VERSION, level, refs))))
+                above.append((self._store(encode_node(Branch(VERSION, level, refs, firsts))), firsts[0]))
             nodes = above
-        return nodes[0], level
+        return nodes[0][0], level
 
 
-def _groups(nodes: list[Slot]) -> list[list[Slot]]:
-    groups: list[list[Slot]] = [[]]
-    for slot in nodes:
-        groups[-1].append(slot)
-        if len(groups[-1]) >= 2 and (slot.id[-1] < BRANCH_CUT or len(groups[-1]) >= BRANCH_MOST):
+def _groups(nodes: list[tuple[Slot, bytes]]) -> list[list[tuple[Slot, bytes]]]:
+    groups: list[list[tuple[Slot, bytes]]] = [[]]
+    paths = 0
+    for slot, first in nodes:
+        groups[-1].append((slot, first))
+        paths += len(first)
+        full = len(groups[-1]) >= BRANCH_MOST or paths >= BRANCH_MOST_PATHS
+        if len(groups[-1]) >= 2 and (slot.id[-1] < BRANCH_CUT or full):
             groups.append([])
+            paths = 0
     if not groups[-1]:
         groups.pop()
     return groups
