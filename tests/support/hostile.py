@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 
 from exclave.errors import AlreadyExists, CorruptObject, HeadMoved, MissingObject, OutcomeUnknown, SiteUnavailable
-from exclave.ids import Key
+from exclave.ids import Digest, Key
 from exclave.sites.contract import MAX_HEAD_BYTES, MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
 from exclave.sites.memory import MemorySite
 
@@ -61,6 +61,9 @@ class PassThrough:
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         return self.inner.replace_if(key, data, expected)
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        self.inner.replace_spoilt(key, data, spoilt)
 
 
 class _Rewriting(PassThrough):
@@ -206,6 +209,10 @@ class LyingSite(PassThrough):
             raise HeadMoved(f"{key} moved")
         return "0" * 64
 
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        if not self.only(key):
+            self.inner.replace_spoilt(key, data, spoilt)
+
 
 class SlowSite(PassThrough):
     """Calls ``sleep(seconds)`` before every operation on a chosen name and every listing."""
@@ -250,6 +257,10 @@ class SlowSite(PassThrough):
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         self._wait(key)
         return self.inner.replace_if(key, data, expected)
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        self._wait(key)
+        self.inner.replace_spoilt(key, data, spoilt)
 
 
 class Fault(Enum):
@@ -338,3 +349,9 @@ class FailingSite(PassThrough):
         tag = self._write(key, lambda: self.inner.replace_if(key, data, expected))
         assert tag is not None
         return tag
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        try:
+            self._write(key, lambda: self.inner.replace_spoilt(key, data, spoilt))
+        except OutcomeUnknown as error:
+            raise SiteUnavailable(error.message) from error

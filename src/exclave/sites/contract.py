@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from exclave.errors import Bug
-from exclave.ids import Key
+from exclave.ids import Digest, Key
 
 MAX_OBJECT_BYTES = 64 << 20
 """Largest object that is ever put; larger ones met at a site are refused unread."""
@@ -89,6 +89,15 @@ class Site(Readable, Protocol):
         """Replaces the object if its tag is still ``expected`` (None: if there is none); returns the new tag.
 
         ``HeadMoved`` if it is not. Exactly one of several racers wins.
+        """
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        """Durably puts ``data`` in the place of an object whose bytes are wrong, and of no other.
+
+        ``spoilt``: SHA-256 of the wrong bytes as the caller read them; None if what is there cannot be read as an
+        object (too long, no plain file). Fine if ``data`` is there already. ``HeadMoved`` if neither is: somebody else
+        repaired it, or it is gone. The caller has proven that ``data`` is right; the site compares bytes alone, so a
+        good object is never replaced.
         """
 
 

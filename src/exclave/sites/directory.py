@@ -28,7 +28,7 @@ from exclave.errors import (
     SiteReadOnly,
     SiteUnavailable,
 )
-from exclave.ids import Key
+from exclave.ids import Digest, Key, sha256
 from exclave.sites.contract import (
     MAX_HEAD_BYTES,
     MAX_OBJECT_BYTES,
@@ -175,6 +175,42 @@ class DirectorySite:
                     raise HeadMoved(f"{key} was created meanwhile", key=key)
             self._settle(folder, key)
         return content_tag(data)
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        check_write(data)
+        parts, name = split_key(key)
+        try:
+            with (
+                self._explained(key, writing=True),
+                self._made_folder([_TEMP_FOLDER]) as temps,
+                self._made_folder(parts) as folder,
+                self._locked(temps, key),
+            ):
+                found = self._digest_there(folder, name, key)
+                if found == sha256(data):
+                    return self._settle(folder, key)
+                if found != spoilt:
+                    raise HeadMoved(f"{key} is no longer what it was when it was read", key=key)
+                with self._written_temp(temps, data) as temp, self._fate(key, "replacing"):
+                    # Killed before this: the wrong bytes, as before. After it: the right ones, or the wrong ones if the
+                    # power failed before the fsync below; the next scrub finds them again.
+                    os.rename(temp, name, src_dir_fd=temps, dst_dir_fd=folder)
+                self._settle(folder, key)
+        except OutcomeUnknown as error:  # repeating it finds the right bytes, or replaces the wrong ones
+            raise SiteUnavailable(error.message, key=key) from error
+
+    def _digest_there(self, folder: int, name: str, key: Key) -> Digest | None:
+        """SHA-256 of what has the name; None if that is no plain file, or too long to be an object."""
+        try:
+            return sha256(read_whole(folder, name, MAX_OBJECT_BYTES, key))
+        except FileNotFoundError as error:
+            raise HeadMoved(f"{key} is no longer at {self.address}", key=key) from error
+        except CorruptObject:
+            return None
+        except OSError as error:
+            if error.errno in NOT_A_FILE:
+                return None
+            raise
 
     def _place(self, key: Key, data: bytes) -> bool:
         """Writes a new object; False if the name is taken.

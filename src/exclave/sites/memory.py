@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 
 from exclave.errors import AlreadyExists, Bug, CorruptObject, HeadMoved, MalformedError, MissingObject
-from exclave.ids import Key, parse_key
+from exclave.ids import Digest, Key, parse_key, sha256
 from exclave.sites.contract import (
     MAX_HEAD_BYTES,
     MAX_OBJECT_BYTES,
@@ -90,6 +90,19 @@ class MemorySite:
             self._heads.add(key)
             self._keep(key, data)
         return _tag(data)
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        check_write(data)
+        with self._lock:
+            self._check_name(key)
+            present = self._objects.get(key)
+            if present == data:
+                return
+            if key in self._heads:
+                raise Bug(f"{key} is a head; only replace_if may write it")
+            if present is None or sha256(present) != spoilt:
+                raise HeadMoved(f"{key} is no longer what it was when it was read", key=key)
+            self._keep(key, data)
 
     def _find(self, key: Key) -> bytes | None:
         with self._lock:

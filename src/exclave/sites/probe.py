@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from exclave.errors import AlreadyExists, CorruptObject, ExclaveError, HeadMoved, MissingObject
-from exclave.ids import Key, parse_key
+from exclave.ids import Key, parse_key, sha256
 from exclave.sites.contract import MAX_HEAD_BYTES, ObjectStat, Site, Tagged
 
 _RACERS = 8
@@ -208,6 +208,21 @@ def _one_replacer(s: _Scratch) -> str:
     return f"exactly one of {_RACERS} racers replaces the head, three times"
 
 
+def _spoilt(s: _Scratch) -> str:
+    key, wrong, right = s.key("object"), b"wrong" * 50_000, b"right" * 50_000
+    s.site.put_new(key, wrong)
+    _refused(HeadMoved, partial(s.site.replace_spoilt, key, right, sha256(b"other")))
+    _refused(HeadMoved, partial(s.site.replace_spoilt, key, right, None))
+    _refused(HeadMoved, partial(s.site.replace_spoilt, s.key("nothing"), right, sha256(wrong)))
+    _require(s.site.get(key) == wrong, "an object was replaced that was not the one found spoilt")
+    s.site.replace_spoilt(key, right, sha256(wrong))
+    _require(s.site.get(key) == right, "the right bytes are not there")
+    s.site.replace_spoilt(key, right, sha256(wrong))
+    _refused(HeadMoved, partial(s.site.replace_spoilt, key, wrong, sha256(wrong)))
+    _require(s.site.get(key) == right, "a good object was replaced")
+    return "wrong bytes are replaced, and no others"
+
+
 def _ranges(s: _Scratch) -> str:
     key = s.key("object")
     data = bytes(range(256)) * 16
@@ -267,6 +282,7 @@ PROMISES: dict[str, Callable[[_Scratch], str]] = {
     "replace-if": _replace,
     "one-first-head-wins": _one_first,
     "one-replacer-wins": _one_replacer,
+    "spoilt-replaced": _spoilt,
     "ranges": _ranges,
     "missing": _missing,
     "names": _names,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from exclave.errors import ExclaveError
-from exclave.ids import Key
+from exclave.ids import Digest, Key
 from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
 
 
@@ -116,6 +116,11 @@ class RecordingSite:
             tag = self.inner.replace_if(key, data, expected)
             note.written_bytes = len(data)
         return tag
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        with _Note(self, "replace_spoilt", key) as note:
+            self.inner.replace_spoilt(key, data, spoilt)
+            note.written_bytes = len(data)
 
     def record(self, call: Call) -> None:
         with self._lock:

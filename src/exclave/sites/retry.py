@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from exclave.errors import AlreadyExists, CorruptObject, ExclaveError, HeadMoved, OutcomeUnknown, SiteUnavailable
-from exclave.ids import Key
+from exclave.ids import Digest, Key
 from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
 
 T = TypeVar("T")
@@ -161,6 +161,9 @@ class RetryingSite:
                 if unknown is not None and not patience.allows(error):
                     raise unknown from error
                 patience.after(error)
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        self._patiently(lambda: self.inner.replace_spoilt(key, data, spoilt))
 
     def _holds(self, key: Key, data: bytes, unknown: OutcomeUnknown) -> bool:
         """Whether the object has the bytes ``data``; the unknown outcome itself if that cannot be read."""

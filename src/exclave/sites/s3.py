@@ -31,7 +31,7 @@ from exclave.errors import (
     SiteReadOnly,
     SiteUnavailable,
 )
-from exclave.ids import Key, parse_key
+from exclave.ids import Digest, Key, parse_key, sha256
 from exclave.sites.contract import (
     MAX_HEAD_BYTES,
     MAX_OBJECT_BYTES,
@@ -232,6 +232,31 @@ class S3Site:
         if not tag:
             raise OutcomeUnknown(f"{self.address} gave no ETag for {key}", key=key)
         return tag
+
+    def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
+        """In a versioned bucket the wrong bytes stay as a former version, whatever locks them."""
+        check_write(data)
+        found: Digest | None = None
+        try:
+            shown, tag = self._fetch(key, MAX_OBJECT_BYTES)
+            found = sha256(shown)
+        except CorruptObject:  # too long to be read
+            with self._explained(key):
+                tag = obstore.head(self._small, parse_key(key))["e_tag"]
+        except MissingObject as error:
+            raise HeadMoved(f"{key} is no longer at {self.address}", key=key) from error
+        if found == sha256(data):
+            return
+        if found != spoilt:
+            raise HeadMoved(f"{key} is no longer what it was when it was read", key=key)
+        if not tag:
+            raise SiteUnavailable(f"{self.address} gives no ETag for {key}; it cannot be repaired", permanent=True)
+        try:
+            self._put(key, data, {"e_tag": tag})
+        except AlreadyExists as error:
+            raise HeadMoved(f"{key} is no longer what it was when it was read", key=key) from error
+        except OutcomeUnknown as error:  # repeating it finds the right bytes, or replaces the wrong ones
+            raise SiteUnavailable(error.message, key=key) from error
 
     def _put(self, key: Key, data: bytes, mode: PutMode) -> str | None:
         """One conditional PUT in one request; ``AlreadyExists`` if the condition failed."""
