@@ -3,6 +3,7 @@
 set -eu
 missing=
 command -v unshare >/dev/null || missing="$missing util-linux"
+command -v fusermount3 >/dev/null || missing="$missing fuse3 libfuse3-3"
 [ -x /usr/lib/postgresql/15/bin/postgres ] || missing="$missing postgresql-15"
 command -v openssl >/dev/null || missing="$missing openssl"
 # Peers and foreign clients of the identity services.
