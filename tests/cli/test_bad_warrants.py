@@ -142,14 +142,14 @@ def test_another_machine(home: SmallHome, target: Path) -> None:
 
 
 def test_another_act(home: SmallHome, target: Path) -> None:
-    """A warrant to restore does not fail over; a warrant to rekey, drill or fail back does not restore."""
+    """A warrant to restore does not fail over; a warrant to rekey, drill or fail back does not restore; nobody is asked to delete what no file names."""
     warrant = home.request("restore", name="only-restore")
     refused(33, *_failover(home, target, warrant, home.answer(warrant, "kaja", "luc")))
     for act in ("rekey", "failback", "drill"):
         warrant = home.request(act)
         refused(33, *_restore(home, target, warrant, home.answer(warrant, "kaja", "luc")))
-    warrant = home.request("delete")
-    refused(33, *_restore(home, target, warrant, home.answer(warrant, "kaja", "luc")))
+    asked = ("warrant", "request", str(home.root / "warrants" / "blind.warrant"), "--act", "delete", "--place", "lux")
+    refused(2, *asked, "--reason", "All", "--key", str(home.machine()), *home.where(), says="order file")
     assert not target.exists()
     assert [v["epoch"] for v in home.versions()] == [1]
 

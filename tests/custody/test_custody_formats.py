@@ -28,7 +28,7 @@ from exclave.formats.charter import (
 )
 from exclave.formats.epochnote import Cut, EpochShare, ParsedEpoch, parse_epoch
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES, ParsedNote, Signature, parse_note
-from exclave.formats.warrant import IDENTITY_ACTS, MAX_REGISTERS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
+from exclave.formats.warrant import OBJECT_ACTS, MAX_REGISTERS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
 from exclave.ids import Country, Digest, Epoch, Fingerprint, Instant, Label, RegisterId
 from exclave.keys.file import KeyKind, ParsedKeyFile, parse_key_file
 from support.custody import HOUR, REGISTER, START, Land, answer, machine, people, request_text, signed
@@ -143,7 +143,7 @@ def epochs(draw: st.DrawFn) -> ParsedEpoch:
 def warrants(draw: st.DrawFn) -> ParsedWarrant:
     start, end = sorted(draw(st.sets(instants, min_size=2, max_size=2)))
     act = draw(st.sampled_from(Act))
-    needs, may = act in IDENTITY_ACTS - STANDING_ACTS, act in IDENTITY_ACTS
+    needs, may = act in OBJECT_ACTS - STANDING_ACTS, act in OBJECT_ACTS
     return ParsedWarrant(
         Fingerprint(draw(digests).hex()),
         draw(digests),

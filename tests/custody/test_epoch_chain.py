@@ -18,7 +18,7 @@ from exclave.errors import (
     WarrantForeign,
 )
 from exclave.formats.epochnote import ParsedEpoch
-from exclave.formats.warrant import IDENTITY_ACTS, Act
+from exclave.formats.warrant import OBJECT_ACTS, Act
 from exclave.ids import Digest, Epoch, RegisterId, sha256
 from exclave.keys.file import KeyKind
 from exclave.rules.epochs import verify_epoch_chain
@@ -178,7 +178,7 @@ def _one_signature(state: Land) -> bytes:
 
 def _act(act: Act) -> Callable[[Land], bytes]:
     def plant(state: Land) -> bytes:
-        seen = sha256(b"order") if act in IDENTITY_ACTS else None
+        seen = sha256(b"order") if act in OBJECT_ACTS else None
         note = state.warrant(rescue(), act=act, object=seen)
         return _warranted(state, warrant=note.digest).signed.encode()
 
@@ -229,8 +229,7 @@ PLANTED: list[tuple[Callable[[Land], bytes], type[ExclaveError]]] = [
     (_one_signature, QuorumMissing),
     (_act(Act.RESTORE), WarrantForeign),
     (_act(Act.DRILL), WarrantForeign),
-    (_act(Act.DELETE), WarrantForeign),
-    *((_act(act), WarrantForeign) for act in sorted(IDENTITY_ACTS)),
+    *((_act(act), WarrantForeign) for act in sorted(OBJECT_ACTS)),
     (_threshold, CorruptObject),
     (_fewer_shares, CorruptObject),
     (_strangers_share, CorruptObject),

@@ -21,7 +21,7 @@ from exclave.errors import (
 )
 from exclave.formats.answer import ResealedShare, parse_answer, reseal_info
 from exclave.formats.epochnote import share_info
-from exclave.formats.warrant import IDENTITY_ACTS, SHARELESS_ACTS, Act
+from exclave.formats.warrant import OBJECT_ACTS, SHARELESS_ACTS, Act
 from exclave.ids import Epoch, Fingerprint, Instant, Label, sha256
 from exclave.keys.file import KeyKind
 from exclave.rules.quorum import make_epoch_shares, open_ancestors, open_epoch, reseal_share, seal_ancestors
@@ -193,7 +193,7 @@ def test_history_opens_nothing() -> None:
 @pytest.mark.parametrize("act", sorted(SHARELESS_ACTS))
 def test_some_warrants_open_nothing(act: Act) -> None:
     """Neither the custodian's side nor the machine's side opens for a deletion or an act on certificates."""
-    seen = sha256(b"order") if act in IDENTITY_ACTS else None
+    seen = sha256(b"order") if act in OBJECT_ACTS else None
     state = Land(CREW[:2], 2)
     epoch = state.epochs.newest
     request = signed(request_text(state.chain.newest, state.state, act=act, object=seen), machine(), *CREW[:2])

@@ -364,7 +364,8 @@ def test_requests_that_a_custodian_must_not_see_as_good() -> None:
 def test_an_answer_without_shares_is_only_an_approval() -> None:
     """A deletion needs signatures and no shares."""
     state = land()
-    request = signed(request_text(state.chain.newest, state.state, act=Act.DELETE), machine())
+    text = request_text(state.chain.newest, state.state, act=Act.DELETE, object=sha256(b"order"))
+    request = signed(text, machine())
     verified = verify_request(request, machine().card, state.chain, now=START)
     notes = [answer_request(verified, w.name, w.pair, [], START) for w in (A, B)]
     answers = [verify_answer(n, request, w.card) for n, w in zip(notes, (A, B), strict=True)]

@@ -217,6 +217,11 @@ def charters(land: Land) -> None:
         ("abroad", "more copies abroad than sites there", change(text, "placement 3 2 2", "placement 3 2 3")),
         ("first-epoch", "a first charter with a later epoch", change(text, "\nepoch 1 ", "\nepoch 2 ")),
         ("witnesses", "more witnesses needed than listed", change(text, "witnesses-needed 1", "witnesses-needed 2")),
+        ("hold", "a hold without a reason", change(text, "hold none", "hold for")),
+        ("hold-word", "a hold with another word", change(text, "hold none", "hold by court")),
+        ("delay", "orders to delete without a delay", change(text, "deletion 2592000 1", "deletion 0 1")),
+        ("objections", "more objections than custodians who do not sign", change(text, "2592000 1", "2592000 2")),
+        ("keep", "a keep line with two numbers", change(text, "keep 0 0 0", "keep 0 0")),
         ("naming", "a register neither sealed nor public", change(text, f"{REGISTER} sealed", f"{REGISTER} open")),
     ]
     for name, comment, bad in faults:

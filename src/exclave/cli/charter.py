@@ -12,7 +12,7 @@ from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, typed, when
 from exclave.cli.warrant import require_yes
 from exclave.errors import UsageError
-from exclave.formats.charter import ParsedCharter
+from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.ids import Digest, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
 from exclave.operations import charter as verb
 from exclave.operations.home import Home
@@ -137,6 +137,16 @@ def show(
         note(f"{found.site}: {found.what}: {found.detail}")
 
 
+def _kept(register: CharterRegister) -> str:
+    """``400 d, daily 90 d, monthly 24, yearly 30; delay 30 d``"""
+    keep = register.keep
+    rules = [f"{register.retention_days} d"]
+    rules += [f"daily {keep.daily_days} d"] if keep.daily_days else []
+    rules += [f"monthly {keep.monthly_months}"] if keep.monthly_months else []
+    rules += [f"yearly {keep.yearly_years}"] if keep.yearly_years else []
+    return ", ".join(rules) + ("; legal hold" if register.hold is not None else "")
+
+
 def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
     say(f"{charter.state_name}: charter {charter.number} of {when(charter.issued)}, the newest of {count}")
     say(f"Signed by {', '.join(signers)}; {charter.threshold} of {len(charter.custodians)} custodians must agree.\n")
@@ -153,7 +163,7 @@ def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
             (
                 r.id[:12] + "…", r.public_name or "(sealed)", " ".join(r.at),
                 f"{r.placement.copies}/{r.placement.countries}/{r.placement.outside_home}",
-                f"{r.rpo_s} s", f"{r.rto_s} s", f"{r.retention_days} d",
+                f"{r.rpo_s} s", f"{r.rto_s} s", _kept(r),
             )
             for r in charter.registers
         ),

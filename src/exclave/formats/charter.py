@@ -18,7 +18,10 @@
     placement <copies> <countries> <outside-home>              at least so many, always
     rpo <seconds>
     rto <seconds>
-    retention <days>
+    retention <days>                                           every version is kept for so long
+    keep <days> <months> <years>                               then the first of each day, month, year for so long
+    hold none | hold for <reason>                              legal hold: nothing is deleted while it stands
+    deletion <seconds> <objections>                            delay of an order to delete; how many custodians stop it
     epoch <n> <sha256 of the epoch note's text>                the register's epoch when the charter was issued
     annex <sha256 of the sealed annex> <sha256 of its plaintext>
 """
@@ -61,6 +64,9 @@ MAX_CHARTER_BYTES = MAX_NOTE_BYTES - MAX_SIGNATURES * 3400
 """UTF-8 length of the text: the longest that still fits into a note with all its signatures."""
 MAX_SECONDS = 10 * 366 * 86400
 MAX_RETENTION_DAYS = 366_000
+MAX_HOLD_CHARS = 200
+DEFAULT_DELAY_S = 30 * 86400
+"""Of an order to delete, where exclave.toml says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,23 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """After all were kept: the first version of each day, month and year (UTC) for so long. 0: no such rule."""
+
+    daily_days: int = 0
+    monthly_months: int = 0
+    yearly_years: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeletionRule:
+    """How an order to delete can be stopped: within ``delay_s``, by ``objections`` custodians."""
+
+    delay_s: int = DEFAULT_DELAY_S
+    objections: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class CharterRegister:
     """What the charter says of one register."""
 
@@ -114,15 +137,22 @@ class CharterRegister:
     epoch_note: Digest
     annex_box: Digest
     annex_plain: Digest
+    keep: Keep = Keep()
+    hold: str | None = None
+    """Why nothing may be deleted, whatever a warrant says; None: no legal hold."""
+    deletion: DeletionRule = DeletionRule()
 
     def encode(self) -> str:
         name = "sealed" if self.public_name is None else f"public {self.public_name}"
-        rule = self.placement
+        rule, keep = self.placement, self.keep
+        hold = "none" if self.hold is None else f"for {self.hold}"
         return (
             f"register {self.id} {name}\n"
             f"at {' '.join(self.at)}\n"
             f"placement {rule.copies} {rule.countries} {rule.outside_home}\n"
             f"rpo {self.rpo_s}\nrto {self.rto_s}\nretention {self.retention_days}\n"
+            f"keep {keep.daily_days} {keep.monthly_months} {keep.yearly_years}\nhold {hold}\n"
+            f"deletion {self.deletion.delay_s} {self.deletion.objections}\n"
             f"epoch {self.epoch} {self.epoch_note.hex()}\n"
             f"annex {self.annex_box.hex()} {self.annex_plain.hex()}\n"
         )
@@ -252,6 +282,7 @@ def _register(lines: LineReader) -> CharterRegister:
         outside_home=parse_count(outside, limit=MAX_SITES),
     )
     rpo, rto, retention = lines.field("rpo"), lines.field("rto"), lines.field("retention")
+    keep, hold, deletion = _keep(lines), _hold(lines), _deletion(lines)
     epoch, epoch_note = lines.fields("epoch", 2)
     annex_box, annex_plain = lines.fields("annex", 2)
     return CharterRegister(
@@ -266,7 +297,33 @@ def _register(lines: LineReader) -> CharterRegister:
         epoch_note=parse_digest(epoch_note),
         annex_box=parse_digest(annex_box),
         annex_plain=parse_digest(annex_plain),
+        keep=keep,
+        hold=hold,
+        deletion=deletion,
     )
+
+
+def _keep(lines: LineReader) -> Keep:
+    days, months, years = lines.fields("keep", 3)
+    return Keep(
+        parse_count(days, limit=MAX_RETENTION_DAYS),
+        parse_count(months, limit=MAX_RETENTION_DAYS // 31),
+        parse_count(years, limit=MAX_RETENTION_DAYS // 366),
+    )
+
+
+def _hold(lines: LineReader) -> str | None:
+    word, _, reason = lines.fields("hold", 1, rest=True)[0].partition(" ")
+    if word == "none" and not reason:
+        return None
+    if word != "for" or not reason:
+        raise lines.fail("expected 'none', or 'for' with a reason")
+    return plain_text(reason, limit=MAX_HOLD_CHARS)
+
+
+def _deletion(lines: LineReader) -> DeletionRule:
+    delay, objections = lines.fields("deletion", 2)
+    return DeletionRule(parse_positive(delay, limit=MAX_SECONDS), parse_positive(objections, limit=MAX_CUSTODIANS))
 
 
 def _rising(values: Sequence[str], what: str, limit: int, *, least: int = 0) -> None:
@@ -309,5 +366,11 @@ def _check_register(charter: ParsedCharter, register: CharterRegister, countries
         raise MalformedError(f"charter: the sites of register {register.id} cannot satisfy its placement")
     if max(rule.countries, rule.outside_home) > rule.copies:
         raise MalformedError(f"charter: register {register.id} asks for fewer copies than places")
+    # Whoever coerces as many as can sign an order must not have coerced those who can stop it.
+    if register.deletion.objections > max(1, len(charter.custodians) - charter.threshold):
+        raise MalformedError(
+            f"charter: register {register.id}: those custodians who do not sign an order could not stop it:"
+            f" {register.deletion.objections} objections are asked for"
+        )
     if charter.number == 1 and register.epoch != 1:
         raise MalformedError("charter: in the first charter every register is in epoch 1")

@@ -91,6 +91,15 @@ class PlacementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     outside_home: int = 1
 
 
+class DeletionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[register.deletion]``"""
+
+    delay_s: int = 30 * 86400
+    """How long an order to delete waits, in public."""
+    objections: int = 1
+    """How many custodians stop it."""
+
+
 class RegisterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[register]]``"""
 
@@ -102,6 +111,13 @@ class RegisterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rpo_s: int
     rto_s: int
     retention_days: int
+    """Every version is kept for so long; then ``keep_daily_days`` and so on."""
+    keep_daily_days: int = 0
+    keep_monthly_months: int = 0
+    keep_yearly_years: int = 0
+    legal_hold: str = ""
+    """Why nothing of it may be deleted now, whatever a warrant says."""
+    deletion: DeletionConfig = DeletionConfig()
     public: bool = False
     title: str = ""
     """Shown to the public if ``public``."""
@@ -201,6 +217,10 @@ def _check_register(config: Config, register: RegisterConfig) -> None:
         )
     if min(register.rpo_s, register.rto_s, register.retention_days, rule.copies) < 1:
         raise ConfigError(f"{where}: rpo_s, rto_s, retention_days and placement.copies must be at least 1")
+    if min(register.keep_daily_days, register.keep_monthly_months, register.keep_yearly_years) < 0:
+        raise ConfigError(f"{where}: keep_daily_days, keep_monthly_months and keep_yearly_years cannot be negative")
+    if min(register.deletion.delay_s, register.deletion.objections) < 1:
+        raise ConfigError(f"{where}: deletion.delay_s and deletion.objections must be at least 1")
 
 
 def _check_cycles(config: Config) -> None:

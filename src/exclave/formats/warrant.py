@@ -69,6 +69,8 @@ IDENTITY_ACTS = frozenset({Act.REVOKE, Act.HOLD, Act.RELEASE, Act.EXTEND, Act.RE
 """Decisions about certificates, entered into the identity journal."""
 STANDING_ACTS = frozenset({Act.REVOKE, Act.HOLD})
 """May be allowed without an object, for the warrant's time: they only take trust away, and must not wait."""
+OBJECT_ACTS = IDENTITY_ACTS | {Act.DELETE}
+"""Carry out an order file: what is to be done stands there, and the warrant names it by its SHA-256."""
 SHARELESS_ACTS = IDENTITY_ACTS | {Act.DELETE}
 """Open nothing, so custodians send no shares."""
 
@@ -145,9 +147,9 @@ def parse_warrant(text: str) -> ParsedWarrant:
 
 def check_object(act: Act, object: Digest | None) -> None:
     """``MalformedError`` if a warrant to ``act`` must name an order file and names none, or the other way round."""
-    if object is None and act in IDENTITY_ACTS - STANDING_ACTS:
+    if object is None and act in OBJECT_ACTS - STANDING_ACTS:
         raise MalformedError(f"a warrant to {act} must name the order file that the custodians saw")
-    if object is not None and act not in IDENTITY_ACTS:
+    if object is not None and act not in OBJECT_ACTS:
         raise MalformedError(f"a warrant to {act} has no order file")
 
 

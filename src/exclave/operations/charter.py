@@ -53,6 +53,8 @@ from exclave.formats.charter import (
     CharterSite,
     CharterWitness,
     Custodian,
+    DeletionRule,
+    Keep,
     ParsedCharter,
     Placement,
     parse_charter,
@@ -346,6 +348,9 @@ def _charter_register(
         epoch_note=epoch.digest,
         annex_box=box,
         annex_plain=plain,
+        keep=Keep(register.keep_daily_days, register.keep_monthly_months, register.keep_yearly_years),
+        hold=register.legal_hold or None,
+        deletion=DeletionRule(register.deletion.delay_s, register.deletion.objections),
     )
 
 

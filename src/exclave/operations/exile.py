@@ -84,6 +84,12 @@ def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, s
     lines = ["", "[[register]]", f"name = {toml_text(annex.name)}", f"owner = {toml_text(annex.owner)}"]
     lines += [f"class = {toml_text(annex.register_class)}", f"rpo_s = {rule.rpo_s}", f"rto_s = {rule.rto_s}"]
     lines.append(f"retention_days = {rule.retention_days}")
+    lines += [f"keep_daily_days = {rule.keep.daily_days}", f"keep_monthly_months = {rule.keep.monthly_months}"]
+    lines.append(f"keep_yearly_years = {rule.keep.yearly_years}")
+    if rule.hold is not None:
+        lines.append(f"legal_hold = {toml_text(rule.hold)}")
+    deletion = rule.deletion
+    lines.append(f"deletion = {{ delay_s = {deletion.delay_s}, objections = {deletion.objections} }}")
     if rule.public_name is not None:
         lines += ["public = true", f"title = {toml_text(rule.public_name)}"]
     lines.append(f"depends = [{', '.join(toml_text(name) for name in sorted(annex.depends))}]")
