@@ -9,7 +9,7 @@ For whoever has a copy of a site (from an object store: made with that store's o
 Needs Python 3.11 or later, cryptography 50 or later, zstandard. How one thing vouches for the next, from top to bottom:
 (1) the fingerprint is the SHA-256 of the first charter's text; the old and the new quorum sign each later charter;
 (2) a charter names a register's epoch note by SHA-256; a later epoch needs a warrant that the quorum of the newest
-    charter signed, and the signature of its writer, who is the warrant's machine;
+    charter signed, and the signature of the warrant's machine, which becomes its writer, or leaves him as he is (rekey);
 (3) the writer signs the head of the epoch's ledger, whose Merkle root covers all entries, up to the successor's cut;
 (4) M custodians' shares, each as its commitment says, make the seed of the epoch's opening key, whose public half the
     epoch note shows; it opens the packs' keys, and the box with the seeds of former epochs;
@@ -155,7 +155,7 @@ def read_epochs(site: Site, charters: list[Note], register: str) -> list[Note]:
         # Above the epochs that charters name, only warrants under the newest charter count, each of them once.
         by = listing[-1:] if len(epochs) >= max(named.values()) else listing
         good = [note for note in drafts if note.digest in named] or [
-            note for note in drafts if note.one("authority") not in used and any(is_granted(site, note, c) for c in by)]
+            n for n in drafts if n.one("authority") not in used and any(is_granted(site, n, c, epochs) for c in by)]
         if len(good) > 1:
             raise Failed(f"epoch {len(epochs) + 1} was granted twice: ask the custodians which one is right")
         for note in [note for note in drafts if note not in good]:
@@ -166,16 +166,16 @@ def read_epochs(site: Site, charters: list[Note], register: str) -> list[Note]:
         if not good:
             return epochs
 
-def is_granted(site: Site, note: Note, charter: Note) -> bool:
+def is_granted(site: Site, note: Note, charter: Note, before: list[Note]) -> bool:
     """Whether an epoch's warrant is one of this state, charter, register and writer, and all have signed."""
     warrant, start = site.notes("warrant").get(note.one("authority")), f"exclave/warrant/v1\nstate {site.state}\n"
     if warrant is None or not warrant.text.startswith(f"{start}charter {charter.digest}\n"):
         return False
-    allowed = warrant.one("act") in ("failover", "failback", "rekey") and warrant.one("machine") == note.one("writer")
-    if not allowed or [note.one("register")] not in warrant.all("register"):
-        return False
-    writer = site.card(note.one("writer")) if quorum_signed(site, warrant, charter) else None
-    return writer is not None and has_signed(note, writer)
+    pen = before[-1].one("writer") if before and warrant.one("act") == "rekey" else warrant.one("machine")
+    known = warrant.one("act") in ("failover", "failback", "rekey") and note.one("writer") == pen
+    allowed = known and [note.one("register")] in warrant.all("register") and quorum_signed(site, warrant, charter)
+    maker = site.card(warrant.one("machine"))
+    return allowed and maker is not None and has_signed(note, maker)
 
 def merkle_root(leaves: list[bytes]) -> bytes:
     """RFC 6962, from the leaves' hashes."""

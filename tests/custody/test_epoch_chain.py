@@ -270,6 +270,70 @@ def test_a_warrant_grants_one_epoch() -> None:
     assert "used up" in epochs.rejected[0].reason
 
 
+def test_a_warrant_to_rekey_leaves_the_pen_where_it_is() -> None:
+    """Any machine may make the new keys; home stays the writer, who has had the pen since epoch 1."""
+    state = land()
+    second = state.add_epoch(rescue(1), act=Act.REKEY, pen=state.home)
+    third = state.add_epoch(state.home, act=Act.REKEY, nonce=2)
+    chain = state.epochs
+    assert [e.digest for e in chain.epochs[1:]] == [second.note.digest, third.note.digest]
+    assert {e.writer for e in chain.epochs} == {state.home.card}
+    assert [e.maker.name for e in chain.epochs] == [state.home.name, "rescue-1", state.home.name]
+    assert chain.pen_since == 1
+    state.add_epoch(rescue(4), nonce=4)
+    state.add_epoch(rescue(5), nonce=5, act=Act.REKEY, pen=rescue(4))
+    assert state.epochs.pen_since == 4
+    assert state.epochs.rejected == ()
+
+
+@pytest.mark.parametrize("thief", [rescue(1), rescue(2)], ids=["its machine", "somebody else"])
+def test_a_warrant_to_rekey_gives_nobody_the_pen(thief: Actor) -> None:
+    """A note under it that names another writer is a grave finding, and blocks nothing."""
+    state = land()
+    state.cards |= cards(thief)
+    state.add_epoch(rescue(1), act=Act.REKEY, pen=thief)
+    assert state.epochs.newest.number == 1
+    assert [(type(r.error), r.grave) for r in state.epochs.rejected] == [(NotAuthorised, True)]
+    assert "rekey" in state.epochs.rejected[0].reason
+    good = state.add_epoch(rescue(7), nonce=7)
+    assert state.epochs.newest.digest == good.note.digest
+
+
+def test_a_charter_does_not_heal_a_rekey_that_moved_the_pen() -> None:
+    """Even named by a charter, such a note is wrong."""
+    state = land()
+    made = state.add_epoch(rescue(1), act=Act.REKEY, pen=rescue(2))
+    state.cards |= cards(rescue(2))
+    state.add_charter(next_charter(state.charter, registers=[register_block(made.note)]), A, B)
+    with pytest.raises(CorruptObject):
+        _ = state.epochs
+
+
+def test_only_its_machine_signs_a_rekey() -> None:
+    """The writer's signature under a rekey that another machine was allowed does not count."""
+    state = land()
+    warrant = state.warrant(rescue(1), act=Act.REKEY)
+    made = make_epoch([A, B, C], 2, by=state.home, number=2, previous=state.first.note, warrant=warrant.digest)
+    state.epoch_notes.append(made.signed.encode())
+    assert state.epochs.newest.number == 1
+    assert [type(r.error) for r in state.epochs.rejected] == [NotAuthorised]
+
+
+def test_a_rekey_and_a_failover_from_one_epoch_are_a_fork() -> None:
+    """Neither is passed over in silence; a charter that names one of the two decides."""
+    state = land()
+    rekeyed = state.add_epoch(state.home, act=Act.REKEY, nonce=1)
+    warrant = state.warrant(rescue(3), nonce=3)
+    moved = make_epoch([A, B, C], 2, by=rescue(3), number=2, previous=state.first.note, warrant=warrant.digest)
+    state.epoch_notes.append(moved.signed.encode())
+    with pytest.raises(Forked):
+        _ = state.epochs
+    for chosen in (rekeyed, moved):
+        state.charter_notes[1:] = []
+        state.add_charter(next_charter(state.charter, registers=[register_block(chosen.note)]), A, B)
+        assert state.epochs.newest.digest == chosen.note.digest
+
+
 def test_replaced_custodians_can_make_no_more_epochs() -> None:
     """After charter 2, a warrant under charter 1 grants nothing, even signed by all the former custodians."""
     state = land()

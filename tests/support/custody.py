@@ -119,8 +119,9 @@ def make_epoch(
     warrant: Digest | None = None,
     life: str = "",
     register: RegisterId = REGISTER,
+    pen: Actor | None = None,
 ) -> Made:
-    """An epoch note signed by its writer ``by``."""
+    """An epoch note signed by ``by``, who is its writer unless ``pen`` is."""
     seed = sha256(f"epoch/{register}/{number}/{life}".encode())
     lines, boxes = make_epoch_shares(
         seed,
@@ -135,7 +136,7 @@ def make_epoch(
         epoch=Epoch(number),
         authority=warrant,
         previous=Cut(previous.digest, 7, ROOT) if previous else None,
-        writer=by.card.digest,
+        writer=(pen or by).card.digest,
         opening=OpeningKey(seed).public.raw,
         threshold=threshold,
         shares=lines,
@@ -286,8 +287,10 @@ class Land:
         self.cards |= cards(by)
         return note
 
-    def add_epoch(self, by: Actor, *, nonce: int = 1, act: Act = Act.FAILOVER, life: str = "") -> Made:
-        """The next epoch, by a warrant for ``by``."""
+    def add_epoch(
+        self, by: Actor, *, nonce: int = 1, act: Act = Act.FAILOVER, life: str = "", pen: Actor | None = None
+    ) -> Made:
+        """The next epoch, by a warrant for ``by``, who writes in it unless ``pen`` does."""
         head = self.epochs.newest
         note = self.warrant(by, nonce=nonce, act=act)
         made = make_epoch(
@@ -298,6 +301,7 @@ class Land:
             previous=head.note,
             warrant=note.digest,
             life=life,
+            pen=pen,
         )
         self.epoch_notes.append(made.signed.encode())
         return made

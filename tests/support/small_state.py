@@ -68,10 +68,10 @@ COUNTRIES = (Country("EE"), Country("LU"), Country("MC"), Country("IS"))
 class SmallEpoch:
     """One epoch: its note, the secret behind it, its sealed shares and who writes in it."""
 
-    def __init__(self, note: ParsedEpoch, seed: bytes, boxes: Mapping[Label, bytes], by: Actor) -> None:
+    def __init__(self, note: ParsedEpoch, seed: bytes, boxes: Mapping[Label, bytes], by: Actor, maker: Actor) -> None:
         self.note, self.seed, self.boxes, self.by = note, seed, boxes, by
         self.opening = OpeningKey(seed)
-        self.signed = signed(note.encode(), by)
+        self.signed = signed(note.encode(), maker)
 
 
 class SmallState:
@@ -205,14 +205,18 @@ class SmallState:
     def new_epoch(
         self, act: Act = Act.FAILOVER, *, by: Actor | None = None, signers: Iterable[Actor] | None = None
     ) -> SmallEpoch:
-        """The next epoch, by a warrant that ``signers`` (None: the quorum) sign; the former ledger is cut here."""
+        """The next epoch, by a warrant that ``signers`` (None: the quorum) sign; the former ledger is cut here.
+
+        ``by``: the warrant's machine. It becomes the writer, unless the act is to rekey.
+        """
         new, former = by or machine(f"rescue-{len(self.epochs)}"), self.epoch
+        writes = former.by if act is Act.REKEY else new
         log = self.open_log(former)
         people = self.custodians[: self.threshold] if signers is None else signers
         warrant = signed(self.warrant_text(act, new), new, *people)
         number = len(self.epochs) + 1
         cut = Cut(former.note.digest, log.size, log.root)
-        made = self._make_epoch(number, new, cut, warrant.digest)
+        made = self._make_epoch(number, writes, cut, warrant.digest, maker=new)
         self.put_card(new.card)
         self.put_everywhere(lambda note: warrant_key(self.state, note), warrant)
         index_keys = {**self.secrets.index_keys, number: stream(f"index/{number}")(32)}
@@ -275,7 +279,9 @@ class SmallState:
     def _sign(self, text: str) -> ParsedNote:
         return signed(text, *self.custodians[: self.threshold])
 
-    def _make_epoch(self, number: int, by: Actor, cut: Cut | None, warrant: Digest | None) -> SmallEpoch:
+    def _make_epoch(
+        self, number: int, by: Actor, cut: Cut | None, warrant: Digest | None, maker: Actor | None = None
+    ) -> SmallEpoch:
         seed = sha256(f"small-state/{number}".encode())
         cards = [c.card for c in self.custodians]
         lines, boxes = make_epoch_shares(
@@ -303,7 +309,7 @@ class SmallState:
             ancestor=sha256(self._ancestors) if self._ancestors else None,
         )
         assert parse_epoch(note.encode()) == note
-        return SmallEpoch(note, seed, {s.custodian: box for s, box in zip(lines, boxes, strict=True)}, by)
+        return SmallEpoch(note, seed, {s.custodian: box for s, box in zip(lines, boxes, strict=True)}, by, maker or by)
 
     def _put_epoch(self, made: SmallEpoch) -> None:
         for site in self.sites.values():

@@ -77,10 +77,14 @@ def _missing(
 
 
 def _named_cards(view: StateView, epochs: Iterable[VerifiedEpoch]) -> set[Digest]:
-    """Cards of all custodians, witnesses and writers."""
+    """Cards of all custodians, witnesses and writers, and of the machines that rekeyed."""
     charters = [c.charter for c in view.chain.charters]
     people = {person.card for c in charters for person in c.custodians}
-    return people | {w.card for c in charters for w in c.witnesses} | {epoch.writer.digest for epoch in epochs}
+    return (
+        people
+        | {w.card for c in charters for w in c.witnesses}
+        | {card.digest for epoch in epochs for card in (epoch.writer, epoch.maker)}
+    )
 
 
 def _epoch_notes(view: StateView, register: RegisterId, epochs: Iterable[VerifiedEpoch]) -> dict[Digest, list[bytes]]:

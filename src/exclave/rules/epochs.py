@@ -1,7 +1,8 @@
 """The chain of a register's epochs: who may write, and where former writers were cut off. Page: ``docs/spec/epoch.md``.
 
-Two things make an epoch: a charter that names its note by digest, or a warrant whose machine is its writer. The
-newest charter that lists the register closes the past: it names the epoch that was newest when it was issued, and
+Two things make an epoch: a charter that names its note by digest, or a warrant. A warrant to fail over or back gives
+the pen to its own machine; one to rekey lets its machine make new keys, and the pen stays where it was. The newest
+charter that lists the register closes the past: it names the epoch that was newest when it was issued, and
 through the ``previous`` lines every one below. Above it, only warrants under that charter count, each for one epoch.
 So custodians who were replaced, and machines whose warrants lie unused, can make no more epochs.
 """
@@ -25,7 +26,7 @@ from exclave.errors import (
 from exclave.formats.card import Card
 from exclave.formats.epochnote import ParsedEpoch, parse_epoch
 from exclave.formats.note import ParsedNote, parse_note
-from exclave.formats.warrant import Act, parse_warrant
+from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
 from exclave.ids import Digest, Epoch, RegisterId
 from exclave.rules.charters import CharterChain, Rejected, VerifiedCharter
 from exclave.rules.signatures import verify_signed_by
@@ -44,6 +45,8 @@ class VerifiedEpoch:
     charter: VerifiedCharter
     """The charter that granted it, or under which its warrant was signed; its custodians hold the shares."""
     warrant: AuthorisedWarrant | None
+    maker: Card
+    """Who made its keys and signed its note: the writer, or the machine of a warrant to rekey."""
 
     @property
     def number(self) -> Epoch:
@@ -52,6 +55,11 @@ class VerifiedEpoch:
     @property
     def register(self) -> RegisterId:
         return self.note.register
+
+    @property
+    def is_rekey(self) -> bool:
+        """Whether it only changed keys: its writer is the one of the epoch before."""
+        return self.warrant is not None and self.warrant.warrant.act is Act.REKEY
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,23 @@ class EpochChain:
 
     def find(self, epoch: Epoch) -> VerifiedEpoch | None:
         return self.epochs[epoch - 1] if 1 <= epoch <= len(self.epochs) else None
+
+    @property
+    def pen_since(self) -> Epoch:
+        """The epoch that gave the pen to its present writer: all after it only changed keys."""
+        at = len(self.epochs) - 1
+        while at > 0 and self.epochs[at].is_rekey:
+            at -= 1
+        return self.epochs[at].number
+
+
+def maker_of(epoch: ParsedEpoch, warrant: ParsedWarrant | None) -> Digest | None:
+    """Card of the one who has to sign the note ``epoch``; None if ``warrant`` does not let its writer write."""
+    if warrant is None:
+        return epoch.writer
+    if warrant.act is Act.REKEY:
+        return warrant.machine
+    return epoch.writer if warrant.machine == epoch.writer else None
 
 
 @dataclass(slots=True)
@@ -191,7 +216,14 @@ def _accept(books: _Books, found: _Found, before: Sequence[VerifiedEpoch]) -> Ve
     epoch = _by_warrant(books, found)
     if any(e.note.authority == found.note.authority for e in before):
         raise CorruptObject(f"{found.what} rests on a warrant that an earlier epoch used up")
+    if _moves_pen(epoch, before[-1]):
+        raise CorruptObject(f"{found.what} rests on a warrant to rekey and names another writer than the epoch before")
     return epoch
+
+
+def _moves_pen(epoch: VerifiedEpoch, former: VerifiedEpoch) -> bool:
+    """Whether an epoch by a warrant to rekey gives the pen to somebody else, which no such warrant allows."""
+    return epoch.is_rekey and epoch.note.writer != former.note.writer
 
 
 def _granting_charter(books: _Books, found: _Found) -> VerifiedCharter:
@@ -222,19 +254,22 @@ def _by_current_warrant(books: _Books, found: _Found, head: VerifiedEpoch) -> Ve
 
 
 def _is_claimed(books: _Books, found: _Found) -> bool:
-    """Whether a rejected epoch's writer signed it, and at least one custodian its warrant to this writer.
+    """Whether a rejected epoch's maker signed it, and at least one custodian the maker's warrant.
 
     Nobody can plant that without one of their keys, so it may be an order that somebody hides a part of.
     """
     warrant = books.warrants.get(found.note.authority) if found.note.authority else None
-    writer = books.cards.get(found.note.writer)
-    if warrant is None or not warrant.signatures or writer is None or writer.digest != found.note.writer:
+    if warrant is None or not warrant.signatures:
         return False
     try:
-        _signed_by_any(found, writer)
-        return parse_warrant(warrant.text).machine == found.note.writer
+        digest = maker_of(found.note, parse_warrant(warrant.text))
+        maker = books.cards.get(digest) if digest is not None else None
+        if maker is None or maker.digest != digest:
+            return False
+        _signed_by_any(found, maker)
     except (NotAuthorised, MalformedError):
         return False
+    return True
 
 
 def _by_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
@@ -248,24 +283,26 @@ def _by_warrant(books: _Books, found: _Found) -> VerifiedEpoch:
         books.cards,
         now=None,
         place=None,
-        machine=found.note.writer,
+        machine=None,
         act=None,
         registers=[books.register],
     )
     if warrant.warrant.act not in EPOCH_ACTS:
         raise WarrantForeign(f"a warrant to {warrant.warrant.act} grants no epoch")
+    if maker_of(found.note, warrant.warrant) is None:
+        raise WarrantForeign(f"the warrant of {found.what} is for another machine than its writer")
     return _complete(books, found, warrant.charter, warrant)
 
 
 def _complete(
     books: _Books, found: _Found, charter: VerifiedCharter, warrant: AuthorisedWarrant | None
 ) -> VerifiedEpoch:
-    """The checks that hold for every epoch: its writer signed it, and its shares are those of its charter."""
+    """The checks that hold for every epoch: its maker signed it, and its shares are those of its charter."""
     note = found.note
-    writer = books.cards.get(note.writer)
-    if writer is None or writer.digest != note.writer:
-        raise _missing(f"the key card of the writer of {found.what}", note.writer)
-    _signed_by_any(found, writer)
+    writer = _card(books, note.writer, f"the writer of {found.what}")
+    by = maker_of(note, warrant.warrant if warrant is not None else None)
+    maker = writer if by in (None, note.writer) else _card(books, by or note.writer, f"the maker of {found.what}")
+    _signed_by_any(found, maker)
     if note.threshold != charter.charter.threshold:
         raise CorruptObject(f"{found.what} has another threshold than charter {charter.charter.number}")
     if sorted(s.custodian for s in note.shares) != [c.label for c in charter.charter.custodians]:
@@ -274,20 +311,27 @@ def _complete(
         SealingKey(note.opening)
     except MalformedError as error:
         raise CorruptObject(f"{found.what} has an impossible opening key") from error
-    return VerifiedEpoch(note, found.digest, writer, charter, warrant)
+    return VerifiedEpoch(note, found.digest, writer, charter, warrant, maker)
 
 
-def _signed_by_any(found: _Found, writer: Card) -> None:
+def _card(books: _Books, digest: Digest, whose: str) -> Card:
+    card = books.cards.get(digest)
+    if card is None or card.digest != digest:
+        raise _missing(f"the key card of {whose}", digest)
+    return card
+
+
+def _signed_by_any(found: _Found, maker: Card) -> None:
     """One good copy is enough: a site can always spoil the signatures of its own."""
     problem: ExclaveError | None = None
     for copy in found.copies:
         try:
-            verify_signed_by(copy, writer)
+            verify_signed_by(copy, maker)
         except (NotAuthorised, CorruptObject) as error:
             problem = error
         else:
             return
-    raise NotAuthorised(f"{found.what} is not signed by its writer {writer.name}") from problem
+    raise NotAuthorised(f"{found.what} is not signed by its maker {maker.name}") from problem
 
 
 def _extend(epochs: list[VerifiedEpoch], granted: Sequence[VerifiedEpoch]) -> list[Rejected]:
@@ -301,6 +345,11 @@ def _extend(epochs: list[VerifiedEpoch], granted: Sequence[VerifiedEpoch]) -> li
             rest.remove(epoch)
             error = WarrantForeign("its warrant was used up by an earlier epoch")
             rejected.append(Rejected(f"epoch {epoch.number} of register {epoch.register}", epoch.digest, error))
+        for epoch in [e for e in rest if e.number == head.number + 1 and _moves_pen(e, head)]:
+            rest.remove(epoch)
+            moved = NotAuthorised("its warrant is to rekey, and it names another writer than the epoch before")
+            what = f"epoch {epoch.number} of register {epoch.register}"
+            rejected.append(Rejected(what, epoch.digest, moved, grave=True))
         following = [e for e in rest if e.number == head.number + 1]
         if len(following) > 1:
             raise Forked(f"epoch {head.number + 1} of register {head.register} was granted twice")

@@ -14,6 +14,7 @@ from exclave.formats.paths import card_key, card_prefix, charter_prefix, warrant
 from exclave.formats.warrant import parse_warrant
 from exclave.ids import Digest, Fingerprint, Key, RegisterId, parse_digest, sha256
 from exclave.rules.charters import CharterChain
+from exclave.rules.epochs import maker_of
 from exclave.rules.signatures import signers
 from exclave.sites.contract import Readable, Sources
 
@@ -285,10 +286,10 @@ def read_epochs(
     prefix: str,
     named: Container[Digest],
     warrants: Mapping[Digest, ParsedNote],
-    writer_card: Callable[[Digest], Card | None],
+    find_card: Callable[[Digest], Card | None],
     told: Told,
 ) -> Iterator[tuple[Key, ParsedNote]]:
-    """Epoch notes below ``prefix`` that their writers signed, if a charter (``named``) or a warrant may grant them."""
+    """Epoch notes below ``prefix`` that their makers signed, if a charter (``named``) or a warrant may grant them."""
     sieve = _Sieve()
     for key, note in _notes_below(source, prefix, EPOCH, told):
         try:
@@ -297,9 +298,13 @@ def read_epochs(
             told.add(key, error, grave=False)
             continue
         warrant = warrants.get(epoch.authority) if epoch.authority else None
-        granted = warrant is not None and parse_warrant(warrant.text).machine == epoch.writer
-        writer = writer_card(epoch.writer) if granted or note.digest in named else None
-        if sieve.keeps(note, [writer] if writer else ()):
+        maker = maker_of(epoch, parse_warrant(warrant.text)) if warrant is not None else None
+        if maker is None and note.digest in named:
+            maker = epoch.writer
+        card = find_card(maker) if maker is not None else None
+        if maker is not None and maker != epoch.writer:
+            find_card(epoch.writer)
+        if sieve.keeps(note, [card] if card else ()):
             yield key, note
 
 

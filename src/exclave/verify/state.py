@@ -229,7 +229,7 @@ def _read_epochs(view: StateView, sources: Sources, register: RegisterId) -> Non
     by_site: dict[str, Mapping[Key, bytes]] = {}
     named = _named_epochs(view.chain, register)
 
-    def writer_card(digest: Digest) -> Card | None:
+    def find_card(digest: Digest) -> Card | None:
         if digest not in view.cards:
             fetch_card(sources, view.state, digest, view.cards)
         return view.cards.get(digest)
@@ -240,7 +240,7 @@ def _read_epochs(view: StateView, sources: Sources, register: RegisterId) -> Non
         try:
             prefix = epoch_prefix(view.state, register)
             told = Told(name, prefix, view.findings, register)
-            for key, note in read_epochs(source, prefix, named, view.warrants, writer_card, told):
+            for key, note in read_epochs(source, prefix, named, view.warrants, find_card, told):
                 notes[key] = note.encode()
         except UnavailableError as error:
             view.findings.append(finding(name, "epochs", error, register))
@@ -271,7 +271,7 @@ def _check_site(view: StateView, name: str, source: Readable) -> None:
     for register, epochs in view.epochs.items():
         if not view.should_hold(name, register) or register in shown.unread:
             continue
-        needed |= {epoch.writer.digest for epoch in epochs.epochs}
+        needed |= {card.digest for epoch in epochs.epochs for card in (epoch.writer, epoch.maker)}
         used |= {epoch.warrant.digest for epoch in epochs.epochs if epoch.warrant}
         own = _once(shown.epochs.get(register, {}).values())
         told = len(epochs.epochs)
