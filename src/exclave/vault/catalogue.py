@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -81,11 +81,17 @@ class CatalogueWriter:
 class Prior:
     """The last catalogue, walked along with the present one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, passed: Callable[[FlatRecord], None] = lambda record: None) -> None:
+        """``passed`` is told every record that nothing of the present answers to."""
         self._records = _frames(path)
+        self._passed = passed
+        self.same: FlatRecord | None = None
+        """What the last ``match`` found under the same path, changed or not."""
         self._next: FlatRecord | None = None
         self._order: tuple[bytes, ...] = ()
         self._advance()
+        self.known = self._next is not None
+        """Whether there is a former catalogue at all."""
 
     def _advance(self) -> None:
         self._next = next(self._records, None)
@@ -95,15 +101,25 @@ class Prior:
     def match(self, entry: Entry, stamp: Stamp) -> FlatRecord | None:
         """The former record of ``entry`` if its content cannot have changed. Ask in walk order, once for each file."""
         if self._next is None:
+            self.same = None
             return None
         order = walk_order(entry.path)
         while self._next is not None and self._order < order:
+            if self._next is not self.same:
+                self._passed(self._next)
             self._advance()
-        found = self._next
-        if found is None or self._order != order or found.stamp is None or found.entry.kind != entry.kind:
+        found = self.same = self._next if self._order == order else None
+        if found is None or found.stamp is None or found.entry.kind != entry.kind:
             return None
         same = found.stamp == stamp
         return found if same and found.entry.size == entry.size else None
+
+    def finish(self) -> None:
+        """Nothing more is asked: what is left was not met."""
+        while self._next is not None:
+            if self._next is not self.same:
+                self._passed(self._next)
+            self._advance()
 
 
 def _frames(path: Path) -> Iterator[FlatRecord]:

@@ -24,6 +24,7 @@ from exclave.vault.catalogue import FlatRecord, Part, Prior
 from exclave.vault.chunker import Chunker
 from exclave.vault.index import ChunkIndex
 from exclave.vault.sealer import PackSealer, Slot
+from exclave.vault.signals import SAMPLE_BYTES, Watch
 from exclave.vault.stream import Block, Job, Stream
 from exclave.vault.tree import encode_extents
 
@@ -60,6 +61,10 @@ class ChunkStore:
         self._pending: dict[ChunkId, Slot] = {}
         self.new_chunks = 0
         self.new_raw_bytes = 0
+        self.new_frame_bytes = 0
+        """Of ``new_raw_bytes``, compressed."""
+        self.dense_raw_bytes = 0
+        """Of ``new_raw_bytes``, what compression did not make smaller by a thirty-second."""
 
     def store(self, views: list[memoryview], slots: list[Slot], sealer: PackSealer, level: int = SMALL_LEVEL) -> None:
         """Fills ``slots`` for the chunks ``views``."""
@@ -86,10 +91,18 @@ class ChunkStore:
                 with self._lock:
                     del self._pending[slot.id]
             else:
+                frame = compress(view, level)
                 with self._lock:
                     self.new_chunks += 1
                     self.new_raw_bytes += len(view)
-                sealer.add(slot, compress(view, level))
+                    self.new_frame_bytes += len(frame)
+                    self.dense_raw_bytes += len(view) if len(frame) * 32 > len(view) * 31 else 0
+                sealer.add(slot, frame)
+
+    def tally(self) -> tuple[int, int, int]:
+        """Bytes of new chunks so far: raw, compressed, and raw of those that did not compress."""
+        with self._lock:
+            return self.new_raw_bytes, self.new_frame_bytes, self.dense_raw_bytes
 
     def settled(self, slots: list[Slot]) -> None:
         """The index knows these chunks now."""
@@ -113,12 +126,13 @@ class Ingest:
         need: Callable[[set[bytes]], None],
         still_there: Callable[[FlatRecord], bool],
         flush: Callable[[], None],
+        watch: Watch | None = None,
     ) -> None:
         """``chunkers``: for the stream of small files and for large ones. ``flush`` finishes the open pack and waits
         until all packs are durable."""
         self._store, self._sealer, self._pool = store, sealer, pool
         self._prior, self._emit, self._need, self._still_there = prior, emit, need, still_there
-        self._flush = flush
+        self._flush, self._watch = flush, watch
         self._chunkers = chunkers
         self._stream = Stream(chunkers[0])
         self._level = SMALL_LEVEL
@@ -126,6 +140,7 @@ class Ingest:
         self._flights: deque[Future[None]] = deque()
         self.read_bytes = 0
         self.reused_files = 0
+        self.files = 0
 
     def add(self, item: Captured) -> None:
         """Takes one entry and reads its content, unless it is known to be unchanged."""
@@ -133,6 +148,7 @@ class Ingest:
         if entry.kind != Kind.FILE:
             self._add_done(FlatRecord(entry, None))
             return
+        self.files += 1
         if stamp is not None and self._prior is not None:
             former = self._prior.match(entry, stamp)
             if former is not None and self._still_there(former):
@@ -141,6 +157,7 @@ class Ingest:
                 self._add_done(former)
                 return
         job = Job(entry, stamp)
+        job.former = self._prior.same if self._prior is not None and stamp is not None else None
         if item.live is not None:
             if not self._read_live(job, item.live):
                 return
@@ -174,6 +191,10 @@ class Ingest:
                 self._jobs.append(job)
             data = live.whole() if 0 < job.entry.size < LARGE_BYTES else None
             if data is not None:
+                if self._watch is not None and self._watch.wants():
+                    half = len(data) // 2
+                    parts = data[:SAMPLE_BYTES], data[half : half + SAMPLE_BYTES], data[-SAMPLE_BYTES:]
+                    job.look = self._watch.look(job.entry.path, *parts, job.former)
                 self._stream.add(job, data)
                 self.read_bytes += len(data)
                 if self._stream.length >= BLOCK_BYTES:
@@ -203,9 +224,17 @@ class Ingest:
         job.own_hash = True
         hasher = ContentHash()
         total = 0
+        half, sample = job.entry.size // 2, [b"", b"", b""]
+        wanted = self._watch is not None and self._watch.wants()
         for block in content.blocks():
+            if wanted and not isinstance(block, int):
+                sample[0] = sample[0] or bytes(block[:SAMPLE_BYTES])
+                sample[1] = bytes(block[:SAMPLE_BYTES]) if total <= half else sample[1]
+                sample[2] = bytes(block[-SAMPLE_BYTES:])
             _feed(hasher, block)
             total += self._append(job, block)
+        if wanted and self._watch is not None:
+            job.look = self._watch.look(job.entry.path, sample[0], sample[1], sample[2], job.former)
             if self._stream.length >= BLOCK_BYTES:
                 self._cut(final=False)
         if large:
@@ -294,7 +323,10 @@ class Ingest:
     def _flat(self, job: Job) -> FlatRecord:
         parts = tuple([_part(*item) for item in job.parts])
         lists = tuple(slot.ref() for slot in job.lists)
-        return FlatRecord(job.entry, job.stamp, parts, job.hash, lists, tuple(sorted(job.listed_packs)))
+        record = FlatRecord(job.entry, job.stamp, parts, job.hash, lists, tuple(sorted(job.listed_packs)))
+        if self._watch is not None:
+            self._watch.read(job.former, record, job.look)
+        return record
 
     def _catch_up(self) -> None:
         """Makes everything read so far durable, so that the records that wait for it can go."""

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 
 from exclave.crypto.keyed import ContentHash, content_hash
 from exclave.formats.entry import Entry, Stamp
+from exclave.vault.catalogue import FlatRecord
 from exclave.vault.chunker import Chunker
 from exclave.vault.sealer import Slot
+from exclave.vault.signals import Look
 
 
 class Job:
     """One entry whose content is on its way."""
 
-    __slots__ = ("complete", "entry", "hash", "hasher", "listed_packs", "lists", "own_hash", "parts", "stamp")
+    __slots__ = (
+        "complete", "entry", "former", "hash", "hasher", "listed_packs", "lists", "look", "own_hash", "parts", "stamp",
+    )  # fmt: skip
 
     def __init__(self, entry: Entry, stamp: Stamp | None) -> None:
         self.entry = entry
@@ -32,6 +36,9 @@ class Job:
         self.own_hash = False
         """The reader hashes the content itself, since it does not come in one piece."""
         self.complete = False
+        self.former: FlatRecord | None = None
+        """What stood under its path in the version before."""
+        self.look: Look | None = None
 
     def start_again(self) -> None:
         """Forgets what was read."""

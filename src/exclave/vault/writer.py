@@ -23,6 +23,7 @@ from exclave.formats.manifest import FOLDER_KINDS, VERSION, Dataset, Ref, Root, 
 from exclave.formats.objectlist import BuiltList, build_list
 from exclave.formats.pack import ROOT_ID
 from exclave.formats.paths import list_key
+from exclave.formats.signals import Signals
 from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.sites.contract import Site
 from exclave.vault.catalogue import CatalogueWriter, FlatRecord, Prior, pack_record, unpack_record
@@ -31,6 +32,7 @@ from exclave.vault.index import ChunkIndex
 from exclave.vault.ingest import ChunkStore, Ingest, compress
 from exclave.vault.sealer import HERE, PackKeys, PackSealer, Slot
 from exclave.vault.shipper import Shipper
+from exclave.vault.signals import Watch
 from exclave.vault.tree import TreeBuilder
 
 WORKERS = max(2, os.cpu_count() or 2)
@@ -119,6 +121,7 @@ class VersionWriter:
         self._datasets: list[Dataset] = []
         self._tops: list[Slot] = []
         self._caches: list[CatalogueWriter] = []
+        self._signals: dict[Label, Signals] = {}
         self._read_bytes = 0
         self._reused = 0
         # What only a site that takes no part holds does not count: this version must be whole without it.
@@ -130,6 +133,10 @@ class VersionWriter:
         """What was added so far; where their trees lie is known only once ``seal`` has run."""
         return tuple(self._datasets)
 
+    def signals_of(self, label: Label) -> Signals:
+        """What the dataset's watch noticed."""
+        return self._signals[label]
+
     def close(self) -> None:
         """Ends the threads; uncommitted caches are dropped."""
         self._pool.shutdown(cancel_futures=True)
@@ -138,11 +145,12 @@ class VersionWriter:
             cache.drop()
 
     def add_dataset(
-        self, label: Label, kind: str, items: Iterable[Captured], *, ordered: bool
+        self, label: Label, kind: str, items: Iterable[Captured], *, ordered: bool, watch: Watch | None = None
     ) -> Callable[[Instant, Mapping[str, str], FoundDigest | None], None]:
         """Reads and ships one dataset; returns a function to be called with what its capture says of itself.
 
         That function takes the captured instant, facts and the source's own digest (None: the one of its files).
+        ``watch`` is shown what changes; ``signals_of`` gives what it noticed.
         """
         tree = TreeBuilder(self._store_node, self._needs)
         cache_path = self._cache / f"{label}.catalogue"
@@ -164,11 +172,15 @@ class VersionWriter:
         large = LARGE_AVERAGE_BYTES if kind in FOLDER_KINDS else DATABASE_AVERAGE_BYTES
         small = min(large, SMALL_AVERAGE_BYTES)
         seed = self._who.secrets.chunk_seed
+        prior = Prior(cache_path, watch.passed if watch else lambda record: None) if ordered else None
+        if watch is not None:
+            watch.compared = prior is not None and prior.known
+        before = self._store.tally()
         ingest = Ingest(
             store=self._store, sealer=self._data, pool=self._pool,
             chunkers=(Chunker(seed, average_bytes=small), Chunker(seed, average_bytes=large)),
-            prior=Prior(cache_path) if ordered else None, emit=emit, need=self._needs.update,
-            still_there=self._still_there, flush=self._flush_data,
+            prior=prior, emit=emit, need=self._needs.update,
+            still_there=self._still_there, flush=self._flush_data, watch=watch,
         )  # fmt: skip
         for item in items:
             ingest.add(item)
@@ -176,6 +188,14 @@ class VersionWriter:
             if entries & 0x1FF == 0:
                 self._progress(entries, ingest.read_bytes)
         ingest.finish()
+        if prior is not None:
+            prior.finish()
+        if watch is not None:
+            new, stored, dense = (now - then for now, then in zip(self._store.tally(), before, strict=True))
+            files = ingest.files
+            self._signals[label] = watch.signals(
+                files=files, read=ingest.read_bytes, new=new, stored=stored, dense=dense
+            )
         self._progress(entries, ingest.read_bytes)
         if spool is not None:
             for encoded in spool.in_order():
