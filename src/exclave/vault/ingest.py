@@ -233,10 +233,10 @@ class Ingest:
                 sample[2] = bytes(block[-SAMPLE_BYTES:])
             _feed(hasher, block)
             total += self._append(job, block)
-        if wanted and self._watch is not None:
-            job.look = self._watch.look(job.entry.path, sample[0], sample[1], sample[2], job.former)
             if self._stream.length >= BLOCK_BYTES:
                 self._cut(final=False)
+        if wanted and self._watch is not None:
+            job.look = self._watch.look(job.entry.path, sample[0], sample[1], sample[2], job.former)
         if large:
             self._cut(final=True)
             self._stream.chunker, self._level = self._chunkers[0], SMALL_LEVEL
