@@ -10,7 +10,8 @@ from pathlib import Path
 from exclave.errors import ConfigError, Fenced, MalformedError, MissingObject, UsageError
 from exclave.formats.annex import Dataset
 from exclave.formats.card import Card
-from exclave.formats.config import Config
+from exclave.formats.config import Config, SiteConfig
+from exclave.formats.limits import parse_limits, parse_zone
 from exclave.formats.paths import ledger_origin
 from exclave.identity.contract import Tickets
 from exclave.identity.journal import Journal
@@ -21,7 +22,7 @@ from exclave.identity.store_sqlite import open_sqlite
 from exclave.identity.sync import Pen
 from exclave.identity.tickets import SqliteTickets
 from exclave.identity.tickets_postgres import PostgresTickets
-from exclave.ids import Fingerprint, Label, RegisterId, parse_label
+from exclave.ids import Fingerprint, Label, RegisterId, now, parse_label
 from exclave.keys.file import KeyFile, load
 from exclave.ledger.witness import Authority, Witness
 from exclave.ledger.witness_store import WitnessStore
@@ -34,9 +35,11 @@ from exclave.registers.files import FolderCapture
 from exclave.registers.postgres import PostgresCapture
 from exclave.registers.postgres_source import postgres_source
 from exclave.registers.sqlite import SqliteCapture
+from exclave.rules.bandwidth import rate_at
 from exclave.sites.contract import Site, Sources
 from exclave.sites.opening import Patience, open_site
 from exclave.sites.retry import RetryPolicy
+from exclave.sites.throttle import ThrottledSite, TokenBucket
 from exclave.verify.state import StateView, read_state
 
 BRISK = Patience(
@@ -68,8 +71,17 @@ def open_home(folder: Path) -> Home:
 
 
 def open_sites(home: Home) -> dict[Label, Site]:
-    """All sites of a home's configuration; nothing is contacted yet."""
-    return {Label(site.name): open_site(absolute_address(home.folder, site.url)) for site in home.config.site}
+    """All sites of a home's configuration, each held to its limits; nothing is contacted yet."""
+    return {Label(s.name): limited(open_site(absolute_address(home.folder, s.url)), s) for s in home.config.site}
+
+
+def limited(site: Site, config: SiteConfig) -> Site:
+    """``site``, with its bulk objects held to the limits that ``config`` has for the hour."""
+    windows, zone = parse_limits(config.limit), parse_zone(config.limit_zone)
+    if not windows:
+        return site
+    bucket = TokenBucket(lambda: rate_at(windows, zone, now()), clock=time.monotonic, sleep=time.sleep)
+    return ThrottledSite(site, bucket)
 
 
 def witness_addresses(config: Config) -> dict[Label, str]:

@@ -12,9 +12,11 @@ from typing import Literal
 import msgspec
 
 from exclave.errors import ConfigError, MalformedError
+from exclave.formats.limits import parse_limits, parse_zone
 from exclave.ids import parse_country, parse_label
 
 MAX_CONFIG_BYTES = 4 << 20
+MAX_SCRUB_DAYS = 3650
 
 
 class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,6 +47,12 @@ class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     country: str
     operator: str
     can_run: bool = False
+    limit: tuple[str, ...] = ()
+    """How fast bulk objects may go to and from it, by hour (``formats/limits.py``)."""
+    limit_zone: str = "UTC"
+    """Whose clocks the hours of ``limit`` go by."""
+    scrub_days: int = 0
+    """Within so many days ``exclave scrub`` reads all of it; ``status`` tells if it does not. 0: not promised."""
 
 
 class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +185,11 @@ def _check(config: Config) -> None:
     _unique([r.name for r in config.register], "register")
     for country in (*(c.country for c in config.custodian), *(s.country for s in config.site)):
         parse_country(country)
+    for site in config.site:
+        parse_limits(site.limit)
+        parse_zone(site.limit_zone)
+        if not 0 <= site.scrub_days <= MAX_SCRUB_DAYS:
+            raise ConfigError(f"exclave.toml: site {site.name}: scrub_days must be 0 to {MAX_SCRUB_DAYS}")
     if not 1 <= config.state.threshold <= max(len(config.custodian), 1):
         raise ConfigError(
             f"exclave.toml: a threshold of {config.state.threshold} cannot be reached by"

@@ -7,7 +7,7 @@ carried, so that no host can make others store its rubbish.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from exclave.errors import ExclaveError, IntegrityError, MissingObject, UnavailableError
 from exclave.formats.note import parse_note
@@ -22,24 +22,28 @@ from exclave.verify.history import CountedVersion
 from exclave.verify.state import StateView, find_box
 
 
-def carry_state(view: StateView, register: RegisterId, sites: Mapping[Label, Site]) -> dict[Label, str]:
-    """Gives each of ``sites`` the charters and the epochs of ``register`` that it lacks, with all that they name.
+def carry_state(
+    view: StateView, register: RegisterId, sites: Mapping[Label, Site], *, targets: Collection[Label] | None = None
+) -> dict[Label, str]:
+    """Gives each of ``targets`` (all ``sites``) the charters and the epochs of ``register`` that it lacks, with all
+    that they name. Other sites are only read.
 
     (1) boxes, cards and warrants · (2) the epochs' notes · (3) the charters' · (4) the logs of former epochs. A crash
     leaves a prefix of that, which the next run completes. Returns the sites that failed, with the reason.
     """
     failed: dict[Label, str] = {}
-    for label, site in sites.items():
+    wanting = sites.keys() if targets is None else targets
+    for label in wanting:
         try:
             for key, data in _missing(view, register, label, sites):
-                site.put_same(key, data)
+                sites[label].put_same(key, data)
         except (UnavailableError, IntegrityError) as error:
             failed[label] = error.message
     working = {label: site for label, site in sites.items() if label not in failed}
     chain = view.epoch_chain(register).epochs
     for former, successor in itertools.pairwise(chain):
         if successor.note.previous is not None:
-            failed |= _carry_log(view, former, successor.note.previous.size, working)
+            failed |= _carry_log(view, former, successor.note.previous.size, working, wanting)
     return failed
 
 
@@ -105,7 +109,9 @@ def _charter_notes(view: StateView) -> list[bytes]:
     return [data for number, data in sorted(noted) if number >= 0]
 
 
-def _carry_log(view: StateView, epoch: VerifiedEpoch, size: int, sites: Mapping[Label, Site]) -> dict[Label, str]:
+def _carry_log(
+    view: StateView, epoch: VerifiedEpoch, size: int, sites: Mapping[Label, Site], targets: Collection[Label]
+) -> dict[Label, str]:
     """(4) Brings the log of a former epoch, which ended with ``size`` entries, to the sites that show fewer."""
     failed: dict[Label, str] = {}
     source: tuple[Label, VerifiedCheckpoint] | None = None
@@ -123,7 +129,7 @@ def _carry_log(view: StateView, epoch: VerifiedEpoch, size: int, sites: Mapping[
         elif head.size < size:
             behind.append(label)
     if source is not None and size:
-        for label in behind:
+        for label in (label for label in behind if label in targets):
             try:
                 publish(view.log_reader(epoch, sites[source[0]]), source[1], sites[label])
             except ExclaveError as error:
