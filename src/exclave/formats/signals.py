@@ -51,6 +51,8 @@ class TableState(StrEnum):
     ALTERED = "altered"
     """Some rows are not as they were, and there are as many as before or more."""
     SHRUNK = "shrunk"
+    RESHAPED = "reshaped"
+    """It has other columns, so its rows cannot be compared."""
     NEW = "new"
     GONE = "gone"
 

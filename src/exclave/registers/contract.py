@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 from exclave.formats.entry import Captured
 from exclave.ids import Instant
+from exclave.registers.rows import NOTHING, FormerRows, TableRows
 
 Clock = Callable[[], Instant]
 """The wall clock, passed in."""
@@ -34,6 +35,8 @@ class DatasetDigest:
     """(table, number of rows), in the order of the canonical text."""
     exact: bool
     """True if this is known to be the digest of the captured moment, not of a moment shortly after."""
+    tables: tuple[TableRows, ...] = ()
+    """For the comparison with the next version."""
 
 
 class Capture(Protocol):
@@ -64,5 +67,8 @@ class Capture(Protocol):
     def items(self) -> Iterator[Captured]:
         """The dataset's root first, then all else. ``SourceUnavailable`` if the source fails before the end."""
 
-    def digest(self) -> DatasetDigest | None:
-        """None if the source has none, or none was asked for. ``Bug`` before ``items()`` came to its end."""
+    def digest(self, former: FormerRows = NOTHING) -> DatasetDigest | None:
+        """None if the source has none, or none was asked for. ``Bug`` before ``items()`` came to its end.
+
+        ``former``: tables as the version before had them, to be compared on the way.
+        """

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from urllib.parse import quote
 
 from exclave.registers.contract import DatasetDigest
+from exclave.registers.rows import TableRows
 
 _HEADER = "exclave/dataset-digest/v1"
 
@@ -19,6 +20,8 @@ class TableDigest:
     name: tuple[str, ...]
     rows: int
     sha256: str
+    kept: TableRows | None = None
+    """What is compared with the next version."""
 
 
 def canonical_text(kind: str, tables: Iterable[TableDigest]) -> str:
@@ -33,7 +36,8 @@ def dataset_digest(kind: str, tables: Iterable[TableDigest], *, exact: bool) -> 
     ordered = sorted(tables, key=_sort_key)
     text = canonical_text(kind, ordered)
     rows = tuple((".".join(table.name), table.rows) for table in ordered)
-    return DatasetDigest(hashlib.sha256(text.encode("ascii")).hexdigest(), rows, exact)
+    kept = tuple(table.kept for table in ordered if table.kept is not None)
+    return DatasetDigest(hashlib.sha256(text.encode("ascii")).hexdigest(), rows, exact, kept)
 
 
 def _sort_key(table: TableDigest) -> tuple[bytes, ...]:

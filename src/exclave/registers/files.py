@@ -27,6 +27,7 @@ from exclave.errors import SourceUnavailable
 from exclave.formats.entry import Captured, Entry, Kind, Stamp, digest_line
 from exclave.ids import Instant
 from exclave.registers.contract import Clock, DatasetDigest
+from exclave.registers.rows import NOTHING, FormerRows
 
 BLOCK_BYTES = 1 << 20
 _KINDS = {
@@ -252,7 +253,7 @@ class FolderCapture:
         counts = {"changed_while_read": len(self.notes.changed), "gone_while_read": len(self.notes.gone)}
         return {name: str(count) for name, count in counts.items() if count}
 
-    def digest(self) -> DatasetDigest | None:
+    def digest(self, former: FormerRows = NOTHING) -> DatasetDigest | None:
         """None: the vault computes it from what it reads anyway."""
         return None
 

@@ -32,6 +32,7 @@ from exclave.registers.contract import Clock, DatasetDigest
 from exclave.registers.postgres_binaries import PostgresBinaries, find_postgres
 from exclave.registers.postgres_digest import postgres_digest
 from exclave.registers.postgres_source import PostgresSource, client_environment, connect, unavailable
+from exclave.registers.rows import NOTHING, FormerRows
 
 MANIFEST = "backup_manifest"
 _BLOCK = 1 << 20
@@ -190,7 +191,7 @@ class PostgresCapture:
                 self._manifest_tail = (self._manifest_tail + block)[-_TAIL:]
             yield block
 
-    def digest(self) -> DatasetDigest | None:
+    def digest(self, former: FormerRows = NOTHING) -> DatasetDigest | None:
         """Taken from the living server after the backup; exact only if nothing was committed since it began.
 
         That is known when (1) the server's snapshot before the backup and the one after the digest are the same, so
@@ -201,7 +202,7 @@ class PostgresCapture:
             raise Bug("the digest of a PostgreSQL capture can be taken once its items were read to the end")
         if not self._with_digest:
             return None
-        found = postgres_digest(self._source)
+        found = postgres_digest(self._source, former)
         try:
             row = self._connection.execute(_WRITERS).fetchone()
             quiet = row is not None and row[0] == 0  # (2) before (1), so that nobody ends unseen between them

@@ -5,7 +5,6 @@ Two servers give the same digest for the same rows whatever their collations, pa
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import psycopg
@@ -14,6 +13,7 @@ from psycopg import sql
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.digest import TableDigest, dataset_digest
 from exclave.registers.postgres_source import PostgresSource, connect, unavailable
+from exclave.registers.rows import NOTHING, FormerRows, TableHasher, TableRows
 
 _SESSION = """
 SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
@@ -53,7 +53,7 @@ class _Table:
     name: str
 
 
-def postgres_digest(source: PostgresSource) -> DatasetDigest:
+def postgres_digest(source: PostgresSource, former: FormerRows = NOTHING) -> DatasetDigest:
     """Digest of ``source.dbname`` at one moment of now; ``exact`` is True, as it is exactly that moment's.
 
     Reads every row once, in bounded memory here; tables without a plain primary key are sorted on the server, in its
@@ -63,7 +63,7 @@ def postgres_digest(source: PostgresSource) -> DatasetDigest:
         try:
             connection.execute(_SESSION)
             with connection.transaction():
-                tables = [_digest_table(connection, table) for table in _tables(connection)]
+                tables = [_digest_table(connection, table, former) for table in _tables(connection)]
                 tables.extend(_large_objects(connection))
         except psycopg.Error as error:
             raise unavailable(source, str(error), doing="cannot be digested") from error
@@ -75,7 +75,7 @@ def _tables(connection: psycopg.Connection[tuple[object, ...]]) -> list[_Table]:
     return [_Table(int(str(oid)), str(schema), str(name)) for oid, schema, name in found]
 
 
-def _digest_table(connection: psycopg.Connection[tuple[object, ...]], table: _Table) -> TableDigest:
+def _digest_table(connection: psycopg.Connection[tuple[object, ...]], table: _Table, former: FormerRows) -> TableDigest:
     columns = connection.execute(_COLUMNS, (table.oid,)).fetchall()
     key = connection.execute(_PRIMARY_KEY, (table.oid,)).fetchall()
     if key and all(kind in _PLAIN_TYPES for _, kind in key):
@@ -86,8 +86,9 @@ def _digest_table(connection: psycopg.Connection[tuple[object, ...]], table: _Ta
         sql.Identifier(table.schema, table.name), order
     )
     header = "".join(f"{_escaped(str(name))}\t{_escaped(str(kind))}\n" for name, kind in columns)
-    rows, value = _digest_copy(connection, query, header)
-    return TableDigest((table.schema, table.name), rows, value)
+    hasher = TableHasher(f"{table.schema}.{table.name}", header.encode("utf-8") + b"\n", former)
+    done = _digest_copy(connection, query, hasher)
+    return TableDigest((table.schema, table.name), done.rows, done.sha256, done)
 
 
 def _large_objects(connection: psycopg.Connection[tuple[object, ...]]) -> list[TableDigest]:
@@ -96,29 +97,27 @@ def _large_objects(connection: psycopg.Connection[tuple[object, ...]]) -> list[T
     if found is None:
         return []
     query = sql.SQL("COPY (SELECT loid, pageno, data FROM pg_catalog.pg_largeobject ORDER BY loid, pageno) TO STDOUT")
-    rows, value = _digest_copy(connection, query, "loid\toid\npageno\tinteger\ndata\tbytea\n")
-    return [TableDigest(("pg_catalog", "pg_largeobject"), rows, value)]
+    hasher = TableHasher("pg_catalog.pg_largeobject", b"loid\toid\npageno\tinteger\ndata\tbytea\n\n")
+    done = _digest_copy(connection, query, hasher)
+    return [TableDigest(("pg_catalog", "pg_largeobject"), done.rows, done.sha256, done)]
 
 
 def _digest_copy(
-    connection: psycopg.Connection[tuple[object, ...]], query: sql.SQL | sql.Composed, header: str
-) -> tuple[int, str]:
-    """(rows, SHA-256) of the header, an empty line and the rows in COPY's text format, one line each."""
-    state = hashlib.sha256(header.encode("utf-8") + b"\n")
-    rows = 0
+    connection: psycopg.Connection[tuple[object, ...]], query: sql.SQL | sql.Composed, hasher: TableHasher
+) -> TableRows:
+    """SHA-256 of the header, an empty line and the rows in COPY's text format, one line each."""
     waiting: list[bytes | bytearray | memoryview] = []
     size = 0
     with connection.cursor() as cursor, cursor.copy(query) as copy:
         for row in copy:
-            rows += 1
             waiting.append(row)
             size += len(row)
             if size >= 256 << 10:
-                state.update(b"".join(waiting))
+                hasher.add(waiting)
                 waiting.clear()
                 size = 0
-    state.update(b"".join(waiting))
-    return rows, state.hexdigest()
+    hasher.add(waiting)
+    return hasher.done()
 
 
 def _escaped(name: str) -> str:

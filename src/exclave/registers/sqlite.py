@@ -25,6 +25,7 @@ from exclave.errors import Bug, CorruptObject, SourceUnavailable
 from exclave.formats.entry import Captured, Entry, Kind, check_path
 from exclave.ids import Instant
 from exclave.registers.contract import Clock, DatasetDigest
+from exclave.registers.rows import NOTHING, FormerRows
 from exclave.registers.sqlite_digest import check_sqlite, sqlite_digest
 
 _BLOCK = 1 << 20
@@ -94,11 +95,11 @@ class SqliteCapture:
         yield Captured(_file(self._database, self._copy_path, captured_at), content=_Staged(self._copy_path))
         self._read = True
 
-    def digest(self) -> DatasetDigest | None:
+    def digest(self, former: FormerRows = NOTHING) -> DatasetDigest | None:
         """Of the staging copy, so always exact."""
         if not self._read:
             raise Bug("the digest of a SQLite capture can be taken once its items were read to the end")
-        return sqlite_digest(self._copy_path, still=True) if self._with_digest else None
+        return sqlite_digest(self._copy_path, still=True, former=former) if self._with_digest else None
 
     @property
     def _copy_path(self) -> Path:

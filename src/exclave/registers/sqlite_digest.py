@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,14 @@ import msgspec
 from exclave.errors import CorruptObject, SourceUnavailable
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.digest import TableDigest, dataset_digest
+from exclave.registers.rows import NOTHING, FormerRows, TableHasher, TableRows
 
 _BATCH_ROWS = 500
 _RAW_TEXT = 1
 """MessagePack extension type of a text that is not UTF-8."""
 
 
-def sqlite_digest(database: Path, *, still: bool = False) -> DatasetDigest:
+def sqlite_digest(database: Path, *, still: bool = False, former: FormerRows = NOTHING) -> DatasetDigest:
     """Digest of one moment's content. ``still`` promises that nobody has the file open; no lock is taken then.
 
     ``SourceUnavailable`` if it cannot be opened, ``CorruptObject`` if it cannot be read.
@@ -28,7 +28,7 @@ def sqlite_digest(database: Path, *, still: bool = False) -> DatasetDigest:
     with contextlib.closing(_open(database, still=still)) as connection:
         try:
             connection.execute("BEGIN")
-            tables = [_digest_table(connection, name, has_rowid) for name, has_rowid in _tables(connection)]
+            tables = [_digest_table(connection, name, has_rowid, former) for name, has_rowid in _tables(connection)]
         except sqlite3.Error as error:
             raise CorruptObject(f"the SQLite database {database} cannot be read: {error}") from error
     return dataset_digest("sqlite", tables, exact=True)
@@ -62,7 +62,7 @@ def _tables(connection: sqlite3.Connection) -> list[tuple[str, bool]]:
     return [(str(n), str(n) not in without) for (n,) in rows if not str(n).startswith("sqlite_stat")]
 
 
-def _digest_table(connection: sqlite3.Connection, table: str, has_rowid: bool) -> TableDigest:
+def _digest_table(connection: sqlite3.Connection, table: str, has_rowid: bool, former: FormerRows) -> TableDigest:
     found = connection.execute("SELECT name, type, pk, hidden FROM pragma_table_xinfo(?)", (table,)).fetchall()
     columns = [(str(name), str(kind)) for name, kind, _, hidden in found if hidden in (0, 3)]
     order = _order([(str(name), int(pk)) for name, _, pk, _ in found], has_rowid)
@@ -70,14 +70,14 @@ def _digest_table(connection: sqlite3.Connection, table: str, has_rowid: bool) -
     header = msgspec.msgpack.encode(columns)
     connection.text_factory = str
     try:
-        rows, value = _digest_rows(connection, query, header)
+        done = _digest_rows(connection, query, TableHasher(table, header, former))
     except sqlite3.OperationalError as error:
         if "decode to UTF-8" not in str(error):
             raise
         connection.text_factory = _any_text
-        rows, value = _digest_rows(connection, query, header)
+        done = _digest_rows(connection, query, TableHasher(table, header, former))
         connection.text_factory = str
-    return TableDigest((table,), rows, value)
+    return TableDigest((table,), done.rows, done.sha256, done)
 
 
 def _order(columns: list[tuple[str, int]], has_rowid: bool) -> str:
@@ -88,16 +88,13 @@ def _order(columns: list[tuple[str, int]], has_rowid: bool) -> str:
     return ", ".join(f"{_name(name)} COLLATE BINARY" for _, name in key)
 
 
-def _digest_rows(connection: sqlite3.Connection, query: str, header: bytes) -> tuple[int, str]:
-    """(rows, SHA-256) of the columns and then each row, as one MessagePack array each."""
-    state = hashlib.sha256(header)
+def _digest_rows(connection: sqlite3.Connection, query: str, hasher: TableHasher) -> TableRows:
+    """SHA-256 of the columns and then each row, as one MessagePack array each."""
     encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
     cursor = connection.execute(query)
-    rows = 0
     while batch := cursor.fetchmany(_BATCH_ROWS):
-        rows += len(batch)
-        state.update(b"".join(map(encode, batch)))
-    return rows, state.hexdigest()
+        hasher.add(list(map(encode, batch)))
+    return hasher.done()
 
 
 def _any_text(raw: bytes) -> str | msgspec.msgpack.Ext:
