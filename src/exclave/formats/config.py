@@ -69,6 +69,10 @@ class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     kind: Literal["files", "postgres", "sqlite", "identity"]
     options: dict[str, str | int] = {}
+    append_only: tuple[str, ...] = ()
+    """Tables whose rows are never altered or deleted once they are there."""
+    immutable: tuple[str, ...] = ()
+    """Patterns of paths that never change once they are there."""
 
 
 class QueryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -217,6 +221,11 @@ def _check_register(config: Config, register: RegisterConfig) -> None:
     for other in register.depends:
         if other == register.name or other not in {r.name for r in config.register}:
             raise ConfigError(f"{where}: depends on {other!r}, which is not another register")
+    for dataset in register.dataset:
+        if (dataset.append_only and dataset.kind not in ("postgres", "sqlite")) or (
+            dataset.immutable and dataset.kind not in ("files", "identity")
+        ):
+            raise ConfigError(f"{where}: dataset {dataset.name}: append_only is for databases, immutable for files")
     for service in register.service:
         if service.dataset and service.dataset not in {d.name for d in register.dataset}:
             raise ConfigError(f"{where}: service {service.name} works on the unknown dataset {service.dataset!r}")
