@@ -5,6 +5,8 @@ Two epochs with two versions each; restores go the whole way, from the fingerpri
 
 from __future__ import annotations
 
+import atexit
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -123,6 +125,7 @@ def _version(versions: tuple[CountedVersion, ...], number: int) -> CountedVersio
 def town() -> Town:
     """Made once for each process; its folder goes when the process ends."""
     root = Path(mkdtemp(prefix="exclave-town-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     home = SmallHome(root).found()
     trees = {}
 

@@ -69,7 +69,10 @@ def parse_signatures(data: bytes) -> tuple[Signature, ...]:
     """Strict inverse of ``encode_signatures``; at least one. Raises ``MalformedError``."""
     if len(data) > MAX_ANSWER_BYTES:
         raise MalformedError(f"a witness's answer is longer than {MAX_ANSWER_BYTES} bytes")
-    return parse_note(b"-\n\n" + data).signatures
+    note = parse_note(b"-\n\n" + data)
+    if note.text != "-\n":
+        raise MalformedError("a witness's answer is more than signature lines")
+    return note.signatures
 
 
 def encode_size(size: int) -> bytes:
