@@ -33,15 +33,19 @@ _SERVICE = RelyingService(
     scopes=("openid",), require_pkce=True,
 )  # fmt: skip
 _TABLES = (TableSignal("public.acts", 10, 9, TableState.GROWN), TableSignal("x y", 0, None, TableState.NEW, 1))
+_SIGNALS = Signals(True, 5, 1, changed=2, ending=".locked", examples=(("old", b"a b/\xff"),), tables=_TABLES)
 MADE: dict[str, list[bytes]] = {
     "checkpoint.parse_timed": [bytes(7) + b"\1" + bytes(64), bytes(72), b"\xff" * 72],
-    "dnsplan.parse_tsig_key": [b"hmac-sha512:exclave.:c2VjcmV0IHNlY3JldCBzZWNyZXQ=\n", b"hmac-sha256:k:c2hvcnQ=", b"k:"],
+    "dnsplan.parse_tsig_key": [
+        b"hmac-sha512:exclave.:c2VjcmV0IHNlY3JldCBzZWNyZXQ=\n", b"hmac-sha256:k:c2hvcnQ=", b"k:",
+    ],
     "ids.parse_instant": [b"2026-11-26T21:23:40.000000Z", b"1970-01-01T00:00:00.000000Z", b"2026-02-30T00:00:00Z"],
     "ids.parse_key": [b"a/b/c.d", b"a/../b", b".a/b", b"A/b"],
     "ids.parse_label": [b"lux", b"lux-1", b"-lux", b"Lux"],
     "keyring.parse_key_record": [
         b"exclave/service-key/v1\nname token-1\nuse token\nstored file\nalgorithm ES256\npublic AAAA\n",
-        b"exclave/service-key/v1\nname token-1\nuse ocsp " + b"0" * 64 + b"\nstored pkcs11\nalgorithm ES256\npublic AA==\n",
+        b"exclave/service-key/v1\nname token-1\nuse ocsp " + b"0" * 64
+        + b"\nstored pkcs11\nalgorithm ES256\npublic AA==\n",
         b"exclave/service-key/v1\nname T\nuse token\nstored file\nalgorithm none\npublic \n",
     ],
     "keyring.parse_token_config": [
@@ -58,7 +62,7 @@ MADE: dict[str, list[bytes]] = {
     "relying.parse_service": [encode_service(_SERVICE), encode_service(_SERVICE)[:-1] + b" }", b"{}"],
     "signals.parse_signals": [
         Signals().encode().encode(),
-        Signals(True, 5, 1, changed=2, ending=".locked", examples=(("old", b"a b/\xff"),), tables=_TABLES).encode().encode(),
+        _SIGNALS.encode().encode(),
         b"exclave/signals/v1\ncompared maybe\n",
     ],
     "stage.parse_stage": [
@@ -79,7 +83,7 @@ TOML = ("config.parse_config", "dnsplan.parse_dns_plan", "identityconfig.parse_i
 
 def main() -> None:
     blocks = [block for page in sorted(DOCS.rglob("*.md")) for block in _BLOCK.findall(page.read_text())]
-    for name, inputs in {**MADE, **dict.fromkeys(TOML, [block.encode() for block in blocks])}.items():
+    for name, inputs in {**MADE, **{name: [block.encode() for block in blocks] for name in TOML}}.items():
         folder = CORPUS / name
         folder.mkdir(parents=True, exist_ok=True)
         for data in inputs:

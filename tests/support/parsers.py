@@ -1,4 +1,4 @@
-"""Every parser of a byte format as one function from bytes to the bytes that it reads back, for fuzzers and their seeds.
+"""Every parser of a byte format as one function, from bytes to the bytes that it reads back; for fuzzers.
 
 A parser is right about an input if it refuses it in Exclave's own words, or if what it understood encodes to the very
 same bytes: then no two texts mean the same, and nothing can be hidden in what is signed.
@@ -176,7 +176,7 @@ ELSEWHERE = {
 
 
 def tried(name: str, data: bytes) -> None:
-    """Raises ``AssertionError`` if the parser ``name`` is wrong about ``data``; any foreign exception passes through."""
+    """Raises ``AssertionError`` if the parser ``name`` is wrong about ``data``; foreign exceptions pass through."""
     with suppress(*REFUSALS):
         again = READERS[name](data)
         assert again is None or again == data, f"{name}: what parses must encode to the same bytes"
