@@ -9,7 +9,7 @@ For whoever has a copy of a site (from an object store: made with that store's o
 Needs Python 3.11 or later, cryptography 50 or later, zstandard. How one thing vouches for the next, from top to bottom:
 (1) the fingerprint is the SHA-256 of the first charter's text; the old and the new quorum sign each later charter;
 (2) a charter names a register's epoch note by SHA-256; a later epoch needs a warrant that the quorum of the newest
-    charter signed, and the signature of the warrant's machine, which becomes its writer, or leaves him as he is (rekey);
+    charter signed, and the signature of the warrant's machine, which becomes its writer, or leaves him be (rekey);
 (3) the writer signs the head of the epoch's ledger, whose Merkle root covers all entries, up to the successor's cut;
 (4) M custodians' shares, each as its commitment says, make the seed of the epoch's opening key, whose public half the
     epoch note shows; it opens the packs' keys, and the box with the seeds of former epochs;
@@ -343,6 +343,8 @@ class Packs:
     def chunk(self, pack: bytes, offset: int, length: int, raw: int | None, chunk: bytes) -> bytes:
         data, cipher, _, _ = self.load(pack)
         frame = cipher.decrypt(offset.to_bytes(12, "big"), data[offset : offset + length], b"exclave/chunk/v1" + chunk)
+        if raw is not None and length == raw + 16:  # stored as it is
+            return frame
         if not 0 <= (size := zstandard.frame_content_size(frame)) <= 8 << 20 or raw not in (None, size):
             raise ValueError("a chunk has another length than it should")
         return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)

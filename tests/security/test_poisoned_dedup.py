@@ -124,8 +124,8 @@ def test_a_successor_adopts_what_it_opened_and_nothing_that_a_table_claims(
     assert all((ref.pack, ref.offset) == truth[chunk] for chunk, ref in found.items())
     again = reconcile(index, ONE, site, STATE, REGISTER, new_key, whole=True, seeds=seeds, epoch=Epoch(2))
     assert (again.adopted, again.unreadable) == (0, 0), "what was refused is not read again"
-    assert not index.forget_other_epochs(Epoch(2))
-    assert index.forget_other_epochs(Epoch(3))
+    assert not index.forget_before(Epoch(2))
+    assert index.forget_before(Epoch(3))
     assert not index.sizes()
     seeds.close()
     index.close()

@@ -98,6 +98,9 @@ def sign(
         print_json(done)
         return
     sealed = f"{len(done.shares)} shares were sealed to the machine" if done.shares else "no share was needed"
+    if done.without:
+        sealed = f"{len(done.shares)} shares were sealed to the machine"
+        note(f"{done.custodian} holds no share of: {', '.join(done.without)}. Others have to open these.")
     say(f"{done.custodian} consents; {sealed}. Send it {done.path}.")
 
 

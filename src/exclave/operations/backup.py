@@ -23,14 +23,19 @@ from exclave.errors import (
 )
 from exclave.formats.annex import Dataset
 from exclave.formats.charter import CharterRegister
+from exclave.formats.config import DatasetConfig
 from exclave.formats.leaf import MAX_SEQUENCE, VersionLeaf, parse_version_leaf
+from exclave.formats.manifest import Secrets
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.operations.carry import carry_lists, carry_state
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
+from exclave.operations.new_epoch import forget_others, rekey_facts
+from exclave.operations.signals import Observer, without_signals
 from exclave.registers.contract import Capture, Clock
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.pen import index_keys_of_pen
 from exclave.rules.placement import PlacementRule, placement_of
 from exclave.sites.contract import Site
 from exclave.vault.catchup import catch_up
@@ -140,9 +145,10 @@ def backup(
             _carry(run, versions)
             writer = _writer(run, config.name, index, progress)
             try:
+                observer = Observer(home.cache(register), clock())
                 for dataset in config.dataset:
                     named = Dataset(dataset.name, dataset.kind, {k: str(v) for k, v in dataset.options.items()})
-                    _capture(writer, open_capture(named, staging, clock), named)
+                    _capture(writer, open_capture(named, staging, clock), dataset, observer)
                 time = Instant(max(min((d.captured for d in writer.datasets), default=clock()), not_before))
                 sealed = writer.seal(sequence, time)  # (3)
                 holders = _hand_round(run, writer, index, sealed)  # (4)
@@ -152,13 +158,16 @@ def backup(
                 )  # fmt: skip
                 parse_version_leaf(leaf.encode())  # what readers would not take is never entered
                 _still_mine(run, sites)
+                entries = [*rekey_facts(run.view, run.epoch, run.sites, clock()), leaf.encode()]
                 entered = enter(  # (5)
-                    run.view, run.epoch, home.writer_key(), [leaf.encode()],
+                    run.view, run.epoch, home.writer_key(), entries,
                     sites=holders, witnesses=witnesses, now=clock(), outbox=outbox,
                 )  # fmt: skip
+                _still_mine(run, sites, entered.first + len(entries))
                 run.failed.update(entered.failed)
                 run.placement.check(entered.sites, _why(run))
                 writer.commit_caches()
+                observer.commit(sequence, run.epoch.number, time, sealed.manifest.hex())
             finally:
                 writer.close()
         finally:
@@ -194,25 +203,41 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
     return run
 
 
-def _still_mine(run: _Run, sites: Mapping[Label, Site]) -> None:
-    """Hours may have gone by since (1), and where no witness is needed nobody else would say that the pen is gone."""
-    epoch = read_state(sites, run.view.state).epoch_chain(run.register).newest
-    if epoch.digest != run.epoch.digest:
+def _still_mine(run: _Run, sites: Mapping[Label, Site], entered: int | None = None) -> None:
+    """Hours may have gone by since (1), and where no witness is needed nobody else would say that the pen is gone.
+
+    Before the ledger, and after it with the log's size: who begins an epoch puts its note first and then looks at the
+    former log, so one of the two always sees the other.
+    """
+    chain = read_state(sites, run.view.state).epoch_chain(run.register)
+    epoch = chain.newest
+    if epoch.digest == run.epoch.digest:
+        return
+    follows = chain.find(Epoch(run.epoch.number + 1))
+    if entered is not None and follows is not None and follows.note.previous is not None:
+        cut = follows.note.previous
+        if cut.note == run.epoch.digest and cut.size >= entered:
+            return  # The new epoch begins after this version.
+    if epoch.note.writer == run.epoch.note.writer:
         raise Fenced(
-            f"epoch {epoch.number} of this register began while this backup ran; this writer may no longer write",
+            f"epoch {epoch.number} of this register began while this backup ran, so its version does not count",
+            hint="Run the backup again: what was shipped is kept, and the version is entered under the new epoch.",
             epoch=epoch.number,
         )
+    raise Fenced(
+        f"epoch {epoch.number} of this register began while this backup ran; this writer may no longer write",
+        epoch=epoch.number,
+    )
 
 
 def _reconcile(run: _Run, index: ChunkIndex) -> None:
     """(2) Only what this writer alone can have sealed is believed, and what it has opened itself in a restore.
 
-    The index keys of former epochs are known to whoever stole the machine that had the pen then.
+    The index keys of former writers are known to whoever stole the machine that had the pen then.
     """
-    epoch, cache = run.epoch.number, run.home.cache(run.register)
-    keys = run.home.register_secrets(run.register).index_keys
-    mine = {Epoch(e): key for e, key in keys.items() if e == epoch}
-    if index.forget_other_epochs(epoch):
+    epoch, cache, chain = run.epoch.number, run.home.cache(run.register), run.view.epoch_chain(run.register)
+    mine = index_keys_of_pen(run.home.register_secrets(run.register).index_keys, chain)
+    if forget_others(cache, index, chain):
         for catalogue in cache.glob("*.catalogue"):
             # Its references are as old. A restart finds fewer of them, and an index without what they name.
             catalogue.unlink()
@@ -270,14 +295,18 @@ def least_time(last: Instant, now: Instant) -> Instant:
 
 
 def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, int, int], None]) -> VersionWriter:
-    secrets = run.home.register_secrets(run.register)
+    secrets, chain = run.home.register_secrets(run.register), run.view.epoch_chain(run.register)
+    mine = index_keys_of_pen(secrets.index_keys, chain)
     epoch = run.epoch.number
-    if epoch not in secrets.index_keys:
+    if epoch not in mine:
         raise UsageError(
             f"this home has no index key for epoch {epoch} of register {name}",
             hint="Since a failover or failback, back up from the folder in which it was run: its keys are there.",
         )
-    keys = PackKeys(run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, secrets.index_keys[epoch])
+    secrets = Secrets(
+        secrets.id_key, secrets.chunk_seed, {**secrets.index_keys, **{int(e): key for e, key in mine.items()}}
+    )
+    keys = PackKeys(run.register, epoch, SealingKey(run.epoch.note.opening), secrets.id_key, mine[epoch])
     who = WriterIdentity(run.view.state, run.register, name, epoch, keys, secrets)
 
     def check(good: Collection[Label]) -> None:
@@ -295,10 +324,14 @@ def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, in
     return writer
 
 
-def _capture(writer: VersionWriter, capture: Capture, dataset: Dataset) -> None:
+def _capture(writer: VersionWriter, capture: Capture, dataset: DatasetConfig, observer: Observer) -> None:
+    label = Label(dataset.name)
+    watch, former = observer.begin(dataset)
     with capture:
-        describe = writer.add_dataset(Label(dataset.name), dataset.kind, capture.items(), ordered=capture.ordered)
-        describe(capture.captured_at, capture.facts, capture.digest())
+        describe = writer.add_dataset(label, dataset.kind, capture.items(), ordered=capture.ordered, watch=watch)
+        digest = capture.digest(former)
+        noted = observer.note(label, writer.signals_of(label), digest)
+        describe(capture.captured_at, {**capture.facts, **noted}, digest)
 
 
 def _hand_round(run: _Run, writer: VersionWriter, index: ChunkIndex, sealed: SealedVersion) -> dict[Label, Site]:
@@ -338,7 +371,8 @@ def _receipt(
         time=leaf.time,
         datasets=tuple(
             DatasetReceipt(
-                d.label, d.kind, d.entries, d.bytes, Instant(d.captured), d.digest, d.digest_exact, d.rows, d.facts
+                d.label, d.kind, d.entries, d.bytes, Instant(d.captured), d.digest, d.digest_exact, d.rows,
+                without_signals(d.facts),
             )
             for d in sealed.datasets
         ),

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from exclave.crypto.hpke import OpeningKey
 from exclave.errors import (
-    BadShare,
     CorruptObject,
     ExclaveError,
     Fenced,
@@ -22,6 +21,7 @@ from exclave.errors import (
 from exclave.formats.annex import Annex, annex_info, parse_annex
 from exclave.formats.answer import parse_answer
 from exclave.formats.card import Card, parse_card
+from exclave.formats.charter import ParsedCharter
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.warrant import SHARELESS_ACTS, Act, ParsedWarrant, check_object, parse_warrant
 from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, sha256
@@ -61,6 +61,9 @@ class Answered:
     path: Path
     custodian: Label
     shares: tuple[RegisterId, ...]
+    """Registers whose share was sealed to the machine."""
+    without: tuple[RegisterId, ...] = ()
+    """Registers of the request whose newest epoch he holds no share of: he only approves, or lets be, the act."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ class Granted:
     @property
     def decided(self) -> Instant:
         """When the last signature that was needed was given."""
-        times = sorted(answer.answer.time for answer in self.answers)
+        people = {card.digest for card in self.warrant.charter.cards}
+        times = sorted(answer.answer.time for answer in self.answers if answer.custodian.digest in people)
         return times[self.warrant.charter.charter.threshold - 1]
 
 
@@ -173,27 +177,34 @@ def sign_warrant(
 ) -> Answered:
     """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
 
-    With ``object``, only if the request is for exactly this order file. Raises ``NotAuthorised`` if he is no custodian,
-    ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
+    A new custodian has no share until the next rekey, and approves; one who was dismissed approves nothing, and opens
+    until then. With ``object``, only if the request is for exactly this order file. Raises ``NotAuthorised`` if he is
+    neither, ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
     """
     request = verify_request(read_note(path), read_card(path.with_suffix(".card")), view.chain, now=now)
     if object is not None:
         require_named(read_order(object), request.warrant)
     me = key_card(key)
-    if not any(c.label == key.name and c.card == me.digest for c in view.chain.newest.charter.custodians):
-        raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
-    shares = []
+    shares, without = [], []
     if request.warrant.act not in SHARELESS_ACTS:
         for register in request.warrant.registers:
             epoch = view.epoch_chain(register).newest
             line = epoch.note.share_of(key.name)
-            if line is None:
-                raise BadShare(f"{key.name} has no share of register {register}", custodian=key.name)
+            if line is None or not _names(epoch.charter.charter, me):
+                without.append(register)
+                continue
             box = find_box(sources, view.state, register, line.box)
             shares.append(reseal_share(box, key.opening(), key.name, epoch, request))
+    if not shares and not _names(view.chain.newest.charter, me):
+        raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
     answer = answer_request(request, key.name, key.signing(), shares, now)
     write_private(out, answer.encode())
-    return Answered(out, key.name, tuple(share.register for share in shares))
+    return Answered(out, key.name, tuple(share.register for share in shares), tuple(without))
+
+
+def _names(charter: ParsedCharter, card: Card) -> bool:
+    """Whether ``card`` is a custodian's of ``charter``: his name with this very key."""
+    return any(c.label == card.name and c.card == card.digest for c in charter.custodians)
 
 
 def grant(
@@ -215,16 +226,15 @@ def grant(
     note = read_note(warrant)
     if parse_warrant(note.text).state != view.state:
         raise WarrantForeign("the warrant is for another state")
-    custodians = {card.name: card for card in view.chain.newest.cards}
-    good: dict[Label, VerifiedAnswer] = {}
+    holders = _holders(view, parse_warrant(note.text).registers)
+    good: dict[Digest, VerifiedAnswer] = {}
     rejected: dict[str, str] = {}
     for path in answers:
         try:
             answer_note = read_note(path)
             name = parse_answer(answer_note.text).custodian
-            if name not in custodians:
-                raise NotAuthorised(f"{name} is no custodian of this state")
-            good[name] = verify_answer(answer_note, note, custodians[name])
+            answer = _verify_any(answer_note, note, [card for card in holders if card.name == name], name)
+            good[answer.custodian.digest] = answer
         except ExclaveError as error:
             rejected[str(path)] = error.message
     full = assemble_warrant(note, good.values())
@@ -240,6 +250,26 @@ def grant(
         wrong = "; ".join(f"{Path(path).name}: {why}" for path, why in rejected.items())
         raise QuorumMissing(f"{error.message}; left out: {wrong}", hint=error.hint, **error.facts) from error
     return Granted(authorised, full, tuple(good.values()), rejected)
+
+
+def _holders(view: StateView, registers: Iterable[RegisterId]) -> list[Card]:
+    """Cards of all who may answer: custodians of the charter in force, and who hold shares of the newest epochs."""
+    found = {card.digest: card for card in view.chain.newest.cards}
+    for chain in (view.epochs[register] for register in registers if register in view.epochs):
+        for epoch in chain.epochs[-2:]:  # A warrant that has made its epoch already goes on with shares of the former.
+            found |= {card.digest: card for card in epoch.charter.cards}
+    return list(found.values())
+
+
+def _verify_any(answer: ParsedNote, request: ParsedNote, cards: Sequence[Card], name: Label) -> VerifiedAnswer:
+    """The answer by one of ``cards``: a custodian who got a new key keeps his name."""
+    problem: ExclaveError = NotAuthorised(f"{name} is no custodian of this state")
+    for card in cards:
+        try:
+            return verify_answer(answer, request, card)
+        except ExclaveError as error:
+            problem = error
+    raise problem
 
 
 def open_register(

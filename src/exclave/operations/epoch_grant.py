@@ -6,35 +6,18 @@ From when its note is at a site, the former writer is fenced.
 from __future__ import annotations
 
 import secrets as _random
-from pathlib import Path
 
 import msgspec
 
-from exclave.crypto.hpke import OpeningKey
-from exclave.errors import (
-    CorruptObject,
-    ExclaveError,
-    Forked,
-    IntegrityError,
-    MalformedError,
-    PlacementUnmet,
-    UnavailableError,
-    UsageError,
-)
-from exclave.formats.card import Card
-from exclave.formats.epochnote import Cut, ParsedEpoch, parse_epoch
+from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, UsageError
 from exclave.formats.manifest import Secrets
-from exclave.formats.note import ParsedNote, parse_note
-from exclave.formats.paths import box_key, card_key, epoch_key, warrant_key
-from exclave.ids import Digest, Epoch, RegisterId, sha256
+from exclave.formats.note import parse_note
+from exclave.ids import Epoch, RegisterId
 from exclave.operations.custody import OpenedRegister
+from exclave.operations.epoch_make import MadeEpoch, cut_of, make_epoch, put_epoch, read_made
 from exclave.operations.failover_run import Run
 from exclave.operations.home import Home, key_card, write_private
-from exclave.operations.restore import open_version, require_newest, require_unforked
-from exclave.rules.epochs import VerifiedEpoch
-from exclave.rules.quorum import make_epoch_shares, seal_ancestors
-from exclave.rules.signatures import sign_text
-from exclave.rules.tree import EMPTY_ROOT
+from exclave.operations.restore import open_version
 from exclave.vault.writer import new_secrets
 from exclave.verify.history import RegisterHistory
 from exclave.verify.state import read_state
@@ -53,75 +36,29 @@ def grant_epoch(run: Run, name: str) -> None:
         return
     draft = run.folder / "state" / f"{register}.epoch"
     if draft.exists():
-        made = _read_grant(draft)
+        made = read_made(draft)
     else:
-        made = _make_grant(run, register, opened)
+        made = _make(run, register, opened)
         # One warrant makes one epoch: what was made is kept before anybody sees it, and a restart puts the same.
         write_private(draft, msgspec.msgpack.encode(made))
     if made.warrant != run.granted.warrant.digest:
         raise UsageError(f"{draft} belongs to another warrant", hint="Use an empty folder for a new failover.")
-    _put_epoch(run, register, made, me)
+    warrant = run.granted.note.encode()
+    put_epoch(run.view.state, register, made, [me], warrant, run.sites_of(register), run.say)
     # The new epoch is read back from the sites, as anybody else would read it.
     run.view = read_state(run.sites, run.view.state)
     if run.view.epoch_chain(register).newest.digest != parse_note(made.note).digest:
         raise CorruptObject(f"the sites do not show the new epoch of {name} as it was written")
 
 
-class _Grant(msgspec.Struct, frozen=True):
-    """A new epoch, made and perhaps not published yet; its opening key exists only as the shares in ``boxes``."""
-
-    warrant: bytes
-    boxes: tuple[bytes, ...]
-    note: bytes
-
-
-def _read_grant(path: Path) -> _Grant:
-    try:
-        return msgspec.msgpack.decode(path.read_bytes(), type=_Grant)
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise MalformedError(f"{path} is damaged") from error
-
-
-def _make_grant(run: Run, register: RegisterId, opened: OpenedRegister) -> _Grant:
-    charter = run.granted.warrant.charter
+def _make(run: Run, register: RegisterId, opened: OpenedRegister) -> MadeEpoch:
     former = run.view.epoch_chain(register).newest
     history = run.history(register)
-    size, root = _cut(run, history, former)
-    number = Epoch(former.number + 1)
-    seed = _random.token_bytes(32)
-    opening = OpeningKey(seed).public
-    shares, boxes = make_epoch_shares(
-        seed, list(charter.cards), charter.charter.threshold, register=register, epoch=number,
-        random=_random.token_bytes,
-    )  # fmt: skip
-    ancestors = seal_ancestors({e: key.seed for e, key in opened.keys.items()}, opening, register, number)
-    note = ParsedEpoch(
-        register=register, epoch=number, authority=run.granted.warrant.digest,
-        previous=Cut(former.digest, size, root), writer=key_card(run.machine).digest, opening=opening.raw,
-        threshold=charter.charter.threshold, shares=shares, ancestor=sha256(ancestors),
-    )  # fmt: skip
-    text = parse_epoch(note.encode()).encode()
-    signed = ParsedNote(text, sign_text(text, run.machine.name, run.machine.signing()))
-    _save_secrets(run, register, opened, history, number)
-    return _Grant(run.granted.warrant.digest, (*boxes, ancestors), signed.encode())
-
-
-def _cut(run: Run, history: RegisterHistory, former: VerifiedEpoch) -> tuple[int, Digest]:
-    """Where the former epoch's log ends: with the last entry that counts.
-
-    ``RolledBack`` if more is vouched for than can be proven: the cut would take it away for good.
-    """
-    require_unforked(history)
-    if not run.accept_older:
-        require_newest(history, "--accept-older")
-    log = history.newest_log
-    if log.epoch.number != former.number:
-        raise CorruptObject(f"the history of register {former.register} does not end in epoch {former.number}")
-    if log.freshest is None or log.counted == 0:
-        return 0, EMPTY_ROOT
-    if log.counted != log.freshest.size:
-        raise Forked(f"the sites show two logs of register {former.register} that cannot both be true")
-    return log.freshest.size, log.freshest.root
+    cut = cut_of(history, former, accept_older=run.accept_older)
+    me = key_card(run.machine).digest
+    made = make_epoch(register, opened, former, cut, writer=me, machine=run.machine, granted=run.granted)
+    _save_secrets(run, register, opened, history, Epoch(former.number + 1))
+    return made
 
 
 def _save_secrets(
@@ -151,23 +88,3 @@ def _newest_secrets(run: Run, register: RegisterId, opened: OpenedRegister, hist
             run.say(f"{opened.annex.name}: version {version.leaf.sequence} does not open: {error.message}")
             problem = problem or error
     raise CorruptObject(f"no version of {opened.annex.name} opens") from problem
-
-
-def _put_epoch(run: Run, register: RegisterId, made: _Grant, me: Card) -> None:
-    state, warrant = run.view.state, run.granted.note.encode()
-    good = 0
-    last: UnavailableError | None = None
-    for label, site in run.sites_of(register).items():
-        try:
-            for box in made.boxes:
-                site.put_same(box_key(state, register, sha256(box)), box)
-            site.put_same(card_key(state, me.digest), me.encode().encode())
-            site.put_same(warrant_key(state, warrant), warrant)
-            # Until here a crash leaves objects that nothing names; the next run puts the same ones again.
-            site.put_same(epoch_key(state, register, made.note), made.note)
-            good += 1
-        except UnavailableError as error:
-            run.say(f"{label} cannot take the new epoch: {error.message}")
-            last = error
-    if not good:
-        raise PlacementUnmet("no site can take the new epoch") from last

@@ -207,16 +207,16 @@ class ChunkIndex:
         with self._using() as db:
             return {Digest(row[0]) for row in db.execute(query, (site,))}
 
-    def forget_other_epochs(self, epoch: Epoch) -> bool:
-        """Drops all packs that were not noted in ``epoch``, with their chunks; whether there was any.
+    def forget_before(self, epoch: Epoch) -> bool:
+        """Drops all packs that were noted before ``epoch``, with their chunks; whether there was any.
 
         Who had the pen before may have been robbed of the keys that made their tables believable.
         """
         with self._using(writing=True) as db:
-            other = "(SELECT number FROM pack WHERE epoch<>?)"
+            other = "(SELECT number FROM pack WHERE epoch<?)"
             db.execute(f"DELETE FROM chunk WHERE pack IN {other}", (epoch,))  # noqa: S608
             db.execute(f"DELETE FROM placed WHERE pack IN {other}", (epoch,))  # noqa: S608
-            gone = db.execute("DELETE FROM pack WHERE epoch<>?", (epoch,)).rowcount
+            gone = db.execute("DELETE FROM pack WHERE epoch<?", (epoch,)).rowcount
             if gone:
                 # Refused under keys of then; seeds of a new restore may tell more.
                 db.execute("DELETE FROM refused")
