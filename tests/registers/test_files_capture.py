@@ -25,7 +25,7 @@ class Meddled(FolderCapture):
         self._meddle = meddle
 
     def items(self) -> Iterator[Captured]:
-        for item in super().items():
+        for item in super().entries():
             self._meddle(item.entry.path)
             yield item
 
@@ -62,7 +62,7 @@ class RestlessCapture(FolderCapture):
         self._moments = after_begin, before_end
 
     def items(self) -> Iterator[Captured]:
-        for item in super().items():
+        for item in super().entries():
             if item.entry.path == b"b" and item.live is not None:
                 yield msgspec.structs.replace(item, live=Restless(item.live, *self._moments))
             else:
@@ -130,7 +130,7 @@ def test_many_files_that_change_once_while_they_are_read(tmp_path: Path) -> None
 
     class AllRestless(FolderCapture):
         def items(self) -> Iterator[Captured]:
-            for item in super().items():
+            for item in super().entries():
                 if item.live is None:
                     yield item
                     continue
@@ -249,7 +249,7 @@ def test_a_source_that_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ["file", "missing"]:
         with pytest.raises(SourceUnavailable):
-            list(FolderCapture(tmp_path / name, lambda: TIME).items())
+            list(FolderCapture(tmp_path / name, lambda: TIME).entries())
 
 
 def test_paths_longer_than_the_system_allows_are_not_left_out_silently(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_paths_longer_than_the_system_allows_are_not_left_out_silently(tmp_path:
     finally:
         os.chdir(start)
     with pytest.raises(SourceUnavailable):
-        list(FolderCapture(tmp_path / "src", lambda: TIME).items())
+        list(FolderCapture(tmp_path / "src", lambda: TIME).entries())
     subprocess.run(["rm", "-rf", str(tmp_path / "src")], check=True)
 
 
@@ -273,7 +273,7 @@ def test_skipped_paths_are_left_out_with_all_below(src: Path, tmp_path: Path) ->
     (src / "d" / "deep").mkdir(parents=True)
     (src / "d" / "deep" / "x").touch()
     (src / "dd").touch()
-    found = [i.entry.path for i in FolderCapture(src, lambda: TIME, skip=frozenset({b"d", b"a"})).items()]
+    found = [i.entry.path for i in FolderCapture(src, lambda: TIME, skip=frozenset({b"d", b"a"})).entries()]
     assert found == [b"", b"b", b"c", b"dd"]
 
 
@@ -284,7 +284,7 @@ from exclave.errors import SourceUnavailable
 from exclave.registers.files import FolderCapture
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 try:
-    for item in FolderCapture(Path(sys.argv[1]), lambda: 0).items():
+    for item in FolderCapture(Path(sys.argv[1]), lambda: 0).entries():
         if item.live is not None and item.live.begin():
             list(item.live.blocks())
 except SourceUnavailable as error:

@@ -6,9 +6,10 @@ dataset come in walk order: a folder before what is in it, siblings in byte orde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from enum import IntEnum
-from typing import Annotated, NamedTuple, Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Meta
@@ -58,13 +59,10 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     group: str = ""
 
 
-class Stamp(NamedTuple):
-    """What tells, without reading a file, that it is the one seen before."""
-
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    inode: int
+Stamp = tuple[int, ...]
+"""What tells, without reading it, that an entry is the one seen before: mode, inode, number of links, owner, group,
+size, times of modification and of change in nanoseconds, device number."""
+STAMP_MODE, STAMP_LINKS = 0, 2
 
 
 class Content(Protocol):
@@ -100,6 +98,26 @@ class Captured(msgspec.Struct, frozen=True):
     stamp: Stamp | None = None
     content: Content | None = None
     live: LiveContent | None = None
+
+
+class Listed:
+    """Entries in walk order as their file system lists them, before any of them is opened."""
+
+    __slots__ = ("infos", "open", "paths", "stamps")
+
+    def __init__(
+        self,
+        paths: list[bytes],
+        stamps: list[Stamp | None],
+        infos: list[os.stat_result],
+        open_one: Callable[[bytes, os.stat_result, bool], Captured | None],
+    ) -> None:
+        """Three lists of one length. ``open_one(path, info, look again)`` makes one entry; None: it is gone.
+
+        A stamp is None where it could not show a change. To look again costs a system call, and is for entries that
+        were listed a while ago.
+        """
+        self.paths, self.stamps, self.infos, self.open = paths, stamps, infos, open_one
 
 
 class FileSink(Protocol):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from exclave.formats.entry import Captured
+from exclave.formats.entry import Captured, Listed
 from exclave.ids import Instant
 from exclave.registers.rows import NOTHING, FormerRows, TableRows
 
@@ -64,8 +64,11 @@ class Capture(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def items(self) -> Iterator[Captured]:
-        """The dataset's root first, then all else. ``SourceUnavailable`` if the source fails before the end."""
+    def items(self) -> Iterator[Captured | Listed]:
+        """The dataset's root first, then all else. ``SourceUnavailable`` if the source fails before the end.
+
+        What can tell from a listing that most of it is unchanged gives many entries at once, as ``Listed``.
+        """
 
     def digest(self, former: FormerRows = NOTHING) -> DatasetDigest | None:
         """None if the source has none, or none was asked for. ``Bug`` before ``items()`` came to its end.

@@ -15,7 +15,8 @@ import os
 import pwd
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Self
 
 from exclave.crypto.keyed import ContentHash
 from exclave.errors import SourceUnavailable
-from exclave.formats.entry import Captured, Entry, Kind, Stamp, digest_line
+from exclave.formats.entry import Captured, Entry, Kind, Listed, Stamp, digest_line
 from exclave.ids import Instant
 from exclave.registers.contract import Clock, DatasetDigest
 from exclave.registers.rows import NOTHING, FormerRows
@@ -40,6 +41,9 @@ _KINDS = {
     stat.S_IFBLK: Kind.BLOCK_DEVICE,
 }
 _name = attrgetter("name")
+_mode: Callable[[os.stat_result], int] = attrgetter("st_mode")
+RUN = 512
+"""Entries that are listed at once: what changes between listing and reading is read twice."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -105,8 +109,10 @@ def _entry(path: bytes, info: os.stat_result, kind: Kind, xattrs: tuple[tuple[by
     )
 
 
-def _stamp(info: os.stat_result) -> Stamp:
-    return Stamp(info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+_stamp: Callable[[os.stat_result], Stamp] = attrgetter(
+    "st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_rdev"
+)
+_CTIME = 7
 
 
 @dataclass(slots=True)
@@ -223,6 +229,63 @@ class _OpenFile:
         self._notes.changed.append(os.fsdecode(self._path))
 
 
+class _Folder:
+    """One folder's entries, sorted by name, of which the first ``at`` were taken."""
+
+    __slots__ = ("at", "entries", "folders", "prefix")
+
+    def __init__(self, prefix: bytes, entries: list[os.DirEntry[bytes]]) -> None:
+        self.prefix, self.entries, self.at = prefix, entries, 0
+        self.folders = deque(n for n, entry in enumerate(entries) if entry.is_dir(follow_symlinks=False))
+
+    @property
+    def done(self) -> bool:
+        return self.at >= len(self.entries)
+
+    def take(self, most: int, paths: list[bytes], infos: list[os.stat_result], notes: CaptureNotes) -> bytes | None:
+        """Adds up to ``most`` entries, the next folder being the last of them: then its path is returned."""
+        start = self.at
+        while self.folders and self.folders[0] < start:
+            self.folders.popleft()
+        stop = min(start + most, self.folders[0] + 1 if self.folders else len(self.entries), len(self.entries))
+        batch, prefix = self.entries[start:stop], self.prefix
+        self.at = stop
+        if not batch:
+            return None
+        try:
+            found = [entry.stat(follow_symlinks=False) for entry in batch]
+        except OSError:
+            return self._take_one(start, paths, infos, notes)
+        if min(map(_mode, found)) < stat.S_IFREG:
+            # Whatever the listing said, what is a folder now is walked, and comes last.
+            for n, info in enumerate(found):
+                if stat.S_ISDIR(info.st_mode):
+                    self.at = start + n + 1
+                    del batch[n + 1 :], found[n + 1 :]
+                    break
+        paths += [prefix + entry.name for entry in batch]
+        infos += found
+        return paths[-1] if stat.S_ISDIR(found[-1].st_mode) else None
+
+    def _take_one(
+        self, start: int, paths: list[bytes], infos: list[os.stat_result], notes: CaptureNotes
+    ) -> bytes | None:
+        """One of them went away, or cannot be looked at: no more than the next entry."""
+        self.at = start + 1
+        entry = self.entries[start]
+        path = self.prefix + entry.name
+        try:
+            info = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            notes.gone.append(os.fsdecode(path))
+            return None
+        except OSError as error:
+            raise SourceUnavailable(f"cannot read {os.fsdecode(entry.path)!r}: {error.strerror}") from error
+        paths.append(path)
+        infos.append(info)
+        return path if stat.S_ISDIR(info.st_mode) else None
+
+
 class FolderCapture:
     """Walks ``root``; see ``contract.Capture``. ``skip``: relative paths left out with everything below them."""
 
@@ -257,52 +320,86 @@ class FolderCapture:
         """None: the vault computes it from what it reads anyway."""
         return None
 
-    def items(self) -> Iterator[Captured]:
-        """Everything in walk order. Raises ``SourceUnavailable`` for what cannot be listed or read."""
+    def entries(self) -> Iterator[Captured]:
+        """Everything in walk order, each entry looked at once the one before it is done with.
+
+        Raises ``SourceUnavailable`` for what cannot be listed or read.
+        """
+        for listed in self._walk(1):
+            found = self._open(listed.paths[0], listed.infos[0], False)
+            if found is not None:
+                yield found
+
+    def items(self) -> Iterator[Captured | Listed]:
+        """The same, some hundred entries at a time."""
+        return self._walk(RUN)
+
+    def _walk(self, most: int) -> Iterator[Listed]:
+        """Runs of about ``most`` entries: depth first, with an explicit stack of folders."""
+        since = time.time_ns()
         try:
             info = os.stat(self._root)
         except OSError as error:
             raise SourceUnavailable(f"cannot read {os.fsdecode(self._root)!r}: {error.strerror}") from error
         if not stat.S_ISDIR(info.st_mode):
             raise SourceUnavailable(f"{os.fsdecode(self._root)!r} is not a folder")
-        yield Captured(_entry(b"", info, Kind.FOLDER, _xattrs(self._root)))
-        # Depth first with an explicit stack of listings, each sorted by name.
-        skip, notes = self._skip, self.notes
-        stack = [(b"", iter(self._listing(b"")))]
+        yield self._run([b""], [info], since)
+        stack = [self._folder(b"")]
+        paths: list[bytes] = []
+        infos: list[os.stat_result] = []
         while stack:
-            prefix, listing = stack[-1]
-            for item in listing:
-                path = prefix + item.name
-                if path in skip:
-                    continue
-                try:
-                    info = item.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    notes.gone.append(os.fsdecode(path))
-                    continue
-                except OSError as error:
-                    raise SourceUnavailable(f"cannot read {os.fsdecode(item.path)!r}: {error.strerror}") from error
-                kind = _KINDS[stat.S_IFMT(info.st_mode)]
-                if kind is Kind.FOLDER:
-                    yield Captured(_entry(path, info, kind, _xattrs(item.path)))
-                    stack.append((path + b"/", iter(self._listing(path))))
-                    break
-                found = self._leaf(path, item.path, info, kind)
-                if found is not None:
-                    yield found
-            else:
+            folder = stack[-1]
+            if not paths:
+                since = time.time_ns()
+            below = folder.take(most, paths, infos, self.notes)
+            if len(paths) >= most:
+                yield self._run(paths, infos, since)
+                paths, infos = [], []
+            if below is not None:
+                stack.append(self._folder(below))
+            elif folder.done:
                 stack.pop()
+        if paths:
+            yield self._run(paths, infos, since)
 
-    def _listing(self, folder: bytes) -> list[os.DirEntry[bytes]]:
+    def _run(self, paths: list[bytes], infos: list[os.stat_result], since: int) -> Listed:
+        """``since``: the system's clock before the first of ``infos`` was asked for."""
+        young = since - _YOUNG_NS
+        stamps = [stamp if stamp[_CTIME] <= young else None for stamp in map(_stamp, infos)]
+        return Listed(paths, stamps, infos, self._open)
+
+    def _folder(self, folder: bytes) -> _Folder:
         base = self._root + b"/" + folder if folder else self._root
+        prefix = folder + b"/" if folder else b""
         try:
             with os.scandir(base) as found:
-                return sorted(found, key=_name)
+                entries = sorted(found, key=_name)
+            if self._skip:
+                entries = [entry for entry in entries if prefix + entry.name not in self._skip]
+            return _Folder(prefix, entries)
         except FileNotFoundError:
             self.notes.gone.append(os.fsdecode(folder))
-            return []
+            return _Folder(prefix, [])
         except OSError as error:
             raise SourceUnavailable(f"cannot list {os.fsdecode(base)!r}: {error.strerror}") from error
+
+    def _open(self, path: bytes, info: os.stat_result, again: bool) -> Captured | None:
+        """The entry at ``path``; with ``again`` as it is by now, unless it is a folder. None: it is gone."""
+        full = self._root + b"/" + path if path else self._root
+        if again and not stat.S_ISDIR(info.st_mode):
+            try:
+                now = os.lstat(full)
+            except (FileNotFoundError, NotADirectoryError):
+                self.notes.gone.append(os.fsdecode(path))
+                return None
+            except OSError as error:
+                raise SourceUnavailable(f"cannot read {os.fsdecode(full)!r}: {error.strerror}") from error
+            if not stat.S_ISDIR(now.st_mode):  # else its opening will say that it turned into something else
+                info = now
+        kind = _KINDS[stat.S_IFMT(info.st_mode)]
+        if kind is Kind.FOLDER:
+            return Captured(_entry(path, info, kind, _xattrs(full)))
+        return self._leaf(path, full, info, kind)
 
     def _leaf(self, path: bytes, full: bytes, info: os.stat_result, kind: Kind) -> Captured | None:
         if info.st_nlink > 1:
@@ -330,7 +427,7 @@ def folder_digest(root: Path) -> DatasetDigest:
     """The digest of a folder as it lies here, equal to the one that a version of it carries."""
     total = hashlib.sha256()
     count = 0
-    for item in FolderCapture(root, lambda: Instant(0)).items():
+    for item in FolderCapture(root, lambda: Instant(0)).entries():
         entry, content = item.entry, b""
         if item.live is not None:
             now = item.live.begin()

@@ -1,7 +1,9 @@
-"""The writer's own copy of a dataset's last catalogue, so that unchanged files need not be read again.
+"""The writer's own copy of a dataset's last manifest, so that what is unchanged need not be read or encoded again.
 
-A cache file of frames, each a length (u32), a CRC-32 (u32) and one MessagePack record, in walk order. It holds names
-in the clear and never leaves the machine. A missing, torn or foreign file only means that everything is read again.
+A cache file of frames, each a length (u32), a CRC-32 (u32) and one MessagePack ``Frame``: one leaf of the manifest,
+in walk order, with what the source's file system said of its entries. A run of entries that look as they did is
+compared with ``marks`` as bytes, and its leaf goes into the next version as it is. The file holds names in the clear
+and never leaves the machine. A missing, torn or foreign file only means that everything is read again.
 """
 
 from __future__ import annotations
@@ -9,18 +11,19 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
-from exclave.formats.entry import Entry, Stamp, walk_order
-from exclave.formats.manifest import Ref
+from exclave.formats.entry import STAMP_LINKS, STAMP_MODE, Entry, Kind, Stamp, walk_order
+from exclave.formats.manifest import HOLE, Leaf, Record, Ref
 
-MAGIC = b"EXCCAT02"
+MAGIC = b"EXCCAT03"
 _HEAD = struct.Struct(">II")
 _MAX_FRAME = 64 << 20
+_FOLDER = 0o040000
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -35,7 +38,7 @@ class FlatRecord(msgspec.Struct, frozen=True, array_like=True):
     """An entry with absolute references: what a leaf's record is made from."""
 
     entry: Entry
-    stamp: tuple[int, int, int, int] | None
+    stamp: Stamp | None
     parts: tuple[Part, ...] = ()
     hash: bytes = b""
     lists: tuple[Ref, ...] = ()
@@ -43,8 +46,35 @@ class FlatRecord(msgspec.Struct, frozen=True, array_like=True):
     """The packs that the extent nodes at ``lists`` name: the writer cannot open those to see."""
 
 
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    """One leaf of a manifest, and what belongs to it."""
+
+    first: bytes
+    """Path of the first entry; the last one is the one that the walk order puts last."""
+    last: bytes
+    entries: int
+    files: int
+    size_bytes: int
+    """Sum of its files' lengths."""
+    alone: bool
+    """No entry shares its content with one of another name, which may lie in another leaf."""
+    packs: tuple[bytes, ...]
+    """All that the leaf needs: those of its chunks, of its extent nodes, and what these name."""
+    listed: dict[int, tuple[bytes, ...]]
+    """By position of the record: packs that its extent nodes name."""
+    marks: bytes
+    """``encode_marks`` of its entries."""
+    lines: bytes
+    """What its entries add to the dataset's digest (``digest_line``), one after the other."""
+    node: bytes
+    """The leaf as it was sealed."""
+
+
 _ENCODER = msgspec.msgpack.Encoder()
-_DECODER = msgspec.msgpack.Decoder(FlatRecord)
+_RECORD = msgspec.msgpack.Decoder(FlatRecord)
+_FRAME = msgspec.msgpack.Decoder(Frame)
+_MARKS = msgspec.msgpack.Decoder(tuple[list[bytes], list[Stamp | None]])
+_LEAF = msgspec.msgpack.Decoder(Leaf)
 
 
 def pack_record(record: FlatRecord) -> bytes:
@@ -52,7 +82,12 @@ def pack_record(record: FlatRecord) -> bytes:
 
 
 def unpack_record(data: bytes) -> FlatRecord:
-    return _DECODER.decode(data)
+    return _RECORD.decode(data)
+
+
+def encode_marks(paths: Sequence[bytes], stamps: Sequence[Stamp | None]) -> bytes:
+    """Two such texts are equal only if nothing tells the entries apart. A stamp that is None equals no other."""
+    return _ENCODER.encode((paths, stamps))
 
 
 class CatalogueWriter:
@@ -64,7 +99,11 @@ class CatalogueWriter:
         self._file: BinaryIO = open(self._temporary, "wb", buffering=1 << 20)
         self._file.write(MAGIC)
 
-    def add(self, encoded: bytes) -> None:
+    def add(self, frame: Frame) -> None:
+        self.add_encoded(_ENCODER.encode(frame))
+
+    def add_encoded(self, encoded: bytes) -> None:
+        """A frame as the former file had it."""
         self._file.write(_HEAD.pack(len(encoded), zlib.crc32(encoded)))
         self._file.write(encoded)
 
@@ -78,51 +117,103 @@ class CatalogueWriter:
         self._temporary.unlink(missing_ok=True)
 
 
+class FormerLeaf:
+    """A frame of the last catalogue. Its records are decoded only while they are asked for."""
+
+    def __init__(self, encoded: bytes, known: Set[bytes]) -> None:
+        """``known``: packs that a site of this run holds."""
+        self.encoded = encoded
+        self.frame = frame = _FRAME.decode(encoded)
+        self.whole = known >= set(frame.packs)
+        """Everything that the leaf needs is still there."""
+        self._known = known
+        self.last_order = walk_order(frame.last)
+        self.opened = False
+        self.met: set[int] = set()
+        """Positions of records whose path is still there."""
+        self.paths: list[bytes] = []
+        self.stamps: list[Stamp | None] = []
+        self.where: dict[bytes, int] = {}
+        self._leaf: Leaf | None = None
+
+    def open(self) -> None:
+        """Paths, stamps, and where each path is."""
+        if not self.opened:
+            self.paths, self.stamps = _MARKS.decode(self.frame.marks)
+            self.where = {path: at for at, path in enumerate(self.paths)}
+            self.opened = True
+
+    def close(self) -> None:
+        """Forgets what can be decoded again: many of them may wait for the content of one file before them."""
+        self.opened = False
+        self.paths, self.stamps, self.where, self._leaf = [], [], {}, None
+
+    @property
+    def leaf(self) -> Leaf:
+        if self._leaf is None:
+            self._leaf = _LEAF.decode(self.frame.node)
+        return self._leaf
+
+    def can_reuse(self, at: int, stamp: Stamp | None) -> bool:
+        """Whether the entry of record ``at`` is as it was, by its ``stamp`` of now, and its content still stored."""
+        return stamp is not None and self.stamps[at] == stamp and (self.whole or self._still_there(at))
+
+    def _still_there(self, at: int) -> bool:
+        leaf, known = self.leaf, self._known
+        record = leaf.records[at]
+        return (
+            all(e.chunk == HOLE or leaf.packs[leaf.chunks[e.chunk][0]] in known for e in record.extents)
+            and all(ref.pack in known for ref in record.lists)
+            and known >= set(self.frame.listed.get(at, ()))
+        )
+
+
 class Prior:
     """The last catalogue, walked along with the present one."""
 
-    def __init__(self, path: Path, passed: Callable[[FlatRecord], None] = lambda record: None) -> None:
-        """``passed`` is told every record that nothing of the present answers to."""
-        self._records = _frames(path)
+    def __init__(self, path: Path, known: Set[bytes], passed: Callable[[Record], None] | None = None) -> None:
+        """``known``: packs that a site of this run holds. ``passed`` is told every record whose path is gone."""
+        self._frames = _frames(path)
+        self._known = known
         self._passed = passed
-        self.same: FlatRecord | None = None
-        """What the last ``match`` found under the same path, changed or not."""
-        self._next: FlatRecord | None = None
-        self._order: tuple[bytes, ...] = ()
-        self._advance()
-        self.known = self._next is not None
-        """Whether there is a former catalogue at all."""
+        self.now: FormerLeaf | None = None
+        """The leaf that the walk has come to."""
+        self.take()
+        self.known = self.now is not None
+        """There is a last catalogue."""
 
-    def _advance(self) -> None:
-        self._next = next(self._records, None)
-        if self._next is not None:
-            self._order = walk_order(self._next.entry.path)
+    def take(self) -> None:
+        """The next leaf: this one was met as a whole."""
+        encoded = next(self._frames, None)
+        self.now = None if encoded is None else FormerLeaf(encoded, self._known)
 
-    def match(self, entry: Entry, stamp: Stamp) -> FlatRecord | None:
-        """The former record of ``entry`` if its content cannot have changed. Ask in walk order, once for each file."""
-        if self._next is None:
-            self.same = None
-            return None
-        order = walk_order(entry.path)
-        while self._next is not None and self._order < order:
-            if self._next is not self.same:
-                self._passed(self._next)
-            self._advance()
-        found = self.same = self._next if self._order == order else None
-        if found is None or found.stamp is None or found.entry.kind != entry.kind:
-            return None
-        same = found.stamp == stamp
-        return found if same and found.entry.size == entry.size else None
+    def _pass(self) -> None:
+        """The next leaf: the walk is behind this one."""
+        if self.now is not None:
+            if self._passed is not None:
+                for at, record in enumerate(self.now.leaf.records):
+                    if at not in self.now.met:
+                        self._passed(record)
+            self.now.close()
+        self.take()
+
+    def come_to(self, path: bytes) -> FormerLeaf | None:
+        """The leaf in which ``path`` may be. Ask in walk order."""
+        now = self.now
+        if now is None or (path in now.where if now.opened else path == now.frame.first):
+            return now
+        order = walk_order(path)
+        while (now := self.now) is not None and order > now.last_order:
+            self._pass()
+        return now
 
     def finish(self) -> None:
         """Nothing more is asked: what is left was not met."""
-        while self._next is not None:
-            if self._next is not self.same:
-                self._passed(self._next)
-            self._advance()
+        while self.now is not None:
+            self._pass()
 
 
-def _frames(path: Path) -> Iterator[FlatRecord]:
+def _frames(path: Path) -> Iterator[bytes]:
     try:
         file = open(path, "rb", buffering=1 << 20)
     except OSError:
@@ -136,7 +227,14 @@ def _frames(path: Path) -> Iterator[FlatRecord]:
             # A flipped bit in a reference would otherwise end up in the next version.
             if len(data) != length or zlib.crc32(data) != check:
                 return
-            try:
-                yield unpack_record(data)
-            except (msgspec.DecodeError, UnicodeError):
-                return
+            yield data
+
+
+def has_other_names(stamp: Stamp) -> bool:
+    """Whether other names may lead to the same content."""
+    return stamp[STAMP_LINKS] > 1 and stamp[STAMP_MODE] & 0o170000 != _FOLDER
+
+
+def shares_content(entry: Entry, stamp: Stamp | None) -> bool:
+    """Whether ``entry`` is, or may be, one of several names of the same content."""
+    return entry.kind == Kind.HARDLINK or (stamp is not None and has_other_names(stamp))

@@ -11,18 +11,20 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import zstandard
 
 from exclave.crypto.keyed import ContentHash, chunk_id, content_hash
 from exclave.errors import Bug, SourceUnavailable
-from exclave.formats.entry import Captured, Content, Kind, LiveContent
-from exclave.formats.manifest import MAX_INLINE_EXTENTS
+from exclave.formats.entry import Captured, Content, Kind, Listed, LiveContent, Stamp
+from exclave.formats.manifest import MAX_INLINE_EXTENTS, Record
 from exclave.formats.pack import MAX_RAW_BYTES
 from exclave.ids import ChunkId
-from exclave.vault.catalogue import FlatRecord, Part, Prior
+from exclave.vault.catalogue import FlatRecord, FormerLeaf, Part, Prior
 from exclave.vault.chunker import Chunker
 from exclave.vault.index import ChunkIndex
+from exclave.vault.matching import Matcher
 from exclave.vault.sealer import PackSealer, Slot
 from exclave.vault.signals import SAMPLE_BYTES, Watch
 from exclave.vault.stream import Block, Job, Stream
@@ -34,6 +36,8 @@ BLOCKS_IN_FLIGHT = 4
 READ_ATTEMPTS = 3
 MOST_WAITING = 16384
 """Records that may wait for their chunks' pack before it is closed early: bounds memory."""
+MOST_WAITING_BYTES = 32 << 20
+"""The same for what is reused of the last version; in memory it is a few times as long."""
 SMALL_LEVEL = 1
 """zstd level for small files, which compress well together, and whose reading keeps the other core busy."""
 LARGE_LEVEL = 3
@@ -111,8 +115,28 @@ class ChunkStore:
                 self._pending.pop(slot.id, None)
 
 
+class Sink(Protocol):
+    """Takes the records of one dataset."""
+
+    def add(self, flat: FlatRecord) -> None:
+        """A new one."""
+
+    def add_former(self, former: FormerLeaf, start: int, stop: int) -> None:
+        """Those from ``start`` to ``stop`` - 1 of a leaf of the last version."""
+
+
+class _Reused:
+    """Records of a former leaf that wait for those before them."""
+
+    __slots__ = ("bytes", "former", "start", "stop")
+
+    def __init__(self, former: FormerLeaf, start: int, stop: int, size_bytes: int) -> None:
+        """``size_bytes``: what it adds to the memory that is waiting."""
+        self.former, self.start, self.stop, self.bytes = former, start, stop, size_bytes
+
+
 class Ingest:
-    """Feeds one dataset. ``emit`` gets the finished records, in the order of ``add``."""
+    """Feeds one dataset. ``sink`` gets the finished records, in the order of ``add``."""
 
     def __init__(
         self,
@@ -122,42 +146,52 @@ class Ingest:
         pool: ThreadPoolExecutor,
         chunkers: tuple[Chunker, Chunker],
         prior: Prior | None,
-        emit: Callable[[FlatRecord], None],
+        sink: Sink,
         need: Callable[[set[bytes]], None],
-        still_there: Callable[[FlatRecord], bool],
         flush: Callable[[], None],
         watch: Watch | None = None,
     ) -> None:
         """``chunkers``: for the stream of small files and for large ones. ``flush`` finishes the open pack and waits
         until all packs are durable."""
         self._store, self._sealer, self._pool = store, sealer, pool
-        self._prior, self._emit, self._need, self._still_there = prior, emit, need, still_there
+        self._sink, self._need = sink, need
+        self._matcher = None if prior is None else Matcher(prior, self._reuse, self._add)
         self._flush, self._watch = flush, watch
         self._chunkers = chunkers
         self._stream = Stream(chunkers[0])
         self._level = SMALL_LEVEL
-        self._jobs: deque[Job | FlatRecord] = deque()
+        self._jobs: deque[Job | FlatRecord | _Reused] = deque()
+        self._waiting_bytes = 0
+        self._last_reused: FormerLeaf | None = None
         self._flights: deque[Future[None]] = deque()
         self.read_bytes = 0
         self.reused_files = 0
         self.files = 0
+        self.entries = 0
 
-    def add(self, item: Captured) -> None:
-        """Takes one entry and reads its content, unless it is known to be unchanged."""
-        entry, stamp = item.entry, item.stamp
+    def add(self, item: Captured | Listed) -> None:
+        """Takes one entry, or many, and reads what is not known to be unchanged."""
+        if isinstance(item, Captured):
+            former = self._matcher.find(item.entry.path) if self._matcher is not None else None
+            self._add(item, item.stamp, former)
+        elif self._matcher is not None:
+            self._matcher.feed(item)
+        else:
+            for path, info, stamp in zip(item.paths, item.infos, item.stamps, strict=True):
+                found = item.open(path, info, False)
+                if found is not None:
+                    self._add(found, stamp, None)
+
+    def _add(self, item: Captured, stamp: Stamp | None, former: Record | None) -> None:
+        """One entry that is not known to be unchanged; ``former``: what had its path before."""
+        self.entries += 1
+        entry = item.entry
         if entry.kind != Kind.FILE:
-            self._add_done(FlatRecord(entry, None))
+            self._add_done(FlatRecord(entry, stamp))
             return
         self.files += 1
-        if stamp is not None and self._prior is not None:
-            former = self._prior.match(entry, stamp)
-            if former is not None and self._still_there(former):
-                self.reused_files += 1
-                self._need(set(former.listed_packs))
-                self._add_done(former)
-                return
         job = Job(entry, stamp)
-        job.former = self._prior.same if self._prior is not None and stamp is not None else None
+        job.former = former
         if item.live is not None:
             if not self._read_live(job, item.live):
                 return
@@ -169,10 +203,30 @@ class Ingest:
         if len(self._jobs) > MOST_WAITING:
             self._catch_up()
 
+    def _reuse(self, former: FormerLeaf, start: int, stop: int, files: int) -> None:
+        """Records of the last version that hold now too."""
+        self.entries += stop - start
+        self.files += files
+        self.reused_files += files
+        jobs = self._jobs
+        if not jobs:
+            self._sink.add_former(former, start, stop)
+            return
+        last = jobs[-1]
+        if isinstance(last, _Reused) and last.former is former and last.stop == start:
+            last.stop = stop
+            return
+        size = 0 if self._last_reused is former else len(former.encoded)
+        self._last_reused = former
+        self._waiting_bytes += size
+        jobs.append(_Reused(former, start, stop, size))
+        if len(jobs) > MOST_WAITING or self._waiting_bytes > MOST_WAITING_BYTES:
+            self._catch_up()
+
     def _add_done(self, record: FlatRecord) -> None:
         """A record that waits for nothing but those before it."""
         if not self._jobs:
-            self._emit(record)
+            self._sink.add(record)
             return
         self._jobs.append(record)
         if len(self._jobs) > MOST_WAITING:
@@ -285,7 +339,12 @@ class Ingest:
         while jobs:
             job = jobs[0]
             if isinstance(job, FlatRecord):
-                self._emit(job)
+                self._sink.add(job)
+                jobs.popleft()
+                continue
+            if isinstance(job, _Reused):
+                self._sink.add_former(job.former, job.start, job.stop)
+                self._waiting_bytes -= job.bytes
                 jobs.popleft()
                 continue
             if job.lists or len(job.parts) > MAX_INLINE_EXTENTS:
@@ -294,7 +353,7 @@ class Ingest:
                 return
             if job.lists and job.parts:
                 return
-            self._emit(self._flat(job))
+            self._sink.add(self._flat(job))
             jobs.popleft()
 
     def _settled(self, job: Job) -> bool:
@@ -338,6 +397,8 @@ class Ingest:
 
     def finish(self) -> None:
         """Cuts what is left and waits until every record is out."""
+        if self._matcher is not None:
+            self._matcher.finish()
         self._catch_up()
         while self._jobs:
             # What still waits are long files whose last extent nodes have just been stored.

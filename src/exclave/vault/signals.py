@@ -12,6 +12,7 @@ from fnmatch import translate
 from re import compile as pattern
 
 from exclave.formats.entry import Kind
+from exclave.formats.manifest import Record
 from exclave.formats.signals import EXAMPLES, MAX_EXAMPLE_BYTES, Signals
 from exclave.ids import Instant
 from exclave.vault.catalogue import FlatRecord
@@ -107,7 +108,7 @@ class Watch:
         self._looks += 1
         return self._looks <= MOST_LOOKS or self._looks % THINNING == 0
 
-    def look(self, path: bytes, head: bytes, middle: bytes, tail: bytes, former: FlatRecord | None) -> Look:
+    def look(self, path: bytes, head: bytes, middle: bytes, tail: bytes, former: Record | None) -> Look:
         """``head``, ``middle``, ``tail``: up to ``SAMPLE_BYTES`` of the content each."""
         ending = ending_of(path)
         explained = ending in _NOISY and ending not in _PARTED
@@ -115,7 +116,7 @@ class Watch:
         weight = 1 if self._looks <= MOST_LOOKS else THINNING
         return Look(bool(head) and is_mismatch(ending, head, tail), random, weight)
 
-    def passed(self, former: FlatRecord) -> None:
+    def passed(self, former: Record) -> None:
         """A former entry that is not there any more."""
         if former.entry.kind != Kind.FILE:
             return
@@ -127,7 +128,7 @@ class Watch:
             self._gone_set.discard(self._gone.popleft())
         self._check_sealed(path)
 
-    def read(self, former: FlatRecord | None, record: FlatRecord, look: Look | None) -> None:
+    def read(self, former: Record | None, record: FlatRecord, look: Look | None) -> None:
         """A file that was read: ``record`` as it is now, ``former`` what stood under its path."""
         if former is None or former.entry.kind != Kind.FILE:
             self._numbers["new"] += 1

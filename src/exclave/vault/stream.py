@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from exclave.crypto.keyed import ContentHash, content_hash
 from exclave.formats.entry import Entry, Stamp
-from exclave.vault.catalogue import FlatRecord
+from exclave.formats.manifest import Record
 from exclave.vault.chunker import Chunker
 from exclave.vault.sealer import Slot
 from exclave.vault.signals import Look
@@ -36,7 +36,7 @@ class Job:
         self.own_hash = False
         """The reader hashes the content itself, since it does not come in one piece."""
         self.complete = False
-        self.former: FlatRecord | None = None
+        self.former: Record | None = None
         """What stood under its path in the version before."""
         self.look: Look | None = None
 

@@ -5,10 +5,12 @@ Where a node ends depends on its last name or id alone, so a change writes only 
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 
 from exclave.errors import Bug
+from exclave.formats.entry import Kind, Stamp, digest_line
 from exclave.formats.manifest import (
     HOLE,
     MAX_LEVEL,
@@ -21,7 +23,15 @@ from exclave.formats.manifest import (
     Ref,
     encode_node,
 )
-from exclave.vault.catalogue import FlatRecord, Part
+from exclave.vault.catalogue import (
+    CatalogueWriter,
+    FlatRecord,
+    FormerLeaf,
+    Frame,
+    Part,
+    encode_marks,
+    shares_content,
+)
 from exclave.vault.sealer import HERE, Slot
 
 LEAF_LEAST = 64
@@ -47,18 +57,21 @@ class Tables:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def position(self, pack: bytes, offset: int, length: int, raw: int, chunk: bytes) -> int:
+        """Where that chunk stands in these tables."""
+        key = (pack, offset)
+        at = self._chunks.get(key)
+        if at is None:
+            at = self._chunks[key] = len(self._rows)
+            self._rows.append((self._packs.setdefault(pack, len(self._packs)), offset, length, raw, chunk))
+        return at
+
     def extent(self, part: Part) -> Extent:
         """``part`` by positions in these tables."""
         ref = part.ref
         if ref is None:
             return Extent(HOLE, 0, part.length)
-        key = (ref.pack, ref.offset)
-        at = self._chunks.get(key)
-        if at is None:
-            pack = self._packs.setdefault(ref.pack, len(self._packs))
-            at = self._chunks[key] = len(self._rows)
-            self._rows.append((pack, ref.offset, ref.length, ref.raw, ref.id))
-        return Extent(at, part.start, part.length)
+        return Extent(self.position(ref.pack, ref.offset, ref.length, ref.raw, ref.id), part.start, part.length)
 
     def packs(self) -> tuple[bytes, ...]:
         return tuple(self._packs)
@@ -74,53 +87,131 @@ def encode_extents(parts: Sequence[Part]) -> bytes:
     return encode_node(ExtentNode(VERSION, tables.packs(), tables.chunks(), extents))
 
 
+class _Open:
+    """The leaf that is being filled."""
+
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.records: list[Record] = []
+        self.stamps: list[Stamp | None] = []
+        self.lines: list[bytes] = []
+        self.listed: dict[int, tuple[bytes, ...]] = {}
+        self.bytes = 0
+        """About its length when encoded."""
+
+    def add(self, record: Record, stamp: Stamp | None, line: bytes, listed: tuple[bytes, ...]) -> bool:
+        """Whether the leaf ends with this record."""
+        if listed:
+            self.listed[len(self.records)] = listed
+        self.records.append(record)
+        self.stamps.append(stamp)
+        self.lines.append(line)
+        self.bytes += len(line) + 64 + 12 * len(record.extents) + 100 * len(record.lists)
+        count = len(self.records)
+        if count >= LEAF_MOST or len(self.tables) >= LEAF_MOST_CHUNKS or self.bytes >= LEAF_MOST_BYTES:
+            return True
+        return count >= LEAF_LEAST and zlib.crc32(record.entry.path) & LEAF_MASK == LEAF_MASK
+
+    def frame(self) -> Frame:
+        packs = dict.fromkeys(self.tables.packs())
+        for record in self.records:
+            for ref in record.lists:
+                packs[ref.pack] = None
+        for names in self.listed.values():
+            packs |= dict.fromkeys(names)
+        paths = [record.entry.path for record in self.records]
+        leaf = Leaf(VERSION, self.tables.packs(), self.tables.chunks(), tuple(self.records))
+        return Frame(
+            first=paths[0] if paths else b"",
+            last=paths[-1] if paths else b"",
+            entries=len(paths),
+            files=sum(record.entry.kind == Kind.FILE for record in self.records),
+            size_bytes=sum(record.entry.size for record in self.records),
+            alone=not any(map(shares_content, [record.entry for record in self.records], self.stamps)),
+            packs=tuple(packs),
+            listed=self.listed,
+            marks=encode_marks(paths, self.stamps),
+            lines=b"".join(self.lines),
+            node=encode_node(leaf),
+        )
+
+
 class TreeBuilder:
     """Takes records in walk order; ``store`` seals a node and returns its slot."""
 
-    def __init__(self, store: Callable[[bytes], Slot], needs: set[bytes]) -> None:
-        """``needs`` collects the names of all packs that the tree refers to."""
+    def __init__(self, store: Callable[[bytes], Slot], needs: set[bytes], cache: CatalogueWriter | None) -> None:
+        """``needs`` collects the names of all packs that the tree refers to; ``cache`` gets its leaves."""
         self._store = store
         self._needs = needs
-        self._tables = Tables()
-        self._records: list[Record] = []
+        self._cache = cache
+        self._open = _Open()
         self._leaves: list[tuple[Slot, bytes]] = []
         """Each leaf, and the path of its first record."""
-        self._leaf_bytes = 0
+        self._digest = hashlib.sha256()
         self.entries = 0
         self.bytes = 0
 
-    def add(self, flat: FlatRecord, size_bytes: int) -> None:
-        """``size_bytes``: length of the encoded record, about what it adds to its leaf."""
-        entry = flat.entry
-        self._leaf_bytes += size_bytes
-        extents = tuple([self._tables.extent(part) for part in flat.parts])
-        self._records.append(Record(entry, extents, flat.hash, flat.lists))
-        for ref in flat.lists:
-            self._needs.add(ref.pack)
-        self.entries += 1
-        self.bytes += entry.size
-        count = len(self._records)
-        full = count >= LEAF_MOST or len(self._tables) >= LEAF_MOST_CHUNKS or self._leaf_bytes >= LEAF_MOST_BYTES
-        if full or (count >= LEAF_LEAST and zlib.crc32(entry.path) & LEAF_MASK == LEAF_MASK):
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all entries' lines (``digest_line``), in hex; once ``finish`` was called."""
+        return self._digest.hexdigest()
+
+    def add(self, flat: FlatRecord) -> None:
+        """A new record."""
+        extents = tuple([self._open.tables.extent(part) for part in flat.parts])
+        record = Record(flat.entry, extents, flat.hash, flat.lists)
+        if self._open.add(record, flat.stamp, digest_line(flat.entry, flat.hash), flat.listed_packs):
             self._close_leaf()
 
-    def need(self, packs: set[bytes]) -> None:
-        """Packs that an extent node refers to."""
-        self._needs.update(packs)
+    def add_former(self, former: FormerLeaf, start: int, stop: int) -> None:
+        """The records ``start`` … ``stop`` - 1 of a leaf of the last version; a whole leaf goes in as it is if it can.
+
+        Where leaves end depends on names alone: soon after a change they end where they did.
+        """
+        frame = former.frame
+        if start == 0 and stop == frame.entries and former.whole and not self._open.records:
+            self._add_leaf(frame)
+            if self._cache is not None:
+                self._cache.add_encoded(former.encoded)
+            return
+        former.open()
+        leaf, moved = former.leaf, {HOLE: HOLE}
+        for at in range(start, stop):
+            record = leaf.records[at]
+            extents = []
+            for extent in record.extents:
+                chunk = moved.get(extent.chunk)
+                if chunk is None:
+                    pack, offset, length, raw, name = leaf.chunks[extent.chunk]
+                    chunk = self._open.tables.position(leaf.packs[pack], offset, length, raw, name)
+                    moved[extent.chunk] = chunk
+                extents.append(extent if chunk == extent.chunk else Extent(chunk, extent.start, extent.length))
+            made = Record(record.entry, tuple(extents), record.hash, record.lists)
+            line = digest_line(record.entry, record.hash)
+            if self._open.add(made, former.stamps[at], line, frame.listed.get(at, ())):
+                self._close_leaf()
+                moved = {HOLE: HOLE}
 
     def _close_leaf(self) -> None:
-        leaf = Leaf(VERSION, self._tables.packs(), self._tables.chunks(), tuple(self._records))
-        self._needs.update(leaf.packs)
-        first = self._records[0].entry.path if self._records else b""
-        self._leaves.append((self._store(encode_node(leaf)), first))
-        self._tables, self._records, self._leaf_bytes = Tables(), [], 0
+        frame = self._open.frame()
+        self._open = _Open()
+        self._add_leaf(frame)
+        if self._cache is not None:
+            self._cache.add(frame)
+
+    def _add_leaf(self, frame: Frame) -> None:
+        self._needs.update(frame.packs)
+        self._digest.update(frame.lines)
+        self.entries += frame.entries
+        self.bytes += frame.size_bytes
+        self._leaves.append((self._store(frame.node), frame.first))
 
     def finish(self, place: Callable[[list[Slot], int], tuple[Ref, ...]]) -> tuple[Slot, int]:
         """Slot and level of the top node.
 
         ``place(slots, reserve)`` gives the references of ``slots`` for a node of at most ``reserve`` bytes to come.
         """
-        if self._records or not self._leaves:
+        if self._open.records or not self._leaves:
             self._close_leaf()
         nodes, level = self._leaves, 0
         while len(nodes) > 1:

@@ -6,7 +6,6 @@ dies leaves every earlier version as it was, and the next run finds the packs ag
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets as _random
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +16,8 @@ from typing import Protocol
 
 import msgspec
 
-from exclave.errors import CorruptObject, IntegrityError, UnavailableError
-from exclave.formats.entry import Captured, digest_line, walk_order
+from exclave.errors import Bug, CorruptObject, IntegrityError, UnavailableError
+from exclave.formats.entry import Captured, Listed, walk_order
 from exclave.formats.manifest import FOLDER_KINDS, VERSION, Dataset, Ref, Root, Secrets, encode_node
 from exclave.formats.objectlist import BuiltList, build_list
 from exclave.formats.pack import ROOT_ID
@@ -26,7 +25,7 @@ from exclave.formats.paths import list_key
 from exclave.formats.signals import Signals
 from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.sites.contract import Site
-from exclave.vault.catalogue import CatalogueWriter, FlatRecord, Prior, pack_record, unpack_record
+from exclave.vault.catalogue import CatalogueWriter, FlatRecord, FormerLeaf, Prior, pack_record, unpack_record
 from exclave.vault.chunker import DATABASE_AVERAGE_BYTES, LARGE_AVERAGE_BYTES, SMALL_AVERAGE_BYTES, Chunker
 from exclave.vault.index import ChunkIndex
 from exclave.vault.ingest import ChunkStore, Ingest, compress
@@ -145,62 +144,51 @@ class VersionWriter:
             cache.drop()
 
     def add_dataset(
-        self, label: Label, kind: str, items: Iterable[Captured], *, ordered: bool, watch: Watch | None = None
+        self, label: Label, kind: str, items: Iterable[Captured | Listed], *, ordered: bool, watch: Watch | None = None
     ) -> Callable[[Instant, Mapping[str, str], FoundDigest | None], None]:
         """Reads and ships one dataset; returns a function to be called with what its capture says of itself.
 
         That function takes the captured instant, facts and the source's own digest (None: the one of its files).
         ``watch`` is shown what changes; ``signals_of`` gives what it noticed.
         """
-        tree = TreeBuilder(self._store_node, self._needs)
         cache_path = self._cache / f"{label}.catalogue"
-        cache = CatalogueWriter(cache_path)
-        self._caches.append(cache)
-        spool = None if ordered else _Spool(self._cache / f"{label}.spool")
-        entries = 0
-        digest = hashlib.sha256()
-
-        def emit(record: FlatRecord) -> None:
-            encoded = pack_record(record)
-            if spool is not None:
-                spool.add(record.entry.path, encoded)
-                return
-            cache.add(encoded)
-            tree.add(record, len(encoded))
-            digest.update(digest_line(record.entry, record.hash))
-
+        prior: Prior | None = None
+        cache: CatalogueWriter | None = None
+        spool: _Spool | None = None
+        if ordered:
+            prior = Prior(cache_path, self._known_packs, watch.passed if watch is not None else None)
+            cache = CatalogueWriter(cache_path)
+            self._caches.append(cache)
+        else:
+            spool = _Spool(self._cache / f"{label}.spool")
+        tree = TreeBuilder(self._store_node, self._needs, cache)
         large = LARGE_AVERAGE_BYTES if kind in FOLDER_KINDS else DATABASE_AVERAGE_BYTES
         small = min(large, SMALL_AVERAGE_BYTES)
         seed = self._who.secrets.chunk_seed
-        prior = Prior(cache_path, watch.passed if watch else lambda record: None) if ordered else None
         if watch is not None:
             watch.compared = prior is not None and prior.known
         before = self._store.tally()
         ingest = Ingest(
             store=self._store, sealer=self._data, pool=self._pool,
             chunkers=(Chunker(seed, average_bytes=small), Chunker(seed, average_bytes=large)),
-            prior=prior, emit=emit, need=self._needs.update,
-            still_there=self._still_there, flush=self._flush_data, watch=watch,
+            prior=prior, sink=tree if spool is None else spool, need=self._needs.update, flush=self._flush_data,
+            watch=watch,
         )  # fmt: skip
-        for item in items:
+        for seen, item in enumerate(items):
             ingest.add(item)
-            entries += 1
-            if entries & 0x1FF == 0:
-                self._progress(entries, ingest.read_bytes)
+            if isinstance(item, Listed) or seen & 0x1FF == 0x1FF:
+                self._progress(ingest.entries, ingest.read_bytes)
         ingest.finish()
-        if prior is not None:
-            prior.finish()
         if watch is not None:
             new, stored, dense = (now - then for now, then in zip(self._store.tally(), before, strict=True))
             files = ingest.files
             self._signals[label] = watch.signals(
                 files=files, read=ingest.read_bytes, new=new, stored=stored, dense=dense
             )
-        self._progress(entries, ingest.read_bytes)
+        self._progress(ingest.entries, ingest.read_bytes)
         if spool is not None:
-            for encoded in spool.in_order():
-                cache.add(encoded)
-                tree.add(unpack_record(encoded), len(encoded))
+            for record in spool.in_order():
+                tree.add(record)
         self._read_bytes += ingest.read_bytes
         self._reused += ingest.reused_files
         top, level = tree.finish(self._place)
@@ -210,7 +198,7 @@ class VersionWriter:
         made = Dataset(label, kind, blank, level, tree.entries, tree.bytes, 0, {})
         if kind in FOLDER_KINDS:
             made = msgspec.structs.replace(
-                made, digest=digest.hexdigest(), digest_exact=True, rows={"entries": tree.entries}
+                made, digest=tree.digest, digest_exact=True, rows={"entries": tree.entries}
             )
         self._datasets.append(made)
 
@@ -223,13 +211,6 @@ class VersionWriter:
             self._datasets[at] = told
 
         return describe
-
-    def _still_there(self, record: FlatRecord) -> bool:
-        known = self._known_packs
-        for part in record.parts:
-            if part.ref is not None and part.ref.pack not in known:
-                return False
-        return known.issuperset(record.listed_packs) and all(ref.pack in known for ref in record.lists)
 
     def _flush_data(self) -> None:
         self._data.flush()
@@ -309,13 +290,17 @@ class _Spool:
         self._places: list[tuple[tuple[bytes, ...], int, int]] = []
         self._at = 0
 
-    def add(self, path: bytes, encoded: bytes) -> None:
+    def add(self, flat: FlatRecord) -> None:
+        encoded = pack_record(flat)
         self._file.write(encoded)
-        self._places.append((walk_order(path), self._at, len(encoded)))
+        self._places.append((walk_order(flat.entry.path), self._at, len(encoded)))
         self._at += len(encoded)
 
-    def in_order(self) -> Iterable[bytes]:
+    def add_former(self, former: FormerLeaf, start: int, stop: int) -> None:
+        raise Bug("a dataset out of order has no former leaves")
+
+    def in_order(self) -> Iterable[FlatRecord]:
         self._file.flush()
         for _, at, length in sorted(self._places):
-            yield os.pread(self._file.fileno(), length, at)
+            yield unpack_record(os.pread(self._file.fileno(), length, at))
         self._file.close()
