@@ -21,7 +21,7 @@ check: $(STAMP)
 	$(BIN)/python tools/check_docs.py
 
 bench: $(STAMP) .system
-	$(BIN)/python bench/run.py
+	$(BIN)/python bench/run.py --quick
 	$(BIN)/python bench/ocsp.py
 	$(BIN)/python bench/status.py
 	$(BIN)/python bench/login.py

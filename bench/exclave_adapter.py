@@ -2,7 +2,7 @@
 
 The embassy that is measured is a small whole one: a state with one register of one `files` dataset, one site (a local
 folder), three custodians of whom two are needed, a writer, no witnesses. Making it (`SETUP`) is not measured, as the
-`init` of the other tools is not. In every argv below, {work}, {tree}, {site} and {target} are filled in.
+`init` of the other tools is not. In every argv below, {work}, {tree}, {url} and {target} are filled in.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ threshold = 2
 
 [[site]]
 name = "local"
-url = "dir:{site}"
+url = "{url}"
 country = "LU"
 operator = "bench"
 
@@ -64,7 +64,7 @@ CHARTER = [
     ["exclave", "charter", "publish", "{work}/draft"],
 ]
 # Once the state has its fingerprint. What people do is not measured: the request for the restore and two answers.
-WHERE = ["--site", "local=dir:{site}", "--fingerprint", "{fingerprint}"]
+WHERE = ["--site", "local={url}", "--fingerprint", "{fingerprint}"]
 WARRANT = [
     ["exclave", "warrant", "request", "{work}/r.warrant", "--act", "restore", "--place", "local",
      "--reason", "benchmark", "--key", "{work}/machine.key", *WHERE],
@@ -72,7 +72,6 @@ WARRANT = [
       for name in CUSTODIANS[:2]),
 ]  # fmt: skip
 BACKUP = [["exclave", "backup", REGISTER]]
-INCREMENTAL = BACKUP
 RESTORE = [
     ["exclave", "restore", "--warrant", "{work}/r.warrant", "--key", "{work}/machine.key", "--target", "{target}",
      *(part for name in CUSTODIANS[:2] for part in ("--answer", f"{{work}}/r-{name}.answer")), *WHERE],
@@ -86,7 +85,9 @@ class Exclave:
 
     name = "exclave"
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], *, url: str = "", inside: tuple[str, ...] = ()) -> None:
+        """``url``: the site, instead of a local folder. ``inside``: what enters the network namespace to work in."""
+        self._url, self._inside = url, inside
         beside = Path(sys.executable).parent / "exclave"
         program = str(beside) if beside.exists() else shutil.which("exclave")
         if program is None:
@@ -99,13 +100,16 @@ class Exclave:
         self.version = done.stdout.strip()
 
     def prepare(self, work: Path, tree: Path) -> State:
+        """An embassy whose one site is a local folder, or the one that `at` names."""
         state = State(work, tree, work / "site")
         state.repository.mkdir()
         home = work / "embassy"
         for command in self._commands(SETUP, state):
             run_quietly(command, self._environment)
         people = "".join(CUSTODIAN.format(name=name) for name in CUSTODIANS)
-        (home / "exclave.toml").write_text(SETTINGS.format(site=state.repository, tree=tree) + people)
+        (home / "exclave.toml").write_text(
+            SETTINGS.format(url=self._url or f"dir:{state.repository}", tree=tree) + people
+        )
         for argvs in (CHARTER, WARRANT):
             for command in self._commands(argvs, state):
                 run_quietly(command, self._environment)
@@ -114,8 +118,7 @@ class Exclave:
     def backup(self, state: State) -> list[Command]:
         return self._commands(BACKUP, state)
 
-    def incremental(self, state: State) -> list[Command]:
-        return self._commands(INCREMENTAL, state)
+    again = backup
 
     def restore(self, state: State, target: Path) -> list[Command]:
         return self._commands(RESTORE, state, target)
@@ -128,12 +131,14 @@ class Exclave:
 
     def _commands(self, argvs: list[list[str]], state: State, target: Path | None = None) -> list[Command]:
         """The argvs with their places filled in, run in the embassy's folder; several are measured as one sum."""
-        places: dict[str, object] = {"work": state.work, "tree": state.tree, "site": state.repository, "target": target}
+        url = self._url or f"dir:{state.repository}"
+        places: dict[str, object] = {"work": state.work, "tree": state.tree, "url": url, "target": target}
         pinned = state.work / "embassy" / "state" / "fingerprint"
         if pinned.exists():
             places["fingerprint"] = pinned.read_text().strip()
         commands = []
         for argv in argvs:
             words = [self._program if word == "exclave" else word.format(**places) for word in argv]
-            commands.append(Command(words, state.work / "embassy" if (state.work / "embassy").is_dir() else state.work))
+            home = state.work / "embassy"
+            commands.append(Command(words, home if home.is_dir() else state.work, inside=self._inside))
         return commands

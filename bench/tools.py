@@ -1,4 +1,4 @@
-"""How the benchmark calls each program: one class for each, all with the same five commands.
+"""How the benchmark calls each program: one class for each, all with the same commands.
 
 The settings are of one class: encryption on, zstd at its level 3 or restic's default (which is zstd too), one local
 folder on the same disk as repository, the program's own caches on and kept between the full and the second backup.
@@ -28,6 +28,7 @@ class Command:
     argv: list[str]
     cwd: Path
     env: dict[str, str] = field(default_factory=dict)  # added to the small environment that every tool gets
+    inside: tuple[str, ...] = ()  # what enters a network namespace first, if it is to run in one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class State:
 
 
 class Tool(Protocol):
-    """A compared program. `prepare` is not measured; the five commands are."""
+    """A compared program. `prepare` is not measured; the commands are."""
 
     name: str
     version: str
@@ -51,27 +52,30 @@ class Tool(Protocol):
     def backup(self, state: State) -> list[Command]:
         """Save the tree for the first time."""
 
-    def incremental(self, state: State) -> list[Command]:
-        """Save the tree again after its change."""
+    def again(self, state: State) -> list[Command]:
+        """Save the tree again: unchanged, or after its change."""
 
     def restore(self, state: State, target: Path) -> list[Command]:
         """Write the newest version into the empty folder target."""
-
-    def verify(self, state: State) -> list[Command]:
-        """Read the whole repository and check every byte of it."""
 
     def restored(self, state: State, target: Path) -> Path:
         """Where below target the saved tree's own content stands."""
 
 
-def run_quietly(command: Command, environment: dict[str, str]) -> None:
-    """Run a preparing command. Raises ToolMissing with the end of its output."""
+def run_quietly(command: Command, environment: dict[str, str]) -> str:
+    """Run a preparing command and return its output. Raises ToolMissing with the end of it."""
     done = subprocess.run(
-        command.argv, cwd=command.cwd, env=environment | command.env, capture_output=True, text=True, check=False
+        [*command.inside, *command.argv],
+        cwd=command.cwd,
+        env=environment | command.env,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         said = " / ".join((done.stderr or done.stdout).strip().splitlines()[-3:])
         raise ToolMissing(f"{Path(command.argv[0]).name} failed ({done.returncode}): {said}")
+    return done.stdout
 
 
 class Restic:
@@ -96,13 +100,10 @@ class Restic:
     def backup(self, state: State) -> list[Command]:
         return [self._command(state, "backup", "--compression", "auto", ".")]
 
-    incremental = backup
+    again = backup
 
     def restore(self, state: State, target: Path) -> list[Command]:
         return [self._command(state, "restore", "latest", "--target", str(target))]
-
-    def verify(self, state: State) -> list[Command]:
-        return [self._command(state, "check", "--read-data")]
 
     def restored(self, state: State, target: Path) -> Path:
         return target
@@ -134,16 +135,18 @@ class Borg:
         return state
 
     def backup(self, state: State) -> list[Command]:
-        return [self._create(state, "full")]
+        return [self._create(state, "1")]
 
-    def incremental(self, state: State) -> list[Command]:
-        return [self._create(state, "second")]
+    def again(self, state: State) -> list[Command]:
+        return [self._create(state, str(len(self._archives(state)) + 1))]
 
     def restore(self, state: State, target: Path) -> list[Command]:
-        return [self._command(state, target, "extract", f"{state.repository}::second")]
+        return [self._command(state, target, "extract", f"{state.repository}::{len(self._archives(state))}")]
 
-    def verify(self, state: State) -> list[Command]:
-        return [self._command(state, state.tree, "check", "--verify-data", str(state.repository))]
+    def _archives(self, state: State) -> list[str]:
+        """The archives there are: they are numbered from 1."""
+        command = self._command(state, state.tree, "list", "--short", str(state.repository))
+        return run_quietly(command, self._environment).split()
 
     def restored(self, state: State, target: Path) -> Path:
         return target
