@@ -8,7 +8,7 @@
     …                      (one line for each name of ``NUMBERS``)
     ending <text> | -
     example <number's name> <path, percent-encoded>
-    table <name, percent-encoded> <rows> <rows before, or -> <state> <old rows lost or altered, at least>
+    table <name, percent-encoded> <rows> <rows before, or -> <state> <old rows lost or altered, at least> <digest>
 
 It stands as the fact ``signals`` of a dataset in a version's sealed manifest, and in the home's cache. Nothing of it
 is ever outside of a seal anywhere else: names and counts of what changes are a register's own matter.
@@ -16,6 +16,7 @@ is ever outside of a seal anywhere else: names and counts of what changes are a 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -33,6 +34,7 @@ EXAMPLES = 3
 """So many paths are kept for each kind."""
 MAX_EXAMPLE_BYTES = 400
 _MOST = 2**63 - 1
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 NUMBERS = (
     "files", "new", "changed", "touched", "gone", "old", "silent", "mismatch", "random", "suffix", "sealed",
@@ -68,6 +70,8 @@ class TableSignal:
     state: TableState
     broken: int = 0
     """Of a table declared ``append_only``: old rows that are surely gone or altered, at least so many."""
+    digest: str = "-"
+    """First 16 hex digits of the SHA-256 of its rows; ``-`` of a table that is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,7 @@ class Signals:
         for t in self.tables:
             former = "-" if t.former is None else str(t.former)
             name = _quoted(t.name.encode("utf-8", "surrogateescape"))
-            lines.append(f"table {name} {t.rows} {former} {t.state} {t.broken}")
+            lines.append(f"table {name} {t.rows} {former} {t.state} {t.broken} {t.digest}")
         return "\n".join(lines) + "\n"
 
 
@@ -151,7 +155,9 @@ def parse_signals(text: str) -> Signals:
 
 
 def _table(lines: LineReader) -> TableSignal:
-    name, rows, former, state, broken = lines.fields("table", 5)
+    name, rows, former, state, broken, digest = lines.fields("table", 6)
+    if digest != "-" and not _DIGEST.fullmatch(digest):
+        raise lines.fail("expected 16 hex digits")
     try:
         known = TableState(state)
     except ValueError as error:
@@ -162,6 +168,7 @@ def _table(lines: LineReader) -> TableSignal:
         None if former == "-" else parse_count(former, limit=_MOST),
         known,
         parse_count(broken, limit=_MOST),
+        digest,
     )
 
 

@@ -129,10 +129,11 @@ def _if(former: FormerRows, name: str, rows: int) -> int:
 
 
 def _signal(now: TableRows, then: TableRows | None) -> TableSignal:
+    digest = now.sha256[:16]
     if then is None:
-        return TableSignal(now.name, now.rows, None, TableState.NEW)
+        return TableSignal(now.name, now.rows, None, TableState.NEW, 0, digest)
     if now.header != then.header:
-        return TableSignal(now.name, now.rows, then.rows, TableState.RESHAPED)
+        return TableSignal(now.name, now.rows, then.rows, TableState.RESHAPED, 0, digest)
     broken = now.summary.broken(then.summary) if now.summary is not None and then.summary is not None else 0
     if (now.rows, now.sha256) == (then.rows, then.sha256):
         state = TableState.SAME
@@ -142,7 +143,7 @@ def _signal(now: TableRows, then: TableRows | None) -> TableSignal:
         state = TableState.GROWN
     else:
         state = TableState.ALTERED
-    return TableSignal(now.name, now.rows, then.rows, state, broken)
+    return TableSignal(now.name, now.rows, then.rows, state, broken, digest)
 
 
 class _Kept(msgspec.Struct, frozen=True, array_like=True):
