@@ -23,10 +23,15 @@ from exclave.verify.state import StateView, find_box
 
 
 def carry_state(
-    view: StateView, register: RegisterId, sites: Mapping[Label, Site], *, targets: Collection[Label] | None = None
+    view: StateView,
+    register: RegisterId,
+    sites: Mapping[Label, Site],
+    *,
+    targets: Collection[Label] | None = None,
+    former_logs: bool = True,
 ) -> dict[Label, str]:
     """Gives each of ``targets`` (all ``sites``) the charters and the epochs of ``register`` that it lacks, with all
-    that they name. Other sites are only read.
+    that they name. Other sites are only read. Without ``former_logs``, (4) is left out.
 
     (1) boxes, cards and warrants · (2) the epochs' notes · (3) the charters' · (4) the logs of former epochs. A crash
     leaves a prefix of that, which the next run completes. Returns the sites that failed, with the reason.
@@ -41,7 +46,7 @@ def carry_state(
             failed[label] = error.message
     working = {label: site for label, site in sites.items() if label not in failed}
     chain = view.epoch_chain(register).epochs
-    for former, successor in itertools.pairwise(chain):
+    for former, successor in itertools.pairwise(chain) if former_logs else ():
         if successor.note.previous is not None:
             failed |= _carry_log(view, former, successor.note.previous.size, working, wanting)
     return failed

@@ -9,6 +9,7 @@ through symbolic links, and a file is opened without blocking and measured befor
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -141,7 +142,7 @@ class DirectorySite:
         if not self._place(key, data):
             raise AlreadyExists(f"{key} is already at {self.address}", key=key)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         check_write(data)
         try:
             if self.stat(key) is None and self._place(key, data):
@@ -208,11 +209,11 @@ class DirectorySite:
         except CorruptObject:
             return None
         except OSError as error:
-            if error.errno in NOT_A_FILE:
+            if error.errno in NOT_A_FILE or error.errno == errno.EIO:  # a bad sector gives nobody its bytes
                 return None
             raise
 
-    def _place(self, key: Key, data: bytes) -> bool:
+    def _place(self, key: Key, data: bytes | memoryview) -> bool:
         """Writes a new object; False if the name is taken.
 
         (1) the bytes go to a temporary file, (2) which reaches the disk, (3) and gets its name if that is free,
@@ -231,7 +232,7 @@ class DirectorySite:
                 self._settle(folder, key)  # (4)
         return placed
 
-    def _confirm(self, key: Key, data: bytes) -> None:
+    def _confirm(self, key: Key, data: bytes | memoryview) -> None:
         """The object that is there has the bytes ``data`` and is on the disk, whoever put it there."""
         parts, name = split_key(key)
         with (
@@ -246,7 +247,7 @@ class DirectorySite:
             os.fsync(folder)
 
     @contextmanager
-    def _written_temp(self, temps: int, data: bytes) -> Iterator[str]:
+    def _written_temp(self, temps: int, data: bytes | memoryview) -> Iterator[str]:
         """A temporary file with the bytes on disk; its name is gone afterwards."""
         temp = os.urandom(16).hex()
         fd = os.open(temp, _CREATE, 0o444, dir_fd=temps)

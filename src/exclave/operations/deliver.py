@@ -1,0 +1,244 @@
+"""Brings one site all that it lacks of a register, from other sites or from a carried disk: a rebuild without a writer.
+
+(1) charters, cards, epochs and their boxes · (2) object lists, packs, batches of the identity feed · (3) the ledgers,
+once nothing else is lacking. Needs no key: everything is named by its hash, or proven by the state's fingerprint. A
+process that dies leaves whole objects under their right names, and the next run brings only what is missing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final
+
+from exclave.errors import (
+    CorruptObject,
+    ExclaveError,
+    IntegrityError,
+    LegalBasisMissing,
+    MissingObject,
+    OutcomeUnknown,
+    UnavailableError,
+)
+from exclave.formats.charter import CharterRegister
+from exclave.formats.paths import list_key
+from exclave.ids import Digest, Label, RegisterId, sha256
+from exclave.ledger.publish import publish
+from exclave.operations.carry import carry_state
+from exclave.sites.contract import Readable, Site
+from exclave.verify.copies import LogCopies
+from exclave.verify.history import collect_history, read_copies
+from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
+from exclave.verify.part import listed_sizes
+from exclave.verify.state import StateView
+
+WORKERS: Final = 4
+"""Objects on their way at once: each at most 16 MiB."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What is to be brought of one register, and what came of it."""
+
+    register: RegisterId
+    logs: tuple[LogCopies, ...]
+    inventory: Inventory
+    needed: dict[Digest, int]
+    """Packs that the target lacks and that this delivery is to bring: name → bytes."""
+    elsewhere: int
+    """Packs that the target lacks and that others are to bring."""
+    objects: int = 0
+    bytes: int = 0
+    """Brought by this run."""
+    lacking: int = 0
+    """Packs and lists that the target still lacks, ``elsewhere`` included."""
+    published: bool = False
+    """The target's ledgers show all versions that count."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """What was wrong, at a source or at the target: ``site object`` → why. Nothing of it was taken over."""
+    waits: str = ""
+    """Why the ledgers were not published there; empty if they were."""
+
+    @property
+    def needed_bytes(self) -> int:
+        return sum(self.needed.values())
+
+
+def require_basis(view: StateView, register: RegisterId, label: Label) -> CharterRegister:
+    """The charter's rule of ``register`` if it may lie at ``label``; ``LegalBasisMissing`` if not."""
+    rule = view.chain.newest.charter.register(register)
+    if rule is None or label not in rule.at:
+        raise LegalBasisMissing(
+            f"the charter in force gives no legal basis for register {register} at {label}", site=label
+        )
+    return rule
+
+
+def registers_at(view: StateView, label: Label, only: RegisterId | None = None) -> list[RegisterId]:
+    """Registers that the charter places at ``label``, or just ``only``. ``LegalBasisMissing`` if there is none."""
+    found = [rule.id for rule in view.chain.newest.charter.registers if label in rule.at and only in (None, rule.id)]
+    if not found:
+        what = f"register {only}" if only else "any register"
+        raise LegalBasisMissing(f"the charter in force gives no legal basis for {what} at {label}", site=label)
+    return found
+
+
+def plan_delivery(
+    view: StateView,
+    register: RegisterId,
+    target: Site,
+    sources: Mapping[Label, Site],
+    *,
+    wanted: Callable[[Digest], bool] = lambda name: True,
+) -> Delivery:
+    """What ``target`` lacks, by its listing. ``wanted`` says which of it this delivery is to bring."""
+    logs = read_copies(view, sources, register)
+    versions = collect_history(logs).versions
+    inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
+    add_boxes(inventory, view)
+    add_batches(inventory, view, sources, sources)
+    have = listed_sizes(target, inventory)
+    lacking = {name: size for name, size in inventory.packs.items() if have.get(name) != size}
+    needed = {name: size for name, size in lacking.items() if wanted(name)}
+    return Delivery(register, logs, inventory, needed, len(lacking) - len(needed))
+
+
+def deliver(
+    view: StateView,
+    plan: Delivery,
+    label: Label,
+    target: Site,
+    sources: Mapping[Label, Site],
+    *,
+    always_publish: bool = False,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Delivery:
+    """Carries ``plan`` out; returns it, filled in. ``progress(bytes)`` after each object.
+
+    ``always_publish``: the ledgers go there even if something is lacking (a disk that carries a part). Raises
+    ``SiteFull`` and ``SiteReadOnly`` of the target, and ``UnavailableError`` if it does not answer; what arrived stays.
+    """
+    both = {**sources, label: target}
+    failed = carry_state(view, plan.register, both, targets=[label], former_logs=False)  # (1)
+    if label in failed:
+        plan.faults[f"{label} state"] = failed[label]
+    have = {stat.key for stat in target.list(list_key(view.state, plan.register, Digest(bytes(32)))[:-64])}
+    small = [item for item in plan.inventory.small() if item.key not in have]
+    carrier = _Carrier(target, label, sources, plan, progress)
+    carrier.carry(item for item in small if item.name not in plan.inventory.nodes)  # (2)
+    carrier.carry(item for item in small if item.name in plan.inventory.nodes)
+    carrier.carry(plan.inventory.pack(name) for name in sorted(plan.needed))
+    plan.lacking += plan.elsewhere + len(plan.inventory.lost)
+    for key, error in plan.inventory.lost.items():
+        plan.faults[f"? {key}"] = error.message
+    if plan.lacking and not always_publish:
+        plan.waits = f"{plan.lacking} of its objects are still lacking"
+    elif label in failed:
+        plan.waits = failed[label]
+    else:
+        plan.waits = _publish(view, plan, label, target, sources)  # (3)
+    plan.published = not plan.waits
+    return plan
+
+
+def _publish(view: StateView, plan: Delivery, label: Label, target: Site, sources: Mapping[Label, Site]) -> str:
+    """(3) Brings every ledger of the register forward at the target, the first epoch's first; why it could not."""
+    for copies in plan.logs:
+        if copies.size == 0:
+            continue
+        name, head = copies.best, copies.freshest
+        if name not in sources or head is None:
+            return f"no source holds all {copies.size} entries of epoch {copies.epoch.number}"
+        if head.size != copies.size:
+            head = copies.heads[name]
+        reader = view.log_reader(copies.epoch, sources[Label(name)])
+        try:
+            # A head that is damaged there, or none, proves nothing: all is put again.
+            publish(reader, head, target, everything=_headless(view, copies, target))
+        except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
+            return error.message
+        except ExclaveError as error:
+            if error.code != "head-moved":
+                raise
+    return ""
+
+
+def _headless(view: StateView, copies: LogCopies, target: Readable) -> bool:
+    try:
+        view.log_reader(copies.epoch, target).head()
+    except IntegrityError:
+        return True
+    return False
+
+
+class _Carrier:
+    """Several threads fetch and put; what is wrong becomes a fault, what the target refuses ends the run."""
+
+    def __init__(
+        self,
+        target: Site,
+        label: Label,
+        sources: Mapping[Label, Site],
+        plan: Delivery,
+        progress: Callable[[int], None],
+    ) -> None:
+        self._target, self._label, self._sources = target, label, sources
+        self._plan, self._progress = plan, progress
+        self._lock = threading.Lock()
+
+    def carry(self, items: Iterable[NamedObject]) -> None:
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="carry") as pool:
+            flights: deque[Future[None]] = deque()
+            try:
+                for item in items:
+                    flights.append(pool.submit(self._one, item))
+                    if len(flights) > 2 * WORKERS:
+                        flights.popleft().result()
+                while flights:
+                    flights.popleft().result()
+            finally:
+                for flight in flights:
+                    flight.cancel()
+
+    def _one(self, item: NamedObject) -> None:
+        data = fetch_named(item, self._sources, self._fault)
+        if data is None:
+            return self._lacks()
+        try:
+            # Killed before this: the target still lacks it. After it: the next listing shows it.
+            self._target.put_same(item.key, data)
+        except IntegrityError as error:
+            self._fault(self._label, item, error)
+            return self._lacks()
+        with self._lock:
+            self._plan.objects += 1
+            self._plan.bytes += len(data)
+        return self._progress(len(data))
+
+    def _lacks(self) -> None:
+        with self._lock:
+            self._plan.lacking += 1
+
+    def _fault(self, label: Label, item: NamedObject, error: ExclaveError) -> None:
+        if not isinstance(error, MissingObject):
+            with self._lock:
+                self._plan.faults.setdefault(f"{label} {item.key}", error.message)
+
+
+def fetch_named(
+    item: NamedObject, sources: Mapping[Label, Site], fault: Callable[[Label, NamedObject, ExclaveError], None]
+) -> bytes | None:
+    """The object's bytes from the first of ``sources`` whose copy has its hash, or None; ``fault`` hears of others."""
+    for label, source in sources.items():
+        try:
+            data = source.get(item.key, limit=item.limit)
+            if sha256(data) != item.name:
+                raise CorruptObject(f"its {len(data)} bytes do not have the hash that it is named by", key=item.key)
+        except (UnavailableError, IntegrityError) as error:
+            fault(label, item, error)
+            continue
+        return data
+    return None

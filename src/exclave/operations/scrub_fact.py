@@ -1,0 +1,48 @@
+"""The public trace of a scrub: one fact a day for each register and site, entered by the register's writer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from exclave.errors import Fenced
+from exclave.formats.fact import Fact
+from exclave.formats.scrubbed import KIND
+from exclave.ids import Instant, Label
+from exclave.operations.act_fact import patiently
+from exclave.operations.home import Home
+from exclave.operations.ledger_entry import Entered, enter, settle_outbox
+from exclave.operations.scrub import RegisterScrub
+from exclave.sites.contract import Site
+from exclave.verify.history import read_copies
+from exclave.verify.state import read_state
+
+
+def worth_a_fact(done: RegisterScrub) -> bool:
+    """The first run of a day, and a later one that found something: the ledger stays small."""
+    return done.part.first <= done.part.through or bool(done.found)
+
+
+def enter_scrub(
+    home: Home, done: RegisterScrub, label: Label, *, sites: Mapping[Label, Site], witnesses: Mapping[Label, str],
+    now: Instant,
+) -> Entered:  # fmt: skip
+    """Enters what ``done`` says of ``label``. ``Fenced`` if another writer has the pen.
+
+    A restart finds the fact in the outbox and finishes it; the scrub before it is done again and finds nothing to read.
+    """
+    view = read_state(sites, home.fingerprint())
+    epoch = view.epoch_chain(done.register).newest
+    if epoch.note.writer != home.writer_card().digest:
+        raise Fenced(f"epoch {epoch.number} of register {done.register} belongs to another writer", epoch=epoch.number)
+    rule = view.chain.newest.charter.register(done.register)
+    at = {name: site for name, site in sites.items() if rule is not None and name in rule.at}
+    newest = read_copies(view, at, done.register)[-1]
+    # A site that is behind must not show a ledger that speaks of versions that it lacks: the next backup brings both.
+    level = {name: site for name, site in at.items() if newest.agreed.get(name, 0) >= newest.size}
+    outbox = home.folder / "state" / f"{done.register}.outbox"
+    with patiently(lambda: home.alone(done.register)):
+        settle_outbox(view, epoch, home.writer_key(), sites=level, now=now, outbox=outbox)
+        fact = Fact(done.register, epoch.number, now, KIND, None, (done.line(label).encode(),))
+        return enter(
+            view, epoch, home.writer_key(), [fact.encode()], sites=level, witnesses=witnesses, now=now, outbox=outbox
+        )
