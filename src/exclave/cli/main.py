@@ -16,8 +16,22 @@ from exclave.cli.output import fail
 from exclave.errors import Bug, ExclaveError, UsageError
 
 _INTERRUPTED = 130
-_ALONE = ("init", "backup", "snapshots", "restore", "failover", "verify", "status", "demo")
-_GROUPS = ("custodian", "charter", "site", "warrant", "serve", "identity")
+_ALONE = (
+    "init",
+    "backup",
+    "snapshots",
+    "retention",
+    "diff",
+    "restore",
+    "mount",
+    "failover",
+    "rekey",
+    "verify",
+    "scrub",
+    "status",
+    "demo",
+)
+_GROUPS = ("custodian", "charter", "site", "warrant", "delete", "serve", "identity")
 """Commands, each in a module of its name; the order is that of the help."""
 
 

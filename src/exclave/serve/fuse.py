@@ -1,0 +1,221 @@
+"""A mounted register as a file system of the kernel: FUSE's calls to ``MountedRegister``, and its answers back.
+
+Read-only, without set-id programs and devices. Everything is unchangeable, so the kernel may keep what it was told for
+an hour. ``mfusepy`` is loaded when something is mounted, as it needs the system's libfuse.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from exclave.errors import ExclaveError, ServiceFailed, TargetNotEmpty, UsageError
+from exclave.operations.mount import Attributes, MountedRegister
+from exclave.vault.reading import OpenFile
+
+FORM: Final = "fuse.exclave"
+"""What the kernel's table of mounts says of ours."""
+_KEPT_S: Final = 3600
+_FILL_PLUS: Final = 2
+"""``FUSE_FILL_DIR_PLUS``: an entry of a listing comes with all its attributes, so nobody asks for them again."""
+_ATTRIBUTES: Final = {"mode": "st_mode", "inode": "st_ino", "links": "st_nlink", "uid": "st_uid", "gid": "st_gid",
+                      "size": "st_size", "device": "st_rdev"}  # fmt: skip
+Value = TypeVar("Value")
+_HINT: Final = "Install libfuse 3 (Debian: apt install fuse3) and `pip install 'exclave[mount]'`, and mount again."
+
+
+def serve_mount(
+    register: MountedRegister, folder: Path, *, allow_other: bool, ready: Callable[[], None], quiet: bool = True
+) -> None:
+    """Shows ``register`` in ``folder`` until it is unmounted, or until SIGINT, SIGTERM or SIGHUP; then unmounts it.
+
+    ``ready`` is called once it can be used. ``allow_other`` lets other users in, as far as the modes of what they meet
+    allow. ``UsageError`` if libfuse is missing, ``ServiceFailed`` if the kernel refuses.
+    """
+    try:
+        import mfusepy  # noqa: PLC0415 - an extra, and it looks for the system's library when it is loaded
+    except (ImportError, OSError) as error:
+        raise UsageError(f"mounting needs libfuse and mfusepy: {error}", hint=_HINT) from error
+    if mfusepy.fuse_version_major != 3:
+        raise UsageError("mounting needs libfuse 3, and version 2 was found first", hint=_HINT)
+    logging.getLogger(mfusepy.__name__).setLevel(logging.CRITICAL if quiet else logging.DEBUG)
+
+    class Fuse(mfusepy.FUSE):  # type: ignore[misc]
+        """Listings with attributes, which the library leaves out."""
+
+        def readdir_fuse_3(self, path: bytes, buf: Any, filler: Any, offset: int, _: Any, flags: int) -> int:
+            stat = mfusepy.c_stat()
+            for name, found in self.operations.listing(path):
+                fields = _stat(found) if found is not None else {}
+                ctypes.memset(ctypes.byref(stat), 0, ctypes.sizeof(stat))
+                mfusepy.set_st_attrs(stat, fields, use_ns=True)
+                if filler(buf, name, stat, 0, _FILL_PLUS if found is not None and flags & 1 else 0) != 0:
+                    return -errno.ENOMEM
+            return 0
+
+    options = {"allow_other": True, "default_permissions": True} if allow_other else {}
+    try:
+        Fuse(
+            _Calls(register, ready), os.fspath(folder), foreground=True, ro=True, nosuid=True, nodev=True, use_ino=True,
+            kernel_cache=True, entry_timeout=_KEPT_S, attr_timeout=_KEPT_S, negative_timeout=_KEPT_S, fsname="exclave",
+            subtype="exclave", **options,
+        )  # fmt: skip
+    except RuntimeError as error:
+        hint = "The line above says why. A user who is not root needs fusermount3 (Debian: apt install fuse3)"
+        hint += ", and for --allow-other `user_allow_other` in /etc/fuse.conf." if allow_other else "."
+        raise ServiceFailed(f"{folder} could not be mounted", hint=hint) from error
+
+
+def prepare_folder(folder: Path) -> None:
+    """Makes ``folder`` ready: new or empty. What a mount that was killed left there is taken down first.
+
+    ``TargetNotEmpty`` if something is in it or mounted there.
+    """
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOTCONN or not _is_ours(folder):
+            raise UsageError(f"{folder} cannot be used: {error.strerror}") from error
+        unmount(folder)
+    try:
+        folder.mkdir(mode=0o755, exist_ok=True)
+        if os.path.ismount(folder) or any(folder.iterdir()):
+            raise TargetNotEmpty(f"{folder} is not an empty folder, or something is mounted there")
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be used: {error.strerror}") from error
+
+
+def unmount(folder: Path) -> None:
+    """Takes a mount down, at once for new comers even if somebody still reads there."""
+    argv = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
+    try:
+        done = subprocess.run([*argv, "--", str(folder)], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise ServiceFailed(f"{argv[0]} is missing: {error.strerror}", hint=_HINT) from error
+    if done.returncode != 0:
+        raise ServiceFailed(f"{folder} cannot be unmounted: {done.stderr.strip()}")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether the kernel's table says that a mount of Exclave is there."""
+    place = os.path.abspath(folder)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            head, _, tail = line.partition(" - ")
+            point = head.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            if point == place and tail.split()[0] == FORM:
+                return True
+    return False
+
+
+def _stat(found: Attributes) -> dict[str, int]:
+    fields = {name: getattr(found, field) for field, name in _ATTRIBUTES.items()}
+    times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), found.mtime_ns)
+    return {**fields, **times, "st_blocks": -(-found.size // 512), "st_blksize": 128 << 10}
+
+
+class _Calls:
+    """What libfuse calls, from several threads. Each method raises ``OSError`` for what did not work."""
+
+    use_ns = True
+
+    def __init__(self, register: MountedRegister, ready: Callable[[], None]) -> None:
+        self._register, self._ready = register, ready
+        self._files: dict[int, OpenFile] = {}
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def init(self, _: str) -> None:
+        self._ready()
+
+    def listing(self, path: bytes) -> Iterator[tuple[bytes, Attributes | None]]:
+        yield b".", None
+        yield b"..", None
+        with _Told(self._register, path):
+            yield from self._register.names(path.strip(b"/"))
+
+    def readdir(self, path: str, handle: int) -> None:
+        """Only its name is used: it tells the library that there are listings."""
+
+    def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
+        inner = _inner(path)
+        with _Told(self._register, inner):
+            return _stat(_there(self._register.attributes(inner)))
+
+    def readlink(self, path: str) -> str:
+        inner = _inner(path)
+        with _Told(self._register, inner):
+            return os.fsdecode(_there(self._register.target(inner)))
+
+    def open(self, path: str, flags: int) -> int:
+        inner = _inner(path)
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        with _Told(self._register, inner):
+            file = _there(self._register.open(inner))
+        with self._lock:
+            self._number += 1
+            self._files[self._number] = file
+            return self._number
+
+    def read(self, path: str, size: int, offset: int, handle: int) -> bytes:
+        file = self._files[handle]
+        with _Told(self._register, _inner(path)):
+            return file.read(offset, size)
+
+    def release(self, path: str, handle: int) -> None:
+        with self._lock:
+            self._files.pop(handle, None)
+
+    def listxattr(self, path: str) -> list[str]:
+        inner = _inner(path)
+        with _Told(self._register, inner):
+            return [os.fsdecode(name) for name, _ in _there(self._register.xattrs(inner))]
+
+    def getxattr(self, path: str, name: str, position: int = 0) -> bytes:
+        inner = _inner(path)
+        with _Told(self._register, inner):
+            found = dict(_there(self._register.xattrs(inner)))
+        if os.fsencode(name) not in found:
+            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+        return found[os.fsencode(name)]
+
+    def statfs(self, path: str) -> dict[str, int]:
+        return {"f_bsize": 4096, "f_frsize": 4096, "f_namemax": 255}
+
+
+class _Told:
+    """Around a call: what is wrong becomes EIO for the caller and a line in the log, never wrong data."""
+
+    __slots__ = ("_path", "_register")
+
+    def __init__(self, register: MountedRegister, path: bytes) -> None:
+        self._register, self._path = register, path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        known = error if isinstance(error, ExclaveError) else None
+        self._register.note_faults(known, self._path)
+        if known is not None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO)) from known
+
+
+def _inner(path: str | None) -> bytes:
+    return os.fsencode(path or "").strip(b"/")
+
+
+def _there(value: Value | None) -> Value:
+    if value is None:
+        raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return value
