@@ -1,4 +1,8 @@
-"""Composition root: from configuration and addresses to wired objects. The only place that knows every kind."""
+"""Composition root: from configuration and addresses to wired objects. The only place that knows every kind.
+
+What only some commands need (identity services, PostgreSQL) is loaded where it is wired: loading all of it takes
+longer than a backup in which nothing has changed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import ctypes
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exclave.errors import ConfigError, Fenced, MalformedError, MissingObject, UsageError
 from exclave.formats.annex import Dataset
@@ -13,27 +18,14 @@ from exclave.formats.card import Card
 from exclave.formats.config import Config, SiteConfig
 from exclave.formats.limits import parse_limits, parse_zone
 from exclave.formats.paths import ledger_origin
-from exclave.identity.contract import Tickets
-from exclave.identity.journal import Journal
-from exclave.identity.key_folder import KeyFolder
-from exclave.identity.keyring import Keyring
-from exclave.identity.store_postgres import open_postgres
-from exclave.identity.store_sqlite import open_sqlite
-from exclave.identity.sync import Pen
-from exclave.identity.tickets import SqliteTickets
-from exclave.identity.tickets_postgres import PostgresTickets
 from exclave.ids import Fingerprint, Label, RegisterId, now, parse_label
 from exclave.keys.file import KeyFile, load
 from exclave.ledger.witness import Authority, Witness
 from exclave.ledger.witness_store import WitnessStore
 from exclave.operations.custody import OpenedRegister
 from exclave.operations.home import Home, absolute_address, key_card, make_folder
-from exclave.operations.identity_authority import AuthorityWatch
-from exclave.operations.identity_place import PLACE_NAME, IdentityPlace, read_place
 from exclave.registers.contract import Capture, Clock
 from exclave.registers.files import FolderCapture
-from exclave.registers.postgres import PostgresCapture
-from exclave.registers.postgres_source import postgres_source
 from exclave.registers.sqlite import SqliteCapture
 from exclave.rules.bandwidth import rate_at
 from exclave.sites.contract import Site, Sources
@@ -41,6 +33,10 @@ from exclave.sites.opening import Patience, open_site
 from exclave.sites.retry import RetryPolicy
 from exclave.sites.throttle import ThrottledSite, TokenBucket
 from exclave.verify.state import StateView, read_state
+
+if TYPE_CHECKING:
+    from exclave.identity.contract import Tickets
+    from exclave.operations.identity_place import IdentityPlace
 
 BRISK = Patience(
     RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0, longest_rest_s=10.0),
@@ -135,6 +131,15 @@ def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
 
     ``UsageError`` or ``ConfigError`` for a folder that is no place.
     """
+    from exclave.identity.journal import Journal  # noqa: PLC0415 - see the top
+    from exclave.identity.key_folder import KeyFolder  # noqa: PLC0415
+    from exclave.identity.keyring import Keyring  # noqa: PLC0415
+    from exclave.identity.store_postgres import open_postgres  # noqa: PLC0415
+    from exclave.identity.store_sqlite import open_sqlite  # noqa: PLC0415
+    from exclave.identity.sync import Pen  # noqa: PLC0415
+    from exclave.operations.identity_authority import AuthorityWatch  # noqa: PLC0415
+    from exclave.operations.identity_place import PLACE_NAME, IdentityPlace, read_place  # noqa: PLC0415
+
     folder = folder.absolute()
     config = read_place(folder)
     key = load(str(folder / config.key))
@@ -162,6 +167,9 @@ def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
 
 def open_tickets(place: IdentityPlace) -> Tickets:
     """Where challenges, codes and sessions are kept: in PostgreSQL where several processes share them."""
+    from exclave.identity.tickets import SqliteTickets  # noqa: PLC0415 - see the top
+    from exclave.identity.tickets_postgres import PostgresTickets  # noqa: PLC0415
+
     if place.config.serve.state:
         return PostgresTickets(place.config.serve.state)
     return SqliteTickets(str(place.folder / "cache" / "tickets.sqlite"))
@@ -171,6 +179,9 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
     """The capture of a configured dataset. ``ConfigError`` for wrong options."""
     options = dict(dataset.options)
     if dataset.kind == "postgres":
+        from exclave.registers.postgres import PostgresCapture  # noqa: PLC0415 - see the top
+        from exclave.registers.postgres_source import postgres_source  # noqa: PLC0415
+
         numbers: dict[str, str | int] = dict(options)
         if "port" in options:
             try:

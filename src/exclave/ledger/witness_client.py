@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-
-import httpx
+from typing import TYPE_CHECKING
 
 from exclave.errors import (
     CorruptObject,
@@ -32,6 +31,9 @@ from exclave.ledger.witness_store import log_name
 from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint, verify_cosigned_by
 from exclave.verify.logs import LogTree
 
+if TYPE_CHECKING:
+    import httpx
+
 STEP_SECONDS = 10.0
 """Longest wait for a connection, and for each next piece of an answer."""
 TOTAL_SECONDS = 30.0
@@ -51,6 +53,8 @@ class WitnessClient:
 
     def __init__(self, url: str, card: Card, client: httpx.Client | None = None) -> None:
         """``client`` may carry transport settings; by default no proxy, no redirects."""
+        import httpx  # noqa: PLC0415 - takes a tenth of a second to load, and a state may have no witnesses
+
         self._url = url.rstrip("/")
         self._card = card
         self._client = client or httpx.Client(trust_env=False, follow_redirects=False)
@@ -140,6 +144,8 @@ class WitnessClient:
 
     def _ask(self, method: str, path: str, body: bytes | None, limit: int) -> _Answer:
         """One request; an answer of at most ``limit`` bytes, in at most ``TOTAL_SECONDS``."""
+        import httpx  # noqa: PLC0415 - see __init__
+
         deadline = time.monotonic() + TOTAL_SECONDS
         headers = {"content-type": "text/plain; charset=utf-8", "accept-encoding": "identity"}
         url = self._url + path
