@@ -56,8 +56,8 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     files: int
     size_bytes: int
     """Sum of its files' lengths."""
-    alone: bool
-    """No entry shares its content with one of another name, which may lie in another leaf."""
+    comparable: bool
+    """Each entry has a stamp, and none shares its content with another name, which may lie in another leaf."""
     packs: tuple[bytes, ...]
     """All that the leaf needs: those of its chunks, of its extent nodes, and what these name."""
     listed: dict[int, tuple[bytes, ...]]
@@ -86,7 +86,7 @@ def unpack_record(data: bytes) -> FlatRecord:
 
 
 def encode_marks(paths: Sequence[bytes], stamps: Sequence[Stamp | None]) -> bytes:
-    """Two such texts are equal only if nothing tells the entries apart. A stamp that is None equals no other."""
+    """Two such texts are equal if nothing tells the entries apart, and only entries with stamps can be told apart."""
     return _ENCODER.encode((paths, stamps))
 
 

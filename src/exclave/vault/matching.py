@@ -75,7 +75,7 @@ class Matcher:
 
     def _is_same(self, now: FormerLeaf, at: int, stop: int) -> bool:
         return (
-            now.frame.alone
+            now.frame.comparable
             and now.whole
             and encode_marks(self._paths[at:stop], self._stamps[at:stop]) == now.frame.marks
         )
@@ -113,7 +113,7 @@ class Matcher:
     def _same_from(self, now: FormerLeaf, position: int, at: int) -> int:
         """How many entries from ``at`` on are those from ``position`` on, unchanged; the first one is known to be."""
         count = 1
-        if now.whole and now.frame.alone:
+        if now.whole and now.frame.comparable:
             paths, stamps = self._paths, self._stamps
             most = min(len(paths) - at, len(now.paths) - position)
             while (

@@ -127,7 +127,8 @@ class _Open:
             entries=len(paths),
             files=sum(record.entry.kind == Kind.FILE for record in self.records),
             size_bytes=sum(record.entry.size for record in self.records),
-            alone=not any(map(shares_content, [record.entry for record in self.records], self.stamps)),
+            comparable=None not in self.stamps
+            and not any(map(shares_content, [record.entry for record in self.records], self.stamps)),
             packs=tuple(packs),
             listed=self.listed,
             marks=encode_marks(paths, self.stamps),
