@@ -341,13 +341,11 @@ class Packs:
                 return data, AESGCM(key), offset, length
         raise Failed(f"the pack {path} opens with none of the keys of the epochs {sorted(self._keys)}")
     def chunk(self, pack: bytes, offset: int, length: int, raw: int | None, chunk: bytes) -> bytes:
-        data, cipher, _, _ = self.load(pack)
-        frame = cipher.decrypt(offset.to_bytes(12, "big"), data[offset : offset + length], b"exclave/chunk/v1" + chunk)
-        if raw is not None and length == raw + 16:  # stored as it is
-            return frame
-        if not 0 <= (size := zstandard.frame_content_size(frame)) <= 8 << 20 or raw not in (None, size):
+        data, cipher, plain = *self.load(pack)[:2], length == (raw or 0) + 16  # plain: not compressed
+        body = cipher.decrypt(offset.to_bytes(12, "big"), data[offset : offset + length], b"exclave/chunk/v1" + chunk)
+        if not plain and (not 0 <= (size := zstandard.frame_content_size(body)) <= 8 << 20 or raw not in (None, size)):
             raise ValueError("a chunk has another length than it should")
-        return zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        return body if plain else zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
     def node(self, *ref: Any) -> Any:
         stream = io.BytesIO(self.chunk(*ref))
         node = unpack(stream)

@@ -120,7 +120,7 @@ class _LeavesMidway:
         self.folder, self.nth, self.writes = folder, nth, 0
         real = DirectorySite.put_same
 
-        def put_same(site: DirectorySite, key: Key, data: bytes) -> None:
+        def put_same(site: DirectorySite, key: Key, data: bytes | memoryview) -> None:
             if site.address.endswith(str(folder)):
                 self.writes += 1
                 if self.writes == nth:
@@ -233,7 +233,7 @@ def test_slow_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = _home(tmp_path, copies=2)
     real = DirectorySite.put_same
 
-    def put_same(site: DirectorySite, key: Key, data: bytes) -> None:
+    def put_same(site: DirectorySite, key: Key, data: bytes | memoryview) -> None:
         if site.address.endswith("nord"):
             time.sleep(0.1)
         real(site, key, data)

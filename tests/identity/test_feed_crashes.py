@@ -131,7 +131,7 @@ def test_every_write_of_a_push(home: Home, nth: int, fault: Fault, where: str, r
 class _NoBatches(PassThrough):
     """Has room for heads only."""
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         raise SiteUnavailable("no room")
 
 

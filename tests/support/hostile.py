@@ -53,7 +53,7 @@ class PassThrough:
     def put_new(self, key: Key, data: bytes) -> None:
         self.inner.put_new(key, data)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         self.inner.put_same(key, data)
 
     def read_head(self, key: Key) -> Tagged | None:
@@ -197,7 +197,7 @@ class LyingSite(PassThrough):
         elif self.inner.stat(key) is not None:
             raise AlreadyExists(f"{key} is taken")
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         if not self.only(key):
             self.inner.put_same(key, data)
 
@@ -246,7 +246,7 @@ class SlowSite(PassThrough):
         self._wait(key)
         self.inner.put_new(key, data)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         self._wait(key)
         self.inner.put_same(key, data)
 
@@ -339,7 +339,7 @@ class FailingSite(PassThrough):
     def put_new(self, key: Key, data: bytes) -> None:
         self._write(key, lambda: self.inner.put_new(key, data))
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         try:
             self._write(key, lambda: self.inner.put_same(key, data))
         except OutcomeUnknown as error:  # as the contract says of writes that may be repeated

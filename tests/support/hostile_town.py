@@ -214,7 +214,7 @@ class Late(PassThrough):
         else:
             self._kept[key] = data
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         if self.only(key):
             self._kept[key] = data
         else:

@@ -22,8 +22,8 @@ from exclave.registers.files import CaptureNotes, FolderCapture
 from exclave.registers.files_restore import FolderSink
 from exclave.sites.contract import Readable, Site
 from exclave.sites.memory import MemorySite
+from exclave.vault.compression import compress, pack_chunk
 from exclave.vault.index import ChunkIndex
-from exclave.vault.ingest import compress
 from exclave.vault.opener import PackReader
 from exclave.vault.reindex import Reconciled, finish_intents, reconcile
 from exclave.vault.restore import Restorer
@@ -203,7 +203,7 @@ class Forger:
         """Stores ``data`` in a pack of its own; ``announce`` and ``chunk`` lie about its length and id."""
         slot = Slot(len(data) if announce is None else announce)
         slot.id = chunk_id(SECRETS.id_key, data) if chunk is None else chunk
-        self._sealer.add(slot, compress(data))
+        self._sealer.add(slot, pack_chunk(memoryview(data)))
         self._sealer.flush()
         return slot.ref()
 

@@ -34,6 +34,7 @@ from exclave.formats.pack import (
     encode_header,
     encode_locator,
     encode_table,
+    is_stored,
     pack_info,
     parse_header,
     parse_locator,
@@ -81,8 +82,8 @@ def open_pack(told: Headers, body: bytes) -> None:
     assert encode_table(rows) == table
     chunks = []
     for row in rows:
-        frame = cipher.open(row.offset, body[row.offset : row.offset + row.length], record_bound(row.id))
-        chunks.append(decompress(frame, row.raw))
+        plain = cipher.open(row.offset, body[row.offset : row.offset + row.length], record_bound(row.id))
+        chunks.append(plain if is_stored(row.length, row.raw) else decompress(plain, row.raw))
         if chunk_id(bytes.fromhex(told["id-key"]), chunks[-1]) != row.id:
             raise CorruptObject("another chunk than its id says")
     if "head" in told:

@@ -165,7 +165,7 @@ def test_a_site_that_holds_other_bytes_does_not_stop_the_rest(trees: tuple[Path,
     from support.hostile import PassThrough
 
     class Spiteful(PassThrough):
-        def put_same(self, key: Key, data: bytes) -> None:
+        def put_same(self, key: Key, data: bytes | memoryview) -> None:
             raise CorruptObject(f"{key} holds other bytes")
 
     good = MemorySite("two")

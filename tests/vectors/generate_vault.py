@@ -150,6 +150,8 @@ def packs() -> None:
     pack("larger-class", "ok", "a pack of 48 KiB", sealed_pack((long,)), content=content(long))
     pack("bad-name", bad, "one flipped bit in the padding; the name tells", flipped(good, len(good) - 1),
          pack_name=sha256(good).hex())  # fmt: skip
+    noise = sealed_pack(frames={1: CHUNKS[1]})
+    pack("stored-chunk", "ok", "the second chunk lies there as it is", noise, content=content(*CHUNKS))
     torn = good[:2048]
     pack("bad-truncated-pack", bad, "the last half is missing; the name tells", torn, pack_name=sha256(good).hex())
     places = [
@@ -204,6 +206,7 @@ def bad_records() -> None:
         "two-frames": frame(data) + frame(data),
         "torn-frame": frame(data)[:-3],
         "other-content": frame(data[:-1] + b"!"),
+        "stored-other": bytes(len(data)),
     }
     for name, made in frames.items():
         pack(f"bad-record-{name}", bad, "rightly sealed, but not the chunk", sealed_pack(frames={0: made}))

@@ -25,6 +25,10 @@ class ObjectCipher:
         """Ciphertext and 16-byte tag; ``bound`` is authenticated with it."""
         return self._aead.encrypt(number.to_bytes(12, "big"), plaintext, bound)
 
+    def seal_into(self, number: int, plaintext: bytes | memoryview, bound: bytes, into: memoryview) -> None:
+        """The same, written to ``into``, which is as long as the plaintext and its tag."""
+        self._aead.encrypt_into(number.to_bytes(12, "big"), plaintext, bound, into)
+
     def open(self, number: int, sealed: bytes | memoryview, bound: bytes) -> bytes:
         """The plaintext, or ``CorruptObject``."""
         try:

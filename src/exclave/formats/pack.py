@@ -12,8 +12,9 @@
          …      …  chunk table: AES-256-GCM under the table key, nonce 1
          …      …  random bytes up to the size class
 
-Integers are big-endian. A record's plaintext is one zstd frame with its content size. The name of a pack is the
-SHA-256 of all its bytes. Without a key a host sees the magic and a size class, no more.
+Integers are big-endian. A record's plaintext is one zstd frame with its content size, shorter than the chunk; or the
+chunk itself, which its length tells. The name of a pack is the SHA-256 of all its bytes. Without a key a host sees the
+magic and a size class, no more.
 """
 
 from __future__ import annotations
@@ -139,6 +140,11 @@ def parse_table(payload: bytes) -> list[TableRow]:
     if end > BULK_BYTES:
         raise CorruptObject("a pack's chunk table points outside the pack")
     return rows
+
+
+def is_stored(length: int, raw: int) -> bool:
+    """Whether a record of ``length`` bytes with its tag holds its chunk of ``raw`` bytes as it is, not compressed."""
+    return length == raw + TAG_BYTES
 
 
 def pack_info(register: str, epoch: int) -> bytes:

@@ -61,6 +61,36 @@ class Readable(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Digested:
+    """What an object's bytes come to, without the bytes."""
+
+    digest: Digest
+    """Their SHA-256."""
+    size_bytes: int
+    start: bytes
+    """The first ``START_BYTES`` of them, or all if they are fewer."""
+
+
+START_BYTES = 64
+
+
+@runtime_checkable
+class Digesting(Protocol):
+    """A source that hashes what it reads piece by piece: no object is ever in memory as a whole."""
+
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        """Fails as ``get`` does."""
+
+
+def digest_of(source: Readable, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+    """The digest of an object at any source. Fails as ``get`` does."""
+    if isinstance(source, Digesting):
+        return source.digest(key, limit=limit)
+    data = source.get(key, limit=limit)
+    return Digested(sha256(data), len(data), data[:START_BYTES])
+
+
 Sources = Mapping[Any, Readable]
 """Sources by name: a site's label, or any other text that a person will recognise."""
 
@@ -79,7 +109,7 @@ class Site(Readable, Protocol):
         Exactly one of several racers wins.
         """
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         """Durably stores ``data``; fine if the same bytes are there already, ``CorruptObject`` if others are."""
 
     def read_head(self, key: Key) -> Tagged | None:
@@ -101,7 +131,7 @@ class Site(Readable, Protocol):
         """
 
 
-def check_write(data: bytes, *, limit: int = MAX_OBJECT_BYTES) -> None:
+def check_write(data: bytes | memoryview, *, limit: int = MAX_OBJECT_BYTES) -> None:
     """The caller's duty on every write: at most ``limit`` bytes. ``Bug`` if it is broken."""
     if len(data) > limit:
         raise Bug(f"an object of {len(data)} bytes was to be stored; the limit is {limit}")

@@ -33,6 +33,7 @@ from exclave.ids import Digest, Key, sha256
 from exclave.sites.contract import (
     MAX_HEAD_BYTES,
     MAX_OBJECT_BYTES,
+    Digested,
     ObjectStat,
     Tagged,
     check_prefix,
@@ -48,6 +49,7 @@ from exclave.sites.plainfiles import (
     REFUSED,
     content_tag,
     descend,
+    digest_whole,
     explain,
     plain_file,
     read_up_to,
@@ -96,6 +98,11 @@ class DirectorySite:
         parts, name = split_key(key)
         with self._explained(key), self._folder(parts) as folder:
             return read_whole(folder, name, limit, key)
+
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        parts, name = split_key(key)
+        with self._explained(key), self._folder(parts) as folder:
+            return digest_whole(folder, name, limit, key)
 
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
         check_range(offset, length)

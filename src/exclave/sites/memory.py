@@ -66,7 +66,7 @@ class MemorySite:
         if not self._place(key, data):
             raise AlreadyExists(f"{key} is already at {self.address}", key=key)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         if not self._place(key, data) and self.get(key) != data:
             raise CorruptObject(f"{key} at {self.address} holds other bytes", key=key)
 
@@ -109,7 +109,7 @@ class MemorySite:
             self._check_key(key)
             return self._objects.get(key)
 
-    def _place(self, key: Key, data: bytes) -> bool:
+    def _place(self, key: Key, data: bytes | memoryview) -> bool:
         check_write(data)
         with self._lock:
             self._check_name(key)
@@ -120,7 +120,7 @@ class MemorySite:
             self._keep(key, data)
             return True
 
-    def _keep(self, key: Key, data: bytes) -> None:
+    def _keep(self, key: Key, data: bytes | memoryview) -> None:
         self._objects[key] = bytes(data)
         parts = key.split("/")
         self._folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))

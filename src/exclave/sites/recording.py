@@ -100,7 +100,7 @@ class RecordingSite:
             self.inner.put_new(key, data)
             note.written_bytes = len(data)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         with _Note(self, "put_same", key) as note:
             self.inner.put_same(key, data)
             note.written_bytes = len(data)

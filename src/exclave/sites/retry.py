@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from exclave.errors import AlreadyExists, CorruptObject, ExclaveError, HeadMoved, OutcomeUnknown, SiteUnavailable
 from exclave.ids import Digest, Key
-from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
+from exclave.sites.contract import MAX_OBJECT_BYTES, Digested, ObjectStat, Site, Tagged, digest_of
 
 T = TypeVar("T")
 
@@ -91,6 +91,9 @@ class RetryingSite:
     def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
         return self._patiently(lambda: self.inner.get(key, limit=limit))
 
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        return self._patiently(lambda: digest_of(self.inner, key, limit=limit))
+
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
         return self._patiently(lambda: self.inner.get_range(key, offset, length))
 
@@ -137,7 +140,7 @@ class RetryingSite:
                     raise unknown from error
                 patience.after(error)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         self._patiently(lambda: self.inner.put_same(key, data))
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:

@@ -132,6 +132,22 @@ class S3Site:
         self._bucket_seen = True
         return data, found.meta["e_tag"]
 
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        hasher, start, length = hashlib.sha256(), b"", 0
+        with self._explained(key):
+            found = obstore.get(self._store_for(limit), parse_key(key))
+            size = found.meta["size"]
+            if size > limit:
+                raise CorruptObject(f"{key} is {size} bytes long; at most {limit} can be right", key=key)
+            for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+                hasher.update(piece)
+                start = start or bytes(piece)[:START_BYTES]
+                length += len(piece)
+        if length != size:
+            raise SiteUnavailable(f"{key} at {self.address} ended after {length} of {size} bytes", key=key)
+        self._bucket_seen = True
+        return Digested(Digest(hasher.digest()), length, start)
+
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
         check_range(offset, length)
         if length == 0:  # HTTP has no empty range
@@ -206,7 +222,7 @@ class S3Site:
         check_write(data)
         self._put(key, data, "create")
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         check_write(data)
         try:
             if self.stat(key) is None:
@@ -258,7 +274,7 @@ class S3Site:
         except OutcomeUnknown as error:  # repeating it finds the right bytes, or replaces the wrong ones
             raise SiteUnavailable(error.message, key=key) from error
 
-    def _put(self, key: Key, data: bytes, mode: PutMode) -> str | None:
+    def _put(self, key: Key, data: bytes | memoryview, mode: PutMode) -> str | None:
         """One conditional PUT in one request; ``AlreadyExists`` if the condition failed."""
         with self._explained(key, writing=True):
             result = obstore.put(self._store_for(len(data)), parse_key(key), data, mode=mode, use_multipart=False)

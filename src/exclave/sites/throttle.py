@@ -100,7 +100,7 @@ class ThrottledSite:
         self._before(len(data))
         self.inner.put_new(key, data)
 
-    def put_same(self, key: Key, data: bytes) -> None:
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
         self._before(len(data))
         self.inner.put_same(key, data)
 

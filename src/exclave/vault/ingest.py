@@ -13,8 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-import zstandard
-
 from exclave.crypto.keyed import ContentHash, chunk_id, content_hash
 from exclave.errors import Bug, SourceUnavailable
 from exclave.formats.entry import Captured, Content, Kind, Listed, LiveContent, Stamp
@@ -23,6 +21,7 @@ from exclave.formats.pack import MAX_RAW_BYTES
 from exclave.ids import ChunkId
 from exclave.vault.catalogue import FlatRecord, FormerLeaf, Part, Prior
 from exclave.vault.chunker import Chunker
+from exclave.vault.compression import LARGE_LEVEL, SMALL_LEVEL, pack_chunk
 from exclave.vault.index import ChunkIndex
 from exclave.vault.matching import Matcher
 from exclave.vault.sealer import PackSealer, Slot
@@ -38,21 +37,7 @@ MOST_WAITING = 16384
 """Records that may wait for their chunks' pack before it is closed early: bounds memory."""
 MOST_WAITING_BYTES = 32 << 20
 """The same for what is reused of the last version; in memory it is a few times as long."""
-SMALL_LEVEL = 1
-"""zstd level for small files, which compress well together, and whose reading keeps the other core busy."""
-LARGE_LEVEL = 3
 EMPTY_HASH = content_hash(b"")
-_local = threading.local()
-
-
-def compress(data: bytes | memoryview, level: int = SMALL_LEVEL) -> bytes:
-    """One zstd frame with its content size."""
-    made: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
-    compressor = made.get(level)
-    if compressor is None:
-        compressor = made[level] = zstandard.ZstdCompressor(level=level)
-    frame: bytes = compressor.compress(data)
-    return frame
 
 
 class ChunkStore:
@@ -95,7 +80,7 @@ class ChunkStore:
                 with self._lock:
                     del self._pending[slot.id]
             else:
-                frame = compress(view, level)
+                frame = pack_chunk(view, level)
                 with self._lock:
                     self.new_chunks += 1
                     self.new_raw_bytes += len(view)

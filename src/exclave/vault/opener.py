@@ -38,6 +38,7 @@ from exclave.formats.pack import (
     MAX_RAW_BYTES,
     ROOT_ID,
     PackSecret,
+    is_stored,
     pack_info,
     parse_header,
     parse_secret,
@@ -157,7 +158,9 @@ class PackReader:
         raise CorruptObject("a pack was sealed to none of the opening keys at hand") from last
 
     def _record(self, cipher: ObjectCipher, ref: Ref, sealed: bytes | memoryview) -> bytes:
-        data = decompress(cipher.open(ref.offset, sealed, record_bound(ChunkId(ref.id))), ref.raw)
+        data = cipher.open(ref.offset, sealed, record_bound(ChunkId(ref.id)))
+        if not is_stored(ref.length, ref.raw):
+            data = decompress(data, ref.raw)
         if self.id_key is not None and chunk_id(self.id_key, data) != ref.id:
             raise CorruptObject("a chunk is not the one that the manifest names")
         return data

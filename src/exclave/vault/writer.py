@@ -27,8 +27,9 @@ from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, 
 from exclave.sites.contract import Site
 from exclave.vault.catalogue import CatalogueWriter, FlatRecord, FormerLeaf, Prior, pack_record, unpack_record
 from exclave.vault.chunker import DATABASE_AVERAGE_BYTES, LARGE_AVERAGE_BYTES, SMALL_AVERAGE_BYTES, Chunker
+from exclave.vault.compression import compress
 from exclave.vault.index import ChunkIndex
-from exclave.vault.ingest import ChunkStore, Ingest, compress
+from exclave.vault.ingest import ChunkStore, Ingest
 from exclave.vault.sealer import HERE, PackKeys, PackSealer, Slot
 from exclave.vault.shipper import Shipper
 from exclave.vault.signals import Watch
@@ -197,9 +198,7 @@ class VersionWriter:
         blank = Ref(HERE, 0, 0, 0, b"")
         made = Dataset(label, kind, blank, level, tree.entries, tree.bytes, 0, {})
         if kind in FOLDER_KINDS:
-            made = msgspec.structs.replace(
-                made, digest=tree.digest, digest_exact=True, rows={"entries": tree.entries}
-            )
+            made = msgspec.structs.replace(made, digest=tree.digest, digest_exact=True, rows={"entries": tree.entries})
         self._datasets.append(made)
 
         def describe(captured: Instant, facts: Mapping[str, str], found: FoundDigest | None) -> None:
