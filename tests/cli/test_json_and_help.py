@@ -98,8 +98,9 @@ KEYS: dict[str, str] = {
     " public_name register rpo_s sites[complete country entries latest_complete latest_complete_time site versions]"
     " versions] state",
     "warrant request": "card digest text warrant",
-    "warrant sign": "custodian path shares",
+    "warrant sign": "custodian path shares without",
     "warrant show": "digest signatures warrant",
+    "rekey": "registers[bad charter custodians epoch fact failed name overtaken register sites threshold used]",
     "restore": "bad_shares restored",
     "failover run": "decided epoch lost place registers[answered bad_shares datasets[bytes digest_embassy digest_exact"
     " digest_home entries kind name rows_embassy rows_home unrestored unrestored_first] done faults name ports"
@@ -136,6 +137,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("snapshots", *home.home)
     ok("status", *home.home)
     ok("verify", *home.home)
+    ok("rekey", *home.granted("rekey", machine="ceremony"), *home.where())
     warrant, key = str(tmp_path / "f.warrant"), str(tmp_path / "machine.key")
     ok("warrant request", warrant, "--act", "failover", "--place", "lux", "--reason", "r", "--key", key, *home.where())
     ok("warrant show", warrant)

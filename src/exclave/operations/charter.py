@@ -231,7 +231,8 @@ def lost_power(draft: Draft, view: StateView | None) -> tuple[str, ...]:
         if without or holders - names:
             told.append(
                 f"register {rule.id}: {left} custodians of this charter hold shares of epoch {note.epoch}, and"
-                f" {note.threshold} are needed to open it; without a share: {', '.join(without) or 'nobody'}"
+                f" {note.threshold} are needed to open it; without a share: {', '.join(without) or 'nobody'};"
+                " after this charter, `exclave rekey` gives new shares to all"
             )
     return tuple(told)
 
@@ -383,13 +384,15 @@ def _listed(folder: Path) -> list[Path]:
 def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
     """A custodian signs a draft, after his own share of every new register was opened and compared.
 
-    Every other register must keep the epoch that is in force as ``view`` shows it, which later charters need. Raises
-    ``NotAuthorised`` if the charter does not name him, ``BadShare`` if a share is not what was committed to or the
-    draft lacks it, ``Forked`` if the draft names another epoch than the one in force, ``UsageError`` without a view.
+    So does one whom the draft dismisses: the quorum of the charter in force is needed too. Every other register must
+    keep the epoch that is in force as ``view`` shows it, which later charters need. Raises ``NotAuthorised`` if neither
+    charter names him, ``BadShare`` if a share is not what was committed to or the draft lacks it, ``Forked`` if the
+    draft names another epoch than the one in force, ``UsageError`` without a view.
     """
     draft = read_draft(folder)
     card = key_card(key)
-    if not any(c.label == key.name and c.card == card.digest for c in draft.charter.custodians):
+    stays = _is_named(draft.charter, card)
+    if not stays and (view is None or not _is_named(view.chain.newest.charter, card)):
         raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
     if draft.charter.number > 1:
         if view is None:
@@ -402,8 +405,9 @@ def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
     for rule in draft.charter.registers:
         note = draft.epochs.get(rule.id)
         if note is not None:
-            _check_share(folder, rule.id, parse_epoch(note.text), key)
-            checked.append(rule.id)
+            if stays:
+                _check_share(folder, rule.id, parse_epoch(note.text), key)
+                checked.append(rule.id)
         elif view is None or draft.charter.number == 1:
             raise BadShare(f"the draft has no epoch note of register {rule.id}, so no share can be compared")
         else:
@@ -413,6 +417,11 @@ def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
     write_private(folder / "signatures" / key.name, note.encode())
     count = len(_listed(folder / "signatures"))
     return Signed(key.name, draft.fingerprint, tuple(checked), count, draft.charter.threshold)
+
+
+def _is_named(charter: ParsedCharter, card: Card) -> bool:
+    """Whether ``card`` is a custodian's of ``charter``: his name with this very key."""
+    return any(c.label == card.name and c.card == card.digest for c in charter.custodians)
 
 
 def _check_epoch(view: StateView, rule: CharterRegister) -> None:

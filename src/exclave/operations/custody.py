@@ -283,8 +283,8 @@ def open_register(
     newest = chain.newest
     if any(epoch.note.authority == granted.warrant.digest for epoch in chain.epochs[:-1]):
         raise Fenced(
-            f"this warrant was used, and {newest.writer.name} took register {register} over since: epoch"
-            f" {newest.number}", epoch=newest.number,
+            f"this warrant was used for an epoch of register {register}, and others followed it: epoch {newest.number}"
+            f" of {newest.writer.name}", epoch=newest.number,
         )  # fmt: skip
     if newest.note.authority == granted.warrant.digest:
         # This warrant has made its epoch already and is going on: its answers carry the shares of the one before.
