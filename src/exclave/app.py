@@ -29,6 +29,8 @@ from exclave.registers.files import FolderCapture
 from exclave.registers.sqlite import SqliteCapture
 from exclave.rules.bandwidth import rate_at
 from exclave.sites.contract import Site, Sources
+from exclave.sites.erasing import ErasingSite
+from exclave.sites.open_erasing import open_erasing
 from exclave.sites.opening import Patience, open_site
 from exclave.sites.retry import RetryPolicy
 from exclave.sites.throttle import ThrottledSite, TokenBucket
@@ -103,6 +105,11 @@ def open_named_sites(addresses: Iterable[str]) -> dict[Label, Site]:
     if not found:
         raise UsageError("no site was named", hint="Name at least one with --site NAME=URL.")
     return found
+
+
+def open_eraser(url: str) -> ErasingSite:
+    """The power to erase at a site, for the one command that carries out an authorised erasure."""
+    return open_erasing(absolute_address(Path.cwd(), url))
 
 
 def open_annex_sites(opened: Iterable[OpenedRegister], known: Mapping[Label, Site]) -> dict[Label, Site]:

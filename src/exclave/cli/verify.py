@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
-from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table, typed
+from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table, typed, when
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
@@ -72,6 +72,11 @@ def _show(report: EmbassyReport) -> None:
             for r in report.registers
         ),
     )  # fmt: skip
+    for register in report.registers:
+        for gone in register.erased:
+            state = "erased" if gone.done else "to be erased: ordered"
+            say(f"version {gone.sequence} of {register.public_name or register.register[:12] + '…'}: {state} on"
+                f" {when(gone.time)} by warrant {gone.warrant.hex()[:16]}…")  # fmt: skip
     for found in report.findings:
         mark = "[bold red]FAULT[/bold red]" if found.grave else "[yellow]note [/yellow]"
         out.print(mark, end=" ")

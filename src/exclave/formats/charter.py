@@ -292,7 +292,7 @@ def _register(lines: LineReader) -> CharterRegister:
         placement=placement,
         rpo_s=parse_positive(rpo, limit=MAX_SECONDS),
         rto_s=parse_positive(rto, limit=MAX_SECONDS),
-        retention_days=parse_positive(retention, limit=MAX_RETENTION_DAYS),
+        retention_days=parse_count(retention, limit=MAX_RETENTION_DAYS),
         epoch=Epoch(parse_positive(epoch, limit=2**32 - 1)),
         epoch_note=parse_digest(epoch_note),
         annex_box=parse_digest(annex_box),

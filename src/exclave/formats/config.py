@@ -237,10 +237,11 @@ def _check_register(config: Config, register: RegisterConfig) -> None:
             f"{where}: the placement asks for {rule.copies} copies in {rule.countries} countries, {rule.outside_home}"
             f" of them abroad; the sites with a legal basis give {len(at)}, {len(countries)} and {len(abroad)}"
         )
-    if min(register.rpo_s, register.rto_s, register.retention_days, rule.copies) < 1:
-        raise ConfigError(f"{where}: rpo_s, rto_s, retention_days and placement.copies must be at least 1")
-    if min(register.keep_daily_days, register.keep_monthly_months, register.keep_yearly_years) < 0:
-        raise ConfigError(f"{where}: keep_daily_days, keep_monthly_months and keep_yearly_years cannot be negative")
+    if min(register.rpo_s, register.rto_s, rule.copies) < 1:
+        raise ConfigError(f"{where}: rpo_s, rto_s and placement.copies must be at least 1")
+    kept = (register.retention_days, register.keep_daily_days, register.keep_monthly_months, register.keep_yearly_years)
+    if min(kept) < 0:
+        raise ConfigError(f"{where}: retention_days and keep_… cannot be negative")
     if min(register.deletion.delay_s, register.deletion.objections) < 1:
         raise ConfigError(f"{where}: deletion.delay_s and deletion.objections must be at least 1")
 

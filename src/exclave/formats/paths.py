@@ -14,6 +14,8 @@ Everything of one state stands under its fingerprint, so many states can share a
     FP/REGISTER/feed/EPOCH-HASH/head           head of one epoch's identity feed (replaced too)
     FP/REGISTER/feed/EPOCH-HASH/SHA256         its batches
     FP/REGISTER/statement/NOTE                 signed statements to the public
+    FP/REGISTER/deletion/SHA256                orders to delete
+    FP/REGISTER/objection/NOTE                 what custodians say against one
 
 NOTE is the SHA-256 of a whole signed note, HASH the first 16 hex digits of the SHA-256 of the epoch note's text: every
 name but the head's depends on bytes that nobody knows beforehand, so a thief who can write to a site cannot occupy
@@ -97,3 +99,21 @@ def statement_key(state: Fingerprint, register: RegisterId, note: bytes) -> Key:
 
 def statement_prefix(state: Fingerprint, register: RegisterId) -> str:
     return f"{state}/{register}/statement/"
+
+
+def deletion_key(state: Fingerprint, register: RegisterId, digest: Digest) -> Key:
+    """An order to delete, by the digest of its text."""
+    return Key(f"{state}/{register}/deletion/{digest.hex()}")
+
+
+def deletion_prefix(state: Fingerprint, register: RegisterId) -> str:
+    return f"{state}/{register}/deletion/"
+
+
+def objection_key(state: Fingerprint, register: RegisterId, note: bytes) -> Key:
+    """A custodian's objection; ``note``: the encoded signed note."""
+    return Key(f"{state}/{register}/objection/{sha256(note).hex()}")
+
+
+def objection_prefix(state: Fingerprint, register: RegisterId) -> str:
+    return f"{state}/{register}/objection/"

@@ -29,6 +29,7 @@ from exclave.formats.manifest import Secrets
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.operations.carry import carry_lists, carry_state
+from exclave.operations.deletion import carry_orders, charter_facts, leave_doomed
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.operations.new_epoch import forget_others, rekey_facts
@@ -44,7 +45,8 @@ from exclave.vault.reindex import finish_intents, reconcile
 from exclave.vault.sealer import PackKeys
 from exclave.vault.seed import Seeds
 from exclave.vault.writer import SealedVersion, VersionWriter, WriterIdentity
-from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, read_history
+from exclave.verify.deletions import read_deletions
+from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, read_history
 from exclave.verify.state import StateView, read_state
 
 OpenCapture = Callable[[Dataset, Path, Clock], Capture]
@@ -141,8 +143,8 @@ def backup(
         try:
             _reconcile(run, index)  # (2)
             settle_outbox(run.view, run.epoch, home.writer_key(), sites=run.sites, now=clock(), outbox=outbox)
-            sequence, not_before, versions = _next_version(run, clock())
-            _carry(run, versions)
+            sequence, not_before, history = _next_version(run, clock())
+            _carry(run, history, index, clock())
             writer = _writer(run, config.name, index, progress)
             try:
                 observer = Observer(home.cache(register), clock())
@@ -158,7 +160,10 @@ def backup(
                 )  # fmt: skip
                 parse_version_leaf(leaf.encode())  # what readers would not take is never entered
                 _still_mine(run, sites)
-                entries = [*rekey_facts(run.view, run.epoch, run.sites, clock()), leaf.encode()]
+                entries = [
+                    *rekey_facts(run.view, run.epoch, run.sites, clock()),
+                    *charter_facts(run.view, history, run.epoch.number, clock()), leaf.encode(),
+                ]  # fmt: skip
                 entered = enter(  # (5)
                     run.view, run.epoch, home.writer_key(), entries,
                     sites=holders, witnesses=witnesses, now=clock(), outbox=outbox,
@@ -263,30 +268,37 @@ def _why(run: _Run, more: Mapping[Label, str] | None = None) -> str:
     return "; ".join(f"{label}: {reason}" for label, reason in {**run.failed, **(more or {})}.items())
 
 
-def _carry(run: _Run, versions: tuple[CountedVersion, ...]) -> None:
-    """Sites that were away get what they missed but packs, before a ledger that speaks of it is published there."""
+def _carry(run: _Run, history: RegisterHistory, index: ChunkIndex, now: Instant) -> None:
+    """Sites that were away get what they missed but packs, before a ledger that speaks of it is published there.
+
+    What an order takes away is left alone from here on: this version refers to none of it.
+    """
     for label, why in carry_state(run.view, run.register, run.sites).items():
         _leave_out(run, label, why)
-    for label, why in carry_lists(run.view, run.register, versions, run.sites).items():
+    for label, why in carry_lists(run.view, run.register, history.versions, run.sites).items():
         _leave_out(run, label, why)
+    deletions = read_deletions(run.view, run.sites, history, now=now)
+    for label, why in carry_orders(run.view, deletions, run.sites).items():
+        _leave_out(run, label, why)
+    leave_doomed(run.view, run.sites, history, deletions, index)
     run.placement.check(run.sites, _why(run))
 
 
-def _next_version(run: _Run, now: Instant) -> tuple[VersionNumber, Instant, tuple[CountedVersion, ...]]:
-    """Number of the version to come, the time that it may not be older than, and the versions before it.
+def _next_version(run: _Run, now: Instant) -> tuple[VersionNumber, Instant, RegisterHistory]:
+    """Number of the version to come, the time that it may not be older than, and what the ledger has before it.
 
     A former version whose time lies in the future was made by a wrong clock, or by a thief: it binds nobody.
     """
     history = read_history(run.view, run.sites, run.register, allow_unwitnessed=True)
     if not history.versions:
-        return VersionNumber(1), Instant(0), ()
+        return VersionNumber(1), Instant(0), history
     last = history.latest.leaf
     if last.sequence >= MAX_SEQUENCE:
         raise CorruptObject(
             f"the ledger's last version says that it is number {last.sequence}: there is none after it",
             hint="Somebody with the writer's key entered it: only a charter with a new register goes on from here.",
         )
-    return VersionNumber(last.sequence + 1), least_time(last.time, now), history.versions
+    return VersionNumber(last.sequence + 1), least_time(last.time, now), history
 
 
 def least_time(last: Instant, now: Instant) -> Instant:
@@ -371,7 +383,14 @@ def _receipt(
         time=leaf.time,
         datasets=tuple(
             DatasetReceipt(
-                d.label, d.kind, d.entries, d.bytes, Instant(d.captured), d.digest, d.digest_exact, d.rows,
+                d.label,
+                d.kind,
+                d.entries,
+                d.bytes,
+                Instant(d.captured),
+                d.digest,
+                d.digest_exact,
+                d.rows,
                 without_signals(d.facts),
             )
             for d in sealed.datasets

@@ -1,4 +1,4 @@
-"""Order files about certificates: what they ask for, in words for custodians, and how operators make them."""
+"""Order files: what they ask for, in words for custodians, and how operators make those about certificates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import BinaryIO, TypeVar
 from exclave.crypto.crl import MAX_CERTIFICATE_BYTES
 from exclave.crypto.delegate import certificates_in
 from exclave.errors import MalformedError, UsageError, WarrantForeign
-from exclave.formats import extension, reissueorder, statusorder
+from exclave.formats import deletion, extension, reissueorder, statusorder
+from exclave.formats.deletion import DeletionOrder, parse_deletion
 from exclave.formats.extension import ExtensionEnd, ExtensionList, parse_extension, parse_extension_end, parse_serial
 from exclave.formats.reissueorder import ReissueOrder, read_reissue_order, write_reissue_order
 from exclave.formats.statusorder import StatusLine, StatusOrder, read_status_order, write_status_order
@@ -23,7 +24,7 @@ from exclave.ids import Digest, Instant, instant_text, parse_digest, parse_momen
 from exclave.operations.home import read_limited, write_private
 from exclave.rules.warrants import allows_object
 
-Order = StatusOrder | ExtensionList | ExtensionEnd | ReissueOrder
+Order = StatusOrder | ExtensionList | ExtensionEnd | ReissueOrder | DeletionOrder
 Made = TypeVar("Made")
 _LONGEST_HEADER = 64
 _SHOWN = 5
@@ -59,7 +60,10 @@ def read_order(path: Path) -> OrderFile:
         end = parse_extension_end(text)
         words = (f"Ends the extension list {end.list.hex()} at once.", f"Reason: {end.reason}")
         return OrderFile(sha256(text.encode()), Act.EXTEND, end, words)
-    raise MalformedError(f"{path} is no order about certificates")
+    if head == f"{deletion.HEADER}\n".encode():
+        order = parse_deletion(read_limited(path, 4 * deletion.MAX_ORDER_CHARS))
+        return OrderFile(order.digest, Act.DELETE, order, tuple(_words_of_deletion(order)))
+    raise MalformedError(f"{path} is no order")
 
 
 def require_named(order: OrderFile, warrant: ParsedWarrant) -> None:
@@ -203,6 +207,19 @@ def _reissue(path: Path) -> OrderFile:
     words += [f"  group {number}: {count}" for number, count in enumerate(order.counts, 1)]
     words.append(f"  signed by the CA {order.ca.hex()}")
     return OrderFile(order.digest, Act.REISSUE, order, tuple(words))
+
+
+def _words_of_deletion(order: DeletionOrder) -> Iterator[str]:
+    yield f"Deletes {len(order.versions)} versions of register {order.register} for good, at every site:"
+    for version in order.versions[:_SHOWN]:
+        yield f"  version {version.sequence}, which no rule keeps since {instant_text(version.until)}"
+    if len(order.versions) > _SHOWN:
+        yield f"  … and {len(order.versions) - _SHOWN} more, the last is version {order.versions[-1].sequence}"
+    if order.keys is not None:
+        yield f"Destroys the shares of epoch {order.keys}: nothing that was sealed in it opens for anybody any more."
+    days = f" ({order.delay_s // 86400} days)" if order.delay_s >= 86400 else ""
+    yield f"It lies open for {order.delay_s} s{days}; {order.objections} custodian(s) who object stop it."
+    yield f"Reason: {order.reason}"
 
 
 def _words_of_list(found: ExtensionList) -> Iterator[str]:

@@ -75,6 +75,26 @@ def open_site(url: str, environment: Mapping[str, str] | None = None, patience: 
 
 
 def _open_s3(parts: SplitResult, environment: Mapping[str, str], patience: Patience) -> S3Site:
+    found = read_s3(parts, environment)
+    authorities = _read_file(found.authorities, private=False) if found.authorities else None
+    return S3Site(
+        found.place, found.keys, authorities=authorities, small_timeout_s=patience.small_timeout_s,
+        large_timeout_s=patience.large_timeout_s,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class S3Address:
+    """What an ``s3:`` address says."""
+
+    place: S3Place
+    keys: S3Keys | None
+    authorities: str
+    """File with certificates to trust; empty if none is named."""
+
+
+def read_s3(parts: SplitResult, environment: Mapping[str, str]) -> S3Address:
+    """The parts of an ``s3:`` address; reads the file with the keys. ``ConfigError``, ``KeyFileExposed``."""
     if "@" in parts.netloc:
         raise ConfigError("keys do not belong into a site's address; use credentials=/path/of/file")
     if not _BUCKET.match(parts.netloc):
@@ -94,11 +114,7 @@ def _open_s3(parts: SplitResult, environment: Mapping[str, str], patience: Patie
     place = S3Place(
         parts.netloc, prefix, _endpoint(query.get("endpoint", f"https://s3.{region}.amazonaws.com")), region
     )
-    authorities = _read_file(query["authorities"], private=False) if "authorities" in query else None
-    return S3Site(
-        place, _keys(query, environment), authorities=authorities, small_timeout_s=patience.small_timeout_s,
-        large_timeout_s=patience.large_timeout_s,
-    )  # fmt: skip
+    return S3Address(place, _keys(query, environment), query.get("authorities", ""))
 
 
 def _parameters(text: str) -> dict[str, str]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
+from exclave.formats.deletion import CHARTER, DONE, ORDERED
+from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
 from exclave.formats.tile import TILE_WIDTH
 from exclave.ids import Epoch, RegisterId, instant_text
@@ -20,6 +22,7 @@ CLOCK_TOLERANCE_US = 5 * 60 * 1_000_000
 MAX_ENTRIES = 1 << 22
 """Most entries that are read of one register."""
 _MAX_LOST_BUNDLES = 16
+_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,17 @@ class CountedVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class CountedFact:
+    """One fact about keeping and deleting, where it stands, and the sources whose head covers it."""
+
+    epoch: Epoch
+    index: int
+    """Number of the entry in its epoch's log, from 0."""
+    fact: Fact
+    held_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterHistory:
     """What ``read_history`` found."""
 
@@ -72,6 +86,8 @@ class RegisterHistory:
     versions: tuple[CountedVersion, ...]
     """In order of sequence, none twice."""
     findings: tuple[Finding, ...]
+    facts: tuple[CountedFact, ...] = ()
+    """In the ledger's order: which charter versions are made under, orders to delete, and what was erased."""
 
     @property
     def latest(self) -> CountedVersion:
@@ -143,6 +159,7 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
     """The versions in judged logs."""
     register = logs[0].epoch.register
     found: list[CountedVersion] = []
+    facts: list[CountedFact] = []
     unread: dict[str, list[int]] = {}
     room = MAX_ENTRIES
     for copies in reversed(logs):
@@ -158,7 +175,11 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
                 copies.note("?", f"{copies.prefix}entries from {index * TILE_WIDTH}", error, grave=True)
                 continue
             room -= len(entries)
-            found += reversed(_versions_in(copies, index * TILE_WIDTH, entries))
+            for entry in reversed(_counted_in(copies, index * TILE_WIDTH, entries)):
+                if isinstance(entry, CountedVersion):
+                    found.append(entry)
+                else:
+                    facts.append(entry)
     findings = [f for copies in logs for f in copies.findings]
     if room <= 0:
         long = CorruptObject(f"the ledgers have more than {MAX_ENTRIES} entries; the oldest were not read")
@@ -171,12 +192,13 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
         )
         for c in logs
     )  # fmt: skip
-    return RegisterHistory(register, epochs, versions, tuple(findings))
+    return RegisterHistory(register, epochs, versions, tuple(findings), tuple(facts[::-1]))
 
 
-def _versions_in(copies: LogCopies, first: int, entries: tuple[bytes, ...]) -> list[CountedVersion]:
-    """The versions among proven entries. An entry that is none of ours is the writer's doing, not a site's."""
-    found: list[CountedVersion] = []
+def _counted_in(copies: LogCopies, first: int, entries: tuple[bytes, ...]) -> list[CountedVersion | CountedFact]:
+    """The versions among proven entries, and the facts about keeping and deleting them. An entry that is none of ours
+    is the writer's doing, not a site's."""
+    found: list[CountedVersion | CountedFact] = []
     for index, entry in enumerate(entries, first):
         try:
             said = parse_ledger_entry(entry)
@@ -187,9 +209,11 @@ def _versions_in(copies: LogCopies, first: int, entries: tuple[bytes, ...]) -> l
             foreign = CorruptObject("this entry belongs to another register or epoch")
             copies.note("?", f"{copies.prefix}entry/{index}", foreign)
             continue
+        held = tuple(name for name, size in copies.agreed.items() if size > index)
         if isinstance(said, VersionLeaf):
-            held = tuple(name for name, size in copies.agreed.items() if size > index)
             found.append(CountedVersion(copies.epoch.number, index, said, held))
+        elif said.kind in _KEPT_FACTS:
+            found.append(CountedFact(copies.epoch.number, index, said, held))
     return found
 
 

@@ -15,15 +15,18 @@ from exclave.errors import (
 )
 from exclave.formats.charter import CharterRegister
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
-from exclave.formats.paths import box_key
+from exclave.formats.paths import box_key, pack_key
 from exclave.formats.tile import checkpoint_key
 from exclave.ids import Digest, Epoch, Instant, Key, Label, sha256
+from exclave.ids import Sequence as VersionNumber
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
+from exclave.verify.deletions import Erased, read_deletions
 from exclave.verify.feeds import FeedHeads, absent_batches, head_key, read_heads
 from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, collect_history, read_copies
+from exclave.verify.inventory import read_lists
 from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
 from exclave.verify.objects import RegisterObjects
 from exclave.verify.report import RegisterReport, SiteReport
@@ -48,6 +51,7 @@ class RegisterCheck:
         self._duty = [name for name in self._sources if view.should_hold(name, rule.id)]
         """Sources that have to hold this register."""
         self._history = RegisterHistory(rule.id, (), (), ())
+        self._erased: dict[VersionNumber, Erased] = {}
 
     # Ledgers
 
@@ -69,6 +73,7 @@ class RegisterCheck:
                 self.findings.append(found)
         for audit in audits.values():
             self.findings += audit
+        self._deleted()
         self._legal_basis()
 
     def _compare(self, copies: LogCopies, name: str) -> None:
@@ -108,6 +113,17 @@ class RegisterCheck:
         text = f"it shows {shown} of the {copies.size} entries that count: {why}"
         error: ExclaveError = RolledBack(text) if name in copies.heads else MissingObject(text)
         self._note(name, checkpoint_key(copies.prefix), error, grave=grave)
+
+    def _deleted(self) -> None:
+        """Which versions need not be anywhere any more, and what is wrong with orders to delete."""
+        if self._history.facts:
+            deletions = read_deletions(self._view, self._sources, self._history, now=self._now)
+            self.findings += deletions.findings
+            self._erased = deletions.erased(self._view, self._now)
+
+    @property
+    def _living(self) -> tuple[CountedVersion, ...]:
+        return tuple(v for v in self._history.versions if v.leaf.sequence not in self._erased)
 
     def _legal_basis(self) -> None:
         labels = {site.label for site in self._view.chain.newest.charter.sites}
@@ -171,14 +187,34 @@ class RegisterCheck:
 
     def lists(self, *, read_packs: bool) -> None:
         """Reads all object lists, and the sizes of packs from the sources' listings."""
-        self.objects = RegisterObjects(self._view.state, self._rule.id, self._sources, self._history.versions)
+        self.objects = RegisterObjects(self._view.state, self._rule.id, self._sources, self._living)
         self.objects.check_listings(read_packs=read_packs)
+        self._still_shown()
+
+    def _still_shown(self) -> None:
+        """What sources still show of versions that the ledger says were erased: locked, kept, or brought back."""
+        done = {sequence for sequence, gone in self._erased.items() if gone.done}
+        roots = [v.leaf.objects for v in self._history.versions if v.leaf.sequence in done]
+        if not roots:
+            return
+        needed = [v.leaf.objects for v in self._living]
+        living = read_lists(self._view.state, self._rule.id, needed, self._sources).packs
+        dead = read_lists(self._view.state, self._rule.id, roots, self._sources).packs.keys() - living.keys()
+        for name, source in self._sources.items():
+            keys = (pack_key(self._view.state, self._rule.id, pack) for pack in dead)
+            try:
+                there = sum(source.stat(key) is not None for key in keys)
+            except (IntegrityError, UnavailableError):
+                continue  # said already
+            if there:
+                text = f"{there} packs that only erased versions need still lie here: locked, kept, or brought back"
+                self.findings.append(Finding(name, "not-erased", "packs", text, self._rule.id, grave=False))
 
     # Results
 
     def report(self) -> RegisterReport:
         """What was found; adds the last findings: RPO and placement."""
-        versions, charter = self._history.versions, self._view.chain.newest.charter
+        versions, charter = self._living, self._view.chain.newest.charter
         latest = versions[-1] if versions else None
         age_s = None if latest is None else (self._now - latest.leaf.time) // 1_000_000
         self._age(latest, age_s)
@@ -201,6 +237,7 @@ class RegisterCheck:
             rpo_s=self._rule.rpo_s,
             sites=tuple(self._site(name) for name in self._sources),
             placement_lacks=lacks,
+            erased=tuple(self._erased[number] for number in sorted(self._erased)),
         )
 
     def _age(self, latest: CountedVersion | None, age_s: int | None) -> None:
@@ -218,7 +255,7 @@ class RegisterCheck:
 
     def _site(self, name: str) -> SiteReport:
         site = self._view.chain.newest.charter.site(Label(name))
-        held = [v for v in self._history.versions if name in v.held_by]
+        held = [v for v in self._living if name in v.held_by]
         complete = [v for v in held if self.objects and self.objects.complete(name, v)]
         newest = self._history.epochs[-1] if self._history.epochs else None
         return SiteReport(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exclave.ids import Country, Epoch, Fingerprint, Instant, RegisterId, Sequence
+from exclave.verify.deletions import Erased
 from exclave.verify.state import Finding
 
 
@@ -44,6 +45,9 @@ class RegisterReport:
     sites: tuple[SiteReport, ...]
     placement_lacks: str
     """What the sources that hold the latest version completely lack to meet the placement rule; empty if nothing."""
+
+    erased: tuple[Erased, ...] = ()
+    """Versions that are gone, or may be: they stay in the ledger, and are counted nowhere else."""
 
     @property
     def rpo_met(self) -> bool:

@@ -1,0 +1,325 @@
+"""Orders to delete: propose one, make it public, object to it, and enter in the ledger what came of it.
+
+Nothing here removes anything: that is done at each site by its operator (``operations/erasure.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from exclave.errors import (
+    IntegrityError,
+    NotAuthorised,
+    OutcomeUnknown,
+    UnavailableError,
+    UsageError,
+)
+from exclave.formats.deletion import (
+    CHARTER,
+    DONE,
+    MAX_VERSIONS,
+    ORDERED,
+    DeletionOrder,
+    Objection,
+    OrderedVersion,
+    erased_digest,
+    parse_deletion,
+    parse_objection,
+)
+from exclave.formats.fact import Fact
+from exclave.formats.note import ParsedNote
+from exclave.formats.paths import deletion_key, objection_key, pack_key, warrant_key
+from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, instant_text
+from exclave.keys.file import KeyFile
+from exclave.operations.act_fact import Facts, Recorded
+from exclave.operations.custody import Granted
+from exclave.operations.home import key_card, read_limited, write_private
+from exclave.rules.deletion import OrderState, Verdict
+from exclave.rules.retention import Standing, decide, terms_of
+from exclave.rules.signatures import sign_text
+from exclave.sites.contract import Site, Sources
+from exclave.vault.index import ChunkIndex
+from exclave.verify.deletions import Deletions, named_charter, read_deletions
+from exclave.verify.erasable import Erasable, doomed_packs, erasable
+from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.state import StateView
+from exclave.verify.witnessed import witnessed_since
+
+_LIMIT = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What ``retention`` says of one register."""
+
+    register: RegisterId
+    hold: str
+    """Why nothing may be deleted; empty if that is not so."""
+    standings: tuple[Standing, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OrderStatus:
+    """One order now."""
+
+    digest: Digest
+    order: DeletionOrder
+    warrant: Digest
+    entered: Instant
+    verdict: Verdict
+    objections: tuple[Objection, ...]
+    """Against this order, by whoever was ever heard."""
+
+
+def retention(view: StateView, sources: Sources, register: RegisterId, *, now: Instant) -> Kept:
+    """How long each version of ``register`` is kept, and by which rule."""
+    history = read_history(view, sources, register)
+    deletions = read_deletions(view, sources, history, now=now, listen=True)
+    hold = _hold(view, deletions)
+    return Kept(register, hold, decide(deletions.made, deletions.charters, now, held=bool(hold)))
+
+
+def _hold(view: StateView, deletions: Deletions) -> str:
+    rule = deletions.charters[-1][1]
+    if rule.hold is not None:
+        return f"legal hold by the charter: {rule.hold}"
+    newest = view.chain.newest
+    people = {c.label for c in newest.charter.custodians}
+    against = {o.custodian for o in deletions.objections if o.order is None and o.charter == newest.digest}
+    held = sorted(against & people)
+    return f"legal hold by {', '.join(held)}" if len(held) >= rule.deletion.objections else ""
+
+
+def propose(
+    view: StateView,
+    sources: Sources,
+    register: RegisterId,
+    out: Path,
+    *,
+    reason: str,
+    now: Instant,
+    keys: Epoch | None = None,
+) -> DeletionOrder:
+    """Writes an order file for all versions that no rule keeps any more, at most 5000, the oldest first.
+
+    ``keys``: an epoch whose opening key shall go as well. ``NotAuthorised`` under a legal hold, ``UsageError`` if there
+    is nothing to delete.
+    """
+    history = read_history(view, sources, register)
+    deletions = read_deletions(view, sources, history, now=now, listen=True)
+    if hold := _hold(view, deletions):
+        raise NotAuthorised(
+            f"nothing of this register may be deleted: {hold}", hint="Only the next charter lifts a hold."
+        )
+    standings = decide(deletions.made, deletions.charters, now)
+    leaves = {version.leaf.sequence: version for version in history.versions}
+    ended = [s for s in standings if not s.kept][:MAX_VERSIONS]
+    if not ended:
+        ends = [s.until for s in standings if s.rule != "newest"]
+        first = f"; the first may be from {instant_text(min(ends))} on" if ends else ""
+        raise UsageError(f"no version may be deleted yet{first}", hint="See `exclave retention`; nothing was written.")
+    delay_s, objections = terms_of(deletions.charters, min(s.version.charter for s in ended))
+    order = DeletionOrder(
+        state=view.state,
+        register=register,
+        epoch=history.newest_log.epoch.number,
+        entries=max(history.newest_log.counted, 1),
+        delay_s=delay_s,
+        objections=objections,
+        keys=keys,
+        reason=reason,
+        versions=tuple(
+            OrderedVersion(s.version.sequence, s.version.epoch, leaves[s.version.sequence].leaf.manifest, s.until)
+            for s in ended
+        ),
+    )
+    write_private(out, parse_deletion(order.encode().encode()).encode().encode())
+    return order
+
+
+def read_order_file(path: Path) -> DeletionOrder:
+    """An order to delete from a file. ``UsageError`` if unreadable, ``MalformedError`` if it is none."""
+    return parse_deletion(read_limited(path, _LIMIT))
+
+
+def publish(
+    view: StateView, order: DeletionOrder, granted: Granted, facts: Facts, sites: Mapping[Label, Site], *, now: Instant
+) -> Recorded:
+    """Makes a warranted order public: (1) the order file at every site, (2) the warrant, then the fact in the ledger.
+
+    A crash before (2) leaves a file that nothing names; the next run puts it again. From the fact on, no backup refers
+    to a pack that only these versions hold. ``NotAuthorised`` if a rule or a hold keeps any of the versions.
+    """
+    history = read_history(view, sites, order.register)
+    deletions = read_deletions(view, sites, history, now=now, listen=True)
+    if hold := _hold(view, deletions):
+        raise NotAuthorised(f"nothing of this register may be deleted: {hold}")
+    wanted = {version.sequence for version in order.versions}
+    for standing in decide(deletions.made, deletions.charters, now):
+        if standing.version.sequence in wanted and standing.kept:
+            raise NotAuthorised(
+                f"version {standing.version.sequence} is kept (rule: {standing.rule}): this order will never be due"
+            )
+    data = order.encode().encode()
+    failed: dict[Label, str] = {}
+    for label, site in sites.items():
+        try:
+            site.put_same(deletion_key(view.state, order.register, order.digest), data)  # (1)
+        except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
+            failed[label] = error.message
+    if len(failed) == len(sites):
+        raise UnavailableError(f"no site took the order file: {'; '.join(failed.values())}")
+    said = (
+        order.digest.hex(),
+        f"{len(order.versions)} versions are to be deleted after {order.delay_s} s,"
+        f" unless {order.objections} custodians object",
+    )
+    return facts.record(ORDERED, granted, said, again=False, now=now)  # (2)
+
+
+def object_to(
+    view: StateView, register: RegisterId, order: Digest | None, key: KeyFile, *, reason: str, now: Instant
+) -> bytes:
+    """A custodian's signed objection to ``order``, or (None) to every order of the register: a legal hold.
+
+    ``NotAuthorised`` if the charter in force does not name him.
+    """
+    me = key_card(key)
+    if not any(c.label == key.name and c.card == me.digest for c in view.chain.newest.charter.custodians):
+        raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
+    said = Objection(view.state, register, view.chain.newest.digest, order, key.name, now, reason)
+    text = said.encode()
+    parse_objection(text)
+    return ParsedNote(text, sign_text(text, key.name, key.signing())).encode()
+
+
+def put_objection(
+    view: StateView, register: RegisterId, note: bytes, sites: Mapping[Label, Site]
+) -> tuple[tuple[Label, ...], dict[Label, str]]:
+    """Puts an objection at every site that takes it; those sites, and why the others did not. One site is enough: the
+    next backup brings it to the others."""
+    good: list[Label] = []
+    failed: dict[Label, str] = {}
+    for label, site in sites.items():
+        try:
+            site.put_same(objection_key(view.state, register, note), note)
+            good.append(label)
+        except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
+            failed[label] = error.message
+    return tuple(good), failed
+
+
+def status(view: StateView, sources: Sources, register: RegisterId, *, now: Instant) -> tuple[OrderStatus, ...]:
+    """Every order that the ledger names, and how far it is. A site's operator may count its delay from later on."""
+    history = read_history(view, sources, register)
+    deletions = read_deletions(view, sources, history, now=now, listen=True)
+    found = []
+    for ordered in deletions.orders:
+        since = witnessed_since(view, sources, history, ordered.fact)
+        if since is not None:
+            since = max(since, ordered.fact.fact.time)
+        verdict = deletions.verdict(view, ordered, public_since=since, now=now)
+        against = tuple(o for o in deletions.objections if o.order in (ordered.digest, None))
+        found.append(
+            OrderStatus(ordered.digest, ordered.order, ordered.warrant.digest, ordered.fact.fact.time, verdict, against)
+        )
+    return tuple(found)
+
+
+def record(
+    view: StateView, sites: Mapping[Label, Site], register: RegisterId, facts: Facts, *, now: Instant
+) -> dict[Digest, Recorded]:
+    """Enters for each order that is due what the sites show to be gone; several times, if more is gone later.
+
+    Looks for itself: a pack counts as erased at a site that answers and does not have it. A crash before the fact
+    leaves the order as it was, and the next run looks again.
+    """
+    history = read_history(view, sites, register)
+    deletions = read_deletions(view, sites, history, now=now)
+    since = {o.digest: o.fact.fact.time for o in deletions.orders}
+    allowed = [
+        o for o in deletions.orders
+        if deletions.verdict(view, o, public_since=since[o.digest], now=now).state in (OrderState.DUE, OrderState.DONE)
+    ]  # fmt: skip
+    gone = frozenset(sequence for ordered in allowed for sequence in ordered.sequences)
+    done: dict[Digest, Recorded] = {}
+    for ordered in allowed:
+        what = erasable(view, sites, history, ordered, gone)
+        said = (ordered.digest.hex(), *_found(view, what, sites))
+        if not any(line.endswith((" holds none of them", " of the rest")) for line in said[2:]):
+            continue  # nobody has carried it out yet
+        if any(f.fact.kind == DONE and f.fact.say == said for f in history.facts):
+            done[ordered.digest] = Recorded(False)
+            continue
+        note = view.warrants[ordered.warrant.digest]
+        done[ordered.digest] = facts.record(DONE, Granted(ordered.warrant, note, (), {}), said, again=True, now=now)
+    return done
+
+
+def _found(view: StateView, what: Erasable, sites: Mapping[Label, Site]) -> tuple[str, ...]:
+    """The lines of a ``deletion-done`` fact: what went, and what each site still holds of it."""
+    size = sum(what.packs.values())
+    lines = [f"erased {len(what.packs)} packs of {size} bytes: {erased_digest(set(what.packs)).hex()}"]
+    keys = [pack_key(view.state, what.register, name) for name in what.packs] + list(what.boxes)
+    for label, site in sites.items():
+        try:
+            left = sum(site.stat(key) is not None for key in keys)
+        except (UnavailableError, IntegrityError) as error:
+            lines.append(f"{label} did not answer: {error.code}")
+            continue
+        if left and left < len(keys):
+            lines.append(f"{label} holds {left} of them, and none of the rest")
+        else:
+            lines.append(f"{label} holds {'all' if left else 'none'} of them")
+    return tuple(lines)
+
+
+def charter_facts(view: StateView, history: RegisterHistory, epoch: Epoch, now: Instant) -> list[bytes]:
+    """The fact under which charter the versions after it are made, if the ledger does not say so yet.
+
+    Versions before it stay under the rules of the charters before. Of a first charter nothing needs to be said.
+    """
+    newest = view.chain.newest
+    if newest.charter.number == 1 or named_charter(view, history) >= newest.charter.number:
+        return []
+    return [Fact(history.register, epoch, now, CHARTER, None, (newest.digest.hex(),)).encode()]
+
+
+def leave_doomed(
+    view: StateView,
+    sites: Mapping[Label, Site],
+    history: RegisterHistory,
+    deletions: Deletions,
+    index: ChunkIndex,
+) -> int:
+    """Makes ``index`` refuse every pack that only versions name which an order takes away; how many there are.
+
+    What lies in them is shipped again in other packs, so that the version to come outlives the erasure. A restart does
+    the same again, as long as a site lists such a pack.
+    """
+    doomed = doomed_packs(view, sites, history, deletions)
+    for label in sites if doomed else ():
+        for name in doomed.keys() & index.placed_at(label):
+            index.refuse(name, doomed[name], label)
+    return len(doomed)
+
+
+def carry_orders(view: StateView, deletions: Deletions, sites: Mapping[Label, Site]) -> dict[Label, str]:
+    """Gives each of ``sites`` the objections, order files and their warrants that it lacks, by ``put_same``: objections
+    first, so that no site shows an order alone. Those that failed, with the reason."""
+    failed: dict[Label, str] = {}
+    objects = [(objection_key(view.state, deletions.register, note), note) for note in deletions.notes]
+    for ordered in deletions.orders:
+        warrant = view.warrants[ordered.warrant.digest].encode()
+        objects.append((deletion_key(view.state, deletions.register, ordered.digest), ordered.order.encode().encode()))
+        objects.append((warrant_key(view.state, warrant), warrant))
+    for label, site in sites.items():
+        try:
+            for key, data in objects:
+                if site.stat(key) is None:
+                    site.put_same(key, data)
+        except (UnavailableError, IntegrityError) as error:
+            failed[label] = error.message
+    return failed

@@ -1,0 +1,33 @@
+"""From a site's URL to the power to erase there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from typing import cast
+from urllib.parse import urlsplit
+
+from exclave.errors import ConfigError
+from exclave.sites.directory import DirectorySite
+from exclave.sites.erasing import DirectoryEraser, ErasingSite
+from exclave.sites.opening import open_site, read_s3
+
+
+def open_erasing(url: str, environment: Mapping[str, str] | None = None) -> ErasingSite:
+    """The site at ``url``, with its credentials; nothing is contacted yet. ``ConfigError`` if the URL cannot be one."""
+    if url.startswith("s3:"):
+        address = read_s3(urlsplit(url), os.environ if environment is None else environment)
+        try:
+            # Loaded here alone: what writes versions has no code that could remove one from a bucket.
+            module = import_module("exclave.sites.s3_erasing")
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                "erasing in a bucket needs boto3, which is not installed",
+                hint="Install exclave with its extra: pip install 'exclave[erasing]'.",
+            ) from error
+        return cast("ErasingSite", module.S3Eraser(address))
+    site = open_site(url)
+    if not isinstance(site, DirectorySite):
+        raise ConfigError(f"nothing can be erased at {url!r} from here")
+    return DirectoryEraser(site.address.removeprefix("dir:"))

@@ -1,0 +1,417 @@
+"""Orders to delete versions as the ledger and the sites prove them, and what follows for the versions: without any key.
+
+A fact in the ledger makes an order public; the warrant that it names, the order file and custodians' objections lie at
+the sites. What is not proven counts for nothing: then a missing pack is damage, whoever speaks of a deletion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from exclave.errors import (
+    CorruptObject,
+    ExclaveError,
+    IntegrityError,
+    MalformedError,
+    MissingObject,
+    NotAuthorised,
+    UnavailableError,
+    WarrantExpired,
+    WarrantForeign,
+)
+from exclave.formats.card import Card
+from exclave.formats.charter import CharterRegister
+from exclave.formats.deletion import (
+    CHARTER,
+    DONE,
+    MAX_OBJECTION_BYTES,
+    MAX_ORDER_CHARS,
+    ORDERED,
+    DeletionOrder,
+    Objection,
+    parse_deletion,
+    parse_objection,
+)
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.paths import deletion_key, objection_key, objection_prefix
+from exclave.formats.warrant import Act
+from exclave.ids import Digest, Instant, Label, RegisterId, parse_digest, sha256
+from exclave.ids import Sequence as VersionNumber
+from exclave.rules.charters import VerifiedCharter
+from exclave.rules.deletion import Before, OrderState, Verdict, judge_order, objecting
+from exclave.rules.retention import Made
+from exclave.rules.signatures import verify_signed_by
+from exclave.rules.warrants import AuthorisedWarrant, authorise_warrant
+from exclave.sites.contract import Readable, Sources
+from exclave.verify.history import CountedFact, CountedVersion, RegisterHistory
+from exclave.verify.state import Finding, StateView, finding
+
+MAX_OBJECTIONS = 4096
+"""Most notes that are looked at below one site's prefix. Of more, nobody can tell whether an objection is among them:
+then nothing may be deleted."""
+_ORDER_LIMIT = 4 * MAX_ORDER_CHARS
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """An order that a quorum signed and the ledger names."""
+
+    order: DeletionOrder
+    digest: Digest
+    warrant: AuthorisedWarrant
+    fact: CountedFact
+    done: CountedFact | None
+    """The fact that says that it was carried out, the first of several; None if there is none."""
+    voided: str
+    """Why it may not be carried out any more; empty if it may."""
+
+    @property
+    def sequences(self) -> frozenset[VersionNumber]:
+        return frozenset(version.sequence for version in self.order.versions)
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """A version that is gone, or may be."""
+
+    sequence: VersionNumber
+    time: Instant
+    """When the ledger says that it was erased; of one that is only due, when the order was entered."""
+    warrant: Digest
+    done: bool
+    """False: the order is due, and sites may have carried it out already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deletions:
+    """What ``read_deletions`` found."""
+
+    register: RegisterId
+    orders: tuple[Ordered, ...]
+    objections: tuple[Objection, ...]
+    """Verified ones: each is signed by the custodian that it names."""
+    notes: tuple[bytes, ...]
+    """The same, as signed notes."""
+    unheard: str
+    """Why it cannot be told whether anybody objects; empty if it can."""
+    every: tuple[Made, ...]
+    """All versions that the ledger ever had, in its order."""
+    gone: frozenset[VersionNumber]
+    """Those that were erased as the rules allow, by the ledger's word."""
+    charters: tuple[tuple[int, CharterRegister], ...]
+    findings: tuple[Finding, ...] = field(default=())
+
+    @property
+    def made(self) -> tuple[Made, ...]:
+        """All versions that were not erased, in the ledger's order."""
+        return tuple(made for made in self.every if made.sequence not in self.gone)
+
+    def permission(self, view: StateView, ordered: Ordered, *, public_since: Instant | None, now: Instant) -> Verdict:
+        """Whether ``ordered`` may be carried out at ``now``, if it lies open since ``public_since``.
+
+        The ledger's word that it was done already permits nothing: its writer alone could say so too early.
+        """
+        if ordered.voided and ordered.done is None:
+            return Verdict(OrderState.VOID, ordered.voided, None)
+        if self.unheard:
+            return Verdict(OrderState.STOPPED, self.unheard, None)
+        against, everything = objecting(self.objections, ordered.digest, ordered.warrant.charter, view.chain.newest)
+        versions = tuple(m for m in self.every if m.sequence not in self.gone or m.sequence in ordered.sequences)
+        return judge_order(ordered.order, Before(versions, self.charters, against, everything, public_since), now)
+
+    def verdict(self, view: StateView, ordered: Ordered, *, public_since: Instant | None, now: Instant) -> Verdict:
+        """How far ``ordered`` is at ``now``, for people: what the ledger says was done is done, if it was allowed."""
+        if ordered.done is None:
+            return self.permission(view, ordered, public_since=public_since, now=now)
+        if ordered.sequences <= self.gone:
+            return Verdict(OrderState.DONE, "the ledger says that it was carried out", ordered.done.fact.time)
+        was = _as_of_done(view, self, ordered, now)
+        return Verdict(
+            OrderState.STOPPED, f"the ledger says that it was carried out, against the rules: {was.why}", None
+        )
+
+    def erased(self, view: StateView, now: Instant) -> dict[VersionNumber, Erased]:
+        """Versions that need not be anywhere any more: erased by the ledger's word, or due by its own clock."""
+        found: dict[VersionNumber, Erased] = {}
+        for ordered in self.orders:
+            verdict = self.verdict(view, ordered, public_since=ordered.fact.fact.time, now=now)
+            if verdict.state in (OrderState.DONE, OrderState.DUE):
+                last = ordered.done or ordered.fact
+                for sequence in ordered.sequences:
+                    gone = Erased(sequence, last.fact.time, ordered.warrant.digest, ordered.done is not None)
+                    if sequence not in found or gone.done:
+                        found[sequence] = gone
+        return found
+
+    def doomed(self) -> frozenset[VersionNumber]:
+        """Versions that any order names, whatever became of it: a writer refers to nothing that only they hold."""
+        return frozenset(sequence for ordered in self.orders for sequence in ordered.sequences)
+
+
+def read_deletions(
+    view: StateView,
+    sources: Sources,
+    history: RegisterHistory,
+    *,
+    now: Instant,
+    brought: Iterable[bytes] = (),
+    listen: bool = False,
+) -> Deletions:
+    """All orders of a register that count, with custodians' objections from every source, and those ``brought``.
+
+    Without any order nobody is asked for objections, unless ``listen`` says so: there may be a legal hold.
+    """
+    register, findings = history.register, list[Finding]()
+    orders = _orders(view, sources, history, findings)
+    heard: dict[bytes, Objection] = {}
+    unheard = ""
+    if orders or listen:
+        under = (view.chain.newest, *(ordered.warrant.charter for ordered in orders))
+        heard, unheard = _objections(view, sources, register, under, findings, brought)
+    charters = tuple(
+        (c.charter.number, rule) for c in view.chain.charters if (rule := c.charter.register(register)) is not None
+    )
+    found = Deletions(
+        register, orders, tuple(heard.values()), tuple(heard), unheard, made_of(view, history), frozenset(), charters,
+        tuple(findings),
+    )  # fmt: skip
+    for ordered in orders:
+        if ordered.done is None:
+            continue
+        was = _as_of_done(view, found, ordered, now)
+        if was.state is OrderState.DUE:
+            found = replace(found, gone=found.gone | ordered.sequences)
+        else:
+            wrong = NotAuthorised(f"the ledger says that versions were erased, against the rules: {was.why}")
+            what = f"the deletion in entry {ordered.done.index} of epoch {ordered.done.epoch}"
+            findings.append(finding("?", what, wrong, register, grave=True))
+    return replace(found, findings=tuple(findings))
+
+
+def _as_of_done(view: StateView, known: Deletions, ordered: Ordered, now: Instant) -> Verdict:
+    """What was right when the ledger says that ``ordered`` was done: by the charters and objections of then.
+
+    A later charter or hold, and an objection that is dated later, make nothing wrong afterwards.
+    """
+    if ordered.done is None:
+        return Verdict(OrderState.WAITING, "it was not carried out", None)
+    time = min(ordered.done.fact.time, now)
+    least = ordered.warrant.charter.charter.number
+    newest = max((m.charter for m in known.every if _before(m, ordered.done)), default=1)
+    under = next(c for c in view.chain.charters if c.charter.number == max(least, newest))
+    charters = [(number, rule) for number, rule in known.charters if number <= under.charter.number]
+    said = [o for o in known.objections if o.time <= time]
+    against, everything = objecting(said, ordered.digest, ordered.warrant.charter, under)
+    versions = [m for m in known.every if m.sequence in ordered.sequences or m.sequence not in known.gone]
+    since = ordered.fact.fact.time
+    return judge_order(ordered.order, Before(versions, charters, against, everything, since), time)
+
+
+def _before(made: Made, counted: CountedFact) -> bool:
+    return made.epoch <= counted.epoch and made.time <= counted.fact.time
+
+
+def without_erased(
+    view: StateView, sources: Sources, history: RegisterHistory, now: Instant
+) -> tuple[CountedVersion, ...]:
+    """The versions of ``history`` that have to be somewhere: all but those that were erased, or are due to be."""
+    if not any(counted.fact.kind == ORDERED for counted in history.facts):
+        return history.versions
+    gone = read_deletions(view, sources, history, now=now).erased(view, now)
+    return tuple(version for version in history.versions if version.leaf.sequence not in gone)
+
+
+def made_of(view: StateView, history: RegisterHistory) -> tuple[Made, ...]:
+    """All versions of ``history``, each with the number of the newest charter that the ledger names before it."""
+    numbers = {c.digest: c.charter.number for c in view.chain.charters}
+    facts = [(f.epoch, f.index, numbers.get(_named(f))) for f in history.facts if f.fact.kind == CHARTER]
+    made: list[Made] = []
+    charter, at = 1, 0
+    for version in history.versions:
+        while at < len(facts) and facts[at][:2] < (version.epoch, version.index):
+            charter = max(charter, facts[at][2] or 1)
+            at += 1
+        made.append(Made(version.leaf.sequence, version.epoch, version.leaf.time, charter))
+    return tuple(made)
+
+
+def named_charter(view: StateView, history: RegisterHistory) -> int:
+    """Number of the newest charter that the ledger names; 1 if it names none."""
+    numbers = {c.digest: c.charter.number for c in view.chain.charters}
+    return max((numbers.get(_named(f), 1) for f in history.facts if f.fact.kind == CHARTER), default=1)
+
+
+def _named(counted: CountedFact) -> Digest:
+    """The digest in a fact's first line; an impossible one if there is none."""
+    try:
+        return parse_digest(counted.fact.say[0] if counted.fact.say else "")
+    except MalformedError:
+        return Digest(b"")
+
+
+def _orders(
+    view: StateView, sources: Sources, history: RegisterHistory, findings: list[Finding]
+) -> tuple[Ordered, ...]:
+    found: dict[Digest, Ordered] = {}
+    leaves = {version.leaf.sequence: version for version in history.versions}
+    for counted in history.facts:
+        digest = _named(counted)
+        if counted.fact.kind != ORDERED or digest in found:
+            continue
+        try:
+            warrant = _warrant(view, counted, digest, history.register)
+            order = fetch_order(view, sources, history.register, digest)
+            _check_order(view, order, counted, leaves)
+        except (IntegrityError, NotAuthorised, MalformedError) as error:
+            what = f"the order to delete in entry {counted.index} of epoch {counted.epoch}"
+            findings.append(finding("?", what, error, history.register, grave=False))
+            continue
+        done = next((f for f in history.facts if _finishes(f, counted, digest)), None)
+        found[digest] = Ordered(order, digest, warrant, counted, done, _voided(view, history, counted))
+    return tuple(found.values())
+
+
+def _finishes(later: CountedFact, counted: CountedFact, digest: Digest) -> bool:
+    return (
+        later.fact.kind == DONE
+        and (later.epoch, later.index) > (counted.epoch, counted.index)
+        and later.fact.warrant == counted.fact.warrant
+        and _named(later) == digest
+    )
+
+
+def _warrant(view: StateView, counted: CountedFact, digest: Digest, register: RegisterId) -> AuthorisedWarrant:
+    """The warrant that a fact names, if it allowed this order when the fact was entered."""
+    named = counted.fact.warrant
+    note = view.warrants.get(named) if named is not None else None
+    if note is None:
+        raise MissingObject("no site shows the warrant that it names")
+    warrant = authorise_warrant(
+        note, view.chain, view.cards, now=None, place=None, machine=None, act=Act.DELETE, registers=[register],
+        object=digest,
+    )  # fmt: skip
+    if not warrant.warrant.not_before <= counted.fact.time <= warrant.warrant.not_after:
+        raise WarrantExpired("it was entered outside of the time that its warrant allows")
+    return warrant
+
+
+def fetch_order(view: StateView, sources: Sources, register: RegisterId, digest: Digest) -> DeletionOrder:
+    """The order file with this digest, from the first source that has it. ``MissingObject``, ``MalformedError``."""
+    last: ExclaveError | None = None
+    for source in sources.values():
+        try:
+            data = source.get(deletion_key(view.state, register, digest), limit=_ORDER_LIMIT)
+        except (UnavailableError, IntegrityError) as error:
+            last = error
+            continue
+        if sha256(data) == digest:
+            return parse_deletion(data)
+    raise MissingObject(f"no site has the order file {digest.hex()}", order=digest.hex()) from last
+
+
+def _check_order(
+    view: StateView, order: DeletionOrder, counted: CountedFact, leaves: Mapping[VersionNumber, CountedVersion]
+) -> None:
+    """The order speaks of this register, as its ledger was before the order was entered."""
+    if order.state != view.state or order.register != counted.fact.register:
+        raise WarrantForeign("the order file is for another register")
+    if (order.epoch, order.entries) > (counted.epoch, counted.index):
+        raise CorruptObject("the order file speaks of entries that come after it")
+    for wanted in order.versions:
+        there = leaves.get(wanted.sequence)
+        if there is None or (there.epoch, there.leaf.manifest) != (wanted.epoch, wanted.manifest):
+            raise CorruptObject(f"the order file names another version {wanted.sequence} than the ledger")
+        if (there.epoch, there.index) > (counted.epoch, counted.index):
+            raise CorruptObject(f"the order file names version {wanted.sequence}, which was entered after it")
+
+
+def _voided(view: StateView, history: RegisterHistory, counted: CountedFact) -> str:
+    writers = {e.number: e.writer.digest for e in view.epoch_chain(history.register).epochs}
+    for number, writer in writers.items():
+        if number > counted.epoch and writer != writers.get(counted.epoch):
+            return f"epoch {number} has another writer than the epoch in which it was entered: give the order again"
+    return ""
+
+
+def _objections(
+    view: StateView,
+    sources: Sources,
+    register: RegisterId,
+    charters: Iterable[VerifiedCharter],
+    findings: list[Finding],
+    brought: Iterable[bytes],
+) -> tuple[dict[bytes, Objection], str]:
+    """Objections from all sources that custodians of ``charters`` signed, and why they may not be all."""
+    cards: dict[Label, list[Card]] = {}
+    for card in {card.digest: card for charter in charters for card in charter.cards}.values():
+        cards.setdefault(card.name, []).append(card)
+    found: dict[bytes, Objection] = {}
+    unheard = ""
+    for data in brought:
+        _hear(view, register, data, cards, found)
+    for name, source in sources.items():
+        try:
+            if not _hear_all(view, register, source, cards, found):
+                unheard = f"{name} shows more than {MAX_OBJECTIONS} objections, so nobody can read them all"
+                findings.append(finding(name, "objections", CorruptObject(unheard), register, grave=False))
+        except UnavailableError as error:
+            unheard = f"{name} does not show whether anybody objects: {error.message}"
+    return found, unheard
+
+
+def _hear_all(
+    view: StateView,
+    register: RegisterId,
+    source: Readable,
+    cards: Mapping[Label, list[Card]],
+    found: dict[bytes, Objection],
+) -> bool:
+    """Adds every good objection at ``source``; False if it shows too many to read."""
+    for place, stat in enumerate(source.list(objection_prefix(view.state, register))):
+        if place >= MAX_OBJECTIONS:
+            return False
+        if stat.size_bytes > MAX_OBJECTION_BYTES:
+            continue
+        try:
+            data = source.get(stat.key, limit=MAX_OBJECTION_BYTES)
+        except IntegrityError:
+            continue  # Another site may show it; a host that spoils it could as well have dropped it.
+        if objection_key(view.state, register, data) == stat.key:
+            _hear(view, register, data, cards, found)
+    return True
+
+
+def _hear(
+    view: StateView,
+    register: RegisterId,
+    data: bytes,
+    cards: Mapping[Label, list[Card]],
+    found: dict[bytes, Objection],
+) -> None:
+    try:
+        note = parse_note(data)
+        objection = verify_objection(view, note, cards.get(parse_objection(note.text).custodian, []))
+    except (MalformedError, NotAuthorised, IntegrityError):
+        return  # Anybody may have put it there.
+    if objection.register == register:
+        found[data] = objection
+
+
+def verify_objection(view: StateView, note: ParsedNote, cards: Iterable[Card]) -> Objection:
+    """The objection in ``note``, if the custodian that it names signed it with one of ``cards``.
+
+    ``MalformedError``, ``WarrantForeign`` (of another state), ``NotAuthorised``, ``CorruptObject``.
+    """
+    objection = parse_objection(note.text)
+    if objection.state != view.state:
+        raise WarrantForeign("the objection is for another state")
+    problem: ExclaveError = NotAuthorised(f"{objection.custodian} is no custodian of this state")
+    for card in cards:
+        try:
+            verify_signed_by(note, card)
+        except (NotAuthorised, CorruptObject) as error:
+            problem = error
+        else:
+            return objection
+    raise problem
