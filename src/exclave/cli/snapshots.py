@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, size_text, table
-from exclave.cli.where import view_of
-from exclave.ids import RegisterId, instant_text
-from exclave.verify.history import read_history
+from exclave.cli.opening import Answers, open_by_warrant
+from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, progress_bar, say, size_text, table
+from exclave.cli.where import Where, view_of
+from exclave.errors import UsageError
+from exclave.ids import RegisterId, instant_text, now
+from exclave.operations.suspicion import Suspicion, accept, suspicion_at_home, suspicion_by_warrant
+from exclave.verify.history import CountedVersion, RegisterHistory, read_history
 
 
 def register(app: typer.Typer) -> None:
     app.command(name="snapshots", epilog="Example: exclave snapshots gazette")(snapshots)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """One register as it is told."""
+
+    name: str
+    number: RegisterId
+    versions: tuple[CountedVersion, ...]
+    witnessed: frozenset[int]
+    suspicion: Suspicion | None
 
 
 def snapshots(
@@ -24,41 +39,138 @@ def snapshots(
     fingerprint: Annotated[
         str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
     ] = "",
+    warrant: Annotated[
+        Path | None, typer.Option(help="Away from home: read what writers noticed from the manifests, by this warrant.")
+    ] = None,
+    answer: Answers = None,
+    key: Annotated[Path | None, typer.Option(help="With --warrant: the key file of the machine that it names.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="With --warrant: open the last so many versions.")] = 400,
+    accepted: Annotated[
+        list[int] | None, typer.Option("--accept", help="This version's findings were looked at and are in order.")
+    ] = None,
+    because: Annotated[str, typer.Option(help="With --accept at home, where it is remembered: why.")] = "",
     json: Json = False,
 ) -> None:
-    """The versions of registers as their ledgers show them, verified without any key."""
-    where = view_of(home, site, fingerprint)
-    found: list[tuple[str, RegisterId, list[dict[str, Any]]]] = []
-    for number, name in where.registers(register):
-        history = read_history(where.view, where.sites, number, allow_unwitnessed=True)
-        counted = {v.leaf.sequence for v in read_history(where.view, where.sites, number).versions}
-        rows: list[dict[str, Any]] = [
-            {
-                "sequence": v.leaf.sequence,
-                "epoch": v.epoch,
-                "time": instant_text(v.leaf.time),
-                "objects": v.leaf.object_count,
-                "bytes": v.leaf.object_bytes,
-                "sites": list(v.held_by),
-                "witnessed": v.leaf.sequence in counted,
-            }
-            for v in history.versions
-        ]
-        found.append((name, number, rows))
-        for finding in history.findings:
-            note(f"{name}: {finding.site}: {finding.detail}")
+    """The versions of registers as their ledgers show them, verified without any key.
+
+    At home, or by warrant, also which ones are suspicious, why, and which is the last clean one.
+    """
+    if warrant is not None:
+        shown = [_opened(register, site, fingerprint, warrant, answer, key, last, accepted or [], quiet=json)]
+    else:
+        where = view_of(home, site, fingerprint)
+        wanted = where.registers(register)
+        if accepted and (where.home is None or len(wanted) != 1):
+            raise UsageError("--accept needs one register, and a home that remembers it or a --warrant")
+        shown = [_listed(where, number, name, accepted or [], because) for number, name in wanted]
     if json:
-        print_json({"registers": [{"register": n, "id": i, "versions": rows} for n, i, rows in found]})
+        told = [{"register": s.name, "id": s.number, "versions": _rows(s), **_judgement(s)} for s in shown]
+        print_json({"registers": told})
         return
-    for name, number, rows in found:
-        say(f"{name}  ({number})")
-        table(
-            ("version", "epoch", "state of (UTC)", "objects", "size", "sites", "witnessed"),
+    for one in shown:
+        _show(one)
+
+
+def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], because: str) -> _Shown:
+    history = read_history(where.view, where.sites, number, allow_unwitnessed=True)
+    counted = frozenset(v.leaf.sequence for v in read_history(where.view, where.sites, number).versions)
+    _tell_findings(name, history)
+    suspicion = None
+    if where.home is not None:
+        for sequence in accepted:
+            accept(where.home, number, history.versions, sequence, because, now())
+        suspicion = suspicion_at_home(where.home, number, history.versions)
+    return _Shown(name, number, history.versions, counted, suspicion)
+
+
+def _opened(
+    register: str | None, site: list[str] | None, fingerprint: str, warrant: Path, answer: list[Path] | None,
+    key: Path | None, last: int, accepted: list[int], *, quiet: bool,
+) -> _Shown:  # fmt: skip
+    if key is None:
+        raise UsageError("--warrant needs --key: the key file of the machine that the warrant names")
+    opened = open_by_warrant(
+        site, fingerprint, warrant, answer or [], key, register=register, unwitnessed=False, only_these=False
+    )
+    name, number, versions = opened.register.annex.name, opened.register.register, opened.history.versions
+    _tell_findings(name, opened.history)
+    with progress_bar(name, quiet=quiet) as update:
+        found = suspicion_by_warrant(
+            opened.where.view.state, opened.sites, opened.register, versions[-last:], accepted, update
+        )
+    return _Shown(name, number, versions, frozenset(v.leaf.sequence for v in versions), found)
+
+
+def _tell_findings(name: str, history: RegisterHistory) -> None:
+    for finding in history.findings:
+        note(f"{name}: {finding.site}: {finding.detail}")
+
+
+def _rows(shown: _Shown) -> list[dict[str, Any]]:
+    return [
+        {
+            "sequence": v.leaf.sequence,
+            "epoch": v.epoch,
+            "time": instant_text(v.leaf.time),
+            "objects": v.leaf.object_count,
+            "bytes": v.leaf.object_bytes,
+            "sites": list(v.held_by),
+            "witnessed": v.leaf.sequence in shown.witnessed,
+            **({"signals": shown.suspicion.word(v.leaf.sequence)} if shown.suspicion else {}),
+        }
+        for v in shown.versions
+    ]
+
+
+def _judgement(shown: _Shown) -> dict[str, Any]:
+    """For machines; nothing away from home without a warrant."""
+    if shown.suspicion is None:
+        return {}
+    verdict = shown.suspicion.verdict
+    findings = [
+        {
+            "dataset": f.dataset, "code": f.code, "since": f.since, "found": f.found, "text": f.text,
+            "examples": [_path(path) for path in f.examples], "accepted": f.accepted,
+        }
+        for f in verdict.findings
+    ]  # fmt: skip
+    return {"findings": findings, "last_clean": verdict.clean, "suspicious_since": verdict.since}
+
+
+def _path(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
+def _show(shown: _Shown) -> None:
+    say(f"{shown.name}  ({shown.number})")
+    marked = shown.suspicion is not None
+    columns = ("version", "epoch", "state of (UTC)", "objects", "size", "sites", "witnessed", "signals")
+    table(
+        columns if marked else columns[:-1],
+        (
             (
-                (
-                    v["sequence"], v["epoch"], v["time"][:19].replace("T", " "), v["objects"], size_text(v["bytes"]),
-                    " ".join(v["sites"]), "yes" if v["witnessed"] else "no",
-                )
-                for v in rows
-            ),
-        )  # fmt: skip
+                v["sequence"], v["epoch"], v["time"][:19].replace("T", " "), v["objects"], size_text(v["bytes"]),
+                " ".join(v["sites"]), "yes" if v["witnessed"] else "no", *([v["signals"]] if marked else []),
+            )
+            for v in _rows(shown)
+        ),
+    )  # fmt: skip
+    if shown.suspicion is not None and shown.suspicion.verdict.findings:
+        _show_verdict(shown, shown.suspicion)
+
+
+def _show_verdict(shown: _Shown, suspicion: Suspicion) -> None:
+    for f in suspicion.verdict.findings:
+        example = f", for example {_path(f.examples[0])}" if f.examples else ""
+        why = next((a.reason for a in suspicion.accepted if a.sequence in (f.since, f.found)), "")
+        mark = (f" [accepted: {why}]" if why else " [accepted]") if f.accepted else ""
+        say(f"  version {f.since}, {f.dataset}: {f.text}{example}{mark}")
+    verdict = suspicion.verdict
+    if verdict.since is None:
+        return
+    if verdict.clean is None:
+        say("No version before that is known to be clean.")
+        return
+    clean = next(v for v in shown.versions if v.leaf.sequence == verdict.clean)
+    time = instant_text(clean.leaf.time)[:19].replace("T", " ")
+    say(f"Last clean version: {verdict.clean}, the state of {time}. Later ones may hold damage: see `exclave diff`.")
