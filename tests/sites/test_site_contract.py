@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from exclave.errors import Bug, MalformedError
-from exclave.ids import Key
-from exclave.sites.contract import MAX_HEAD_BYTES, MAX_OBJECT_BYTES, Site
+from exclave.errors import Bug, CorruptObject, MalformedError, MissingObject
+from exclave.ids import Key, sha256
+from exclave.sites.contract import MAX_HEAD_BYTES, MAX_OBJECT_BYTES, START_BYTES, Digested, Site, digest_of
 from exclave.sites.directory import DirectorySite
 from exclave.sites.memory import MemorySite
 from exclave.sites.opening import open_site
@@ -68,6 +68,21 @@ def test_caller_duties(site: Site) -> None:
     ):
         with pytest.raises(Bug):
             broken()
+
+
+@pytest.mark.parametrize("size", [0, 1, START_BYTES + 1, (256 << 10) + 1, 3 << 20])
+def test_digest(site: Site, size: int) -> None:
+    """What an object's bytes come to is the same at every kind of site, whether it digests by itself or not."""
+    key, data = Key(f"probe/{size}"), secrets.token_bytes(size)
+    site.put_new(key, data)
+    found = digest_of(site, key, limit=size)
+    assert found == Digested(sha256(data), size, data[:START_BYTES])
+    assert digest_of(PassThrough(site), key) == found  # a source that cannot
+    with pytest.raises(MissingObject):
+        digest_of(site, Key("probe/absent"))
+    if size:
+        with pytest.raises(CorruptObject):
+            digest_of(site, key, limit=size - 1)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a//b", "a/../b", ".tmp/x", "A", "", "a/", "a\n", "é"])

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from exclave.errors import Bug
-from exclave.ids import Digest, Key
+from exclave.ids import Digest, Key, sha256
 
 MAX_OBJECT_BYTES = 64 << 20
 """Largest object that is ever put; larger ones met at a site are refused unread."""

@@ -6,6 +6,7 @@ it knowingly. A write is durable when the engine says so; which engines mean it,
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from exclave.ids import Digest, Key, parse_key, sha256
 from exclave.sites.contract import (
     MAX_HEAD_BYTES,
     MAX_OBJECT_BYTES,
+    START_BYTES,
+    Digested,
     ObjectStat,
     Tagged,
     check_prefix,
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential
 
 _SMALL_BYTES = 1 << 20
+_PIECE_BYTES = 256 << 10
 SMALL_TIMEOUT_S = 30
 LARGE_TIMEOUT_S = 600  # 64 MiB in this time is 0.9 Mbit/s
 _CONNECT_TIMEOUT_S = 5  # two lost SYNs are sent again within it

@@ -7,6 +7,7 @@ versions that count, and every object they name · (4) what that means for each 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 
 from exclave.errors import ExclaveError
@@ -20,6 +21,8 @@ from exclave.verify.state import Finding, finding, read_state
 
 __all__ = ["EmbassyReport", "RegisterReport", "SiteReport", "verify_embassy"]
 
+WORKERS = max(4, os.cpu_count() or 2)
+"""Threads that read packs: one for each core, and more than one request on its way where a site is far."""
 MAX_ALIKE = 100
 """Most findings of one kind at one source that are named one by one."""
 
@@ -30,14 +33,15 @@ def verify_embassy(
     *,
     now: Instant,
     read_packs: bool = True,
-    workers: int = 2,
+    workers: int = WORKERS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EmbassyReport:
     """Checks everything that ``sources`` (site name → site) show of the state ``pinned``. Raises nothing.
 
     A source that bears a charter's site name is held to what the charter asks of that site; any other, to what it
     shows. ``read_packs`` False checks packs by their listed size alone. ``progress(packs done, packs in all)``.
-    Memory: the names of all packs, and at most 4 packs of 16 MiB.
+    Memory: the names of all packs, and for each worker a small buffer, or a pack of 16 MiB where a source does not
+    digest by itself.
     """
     guarded = {name: GuardedSource(name, source) for name, source in sources.items()}
     try:

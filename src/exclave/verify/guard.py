@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from exclave.errors import CorruptObject, SiteUnavailable, UnavailableError
 from exclave.ids import Key
-from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Readable
+from exclave.sites.contract import MAX_OBJECT_BYTES, Digested, ObjectStat, Readable, digest_of
 
 MAX_FAILURES = 5
 """After so many failed calls a source is not asked again."""
@@ -36,6 +36,12 @@ class GuardedSource:
         if len(data) > limit:
             raise CorruptObject(f"{key} is {len(data)} bytes long; at most {limit} can be right", key=key)
         return data
+
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        found = self._ask(lambda: digest_of(self._inner, key, limit=limit))
+        if found.size_bytes > limit:
+            raise CorruptObject(f"{key} is {found.size_bytes} bytes long; at most {limit} can be right", key=key)
+        return found
 
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
         data = self._ask(lambda: self._inner.get_range(key, offset, length))

@@ -5,7 +5,6 @@ Nothing here needs a key: every object is named by the SHA-256 of its bytes, and
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,14 +15,14 @@ from exclave.formats.objectlist import MAX_NODE_BYTES, ListNode, parse_list_node
 from exclave.formats.pack import BULK_BYTES, MAGIC, SIZE_CLASSES
 from exclave.formats.paths import list_key, pack_key, pack_prefix
 from exclave.ids import Digest, Fingerprint, RegisterId, sha256
-from exclave.sites.contract import Readable, Sources
+from exclave.sites.contract import Readable, Sources, digest_of
 from exclave.verify.history import CountedVersion
 from exclave.verify.state import Finding, finding
 
 MAX_NODES = 1 << 21
 """Most list nodes of one register that are looked at."""
-MAX_WORKERS = 4
-"""Each holds one pack, at most 16 MiB, at a time."""
+MAX_WORKERS = 8
+"""Each holds one pack, at most 16 MiB, at a time; of a source that digests by itself, a small buffer."""
 _EXTRA_LISTED = 100_000
 
 
@@ -256,15 +255,14 @@ class RegisterObjects:
     def _read_pack(self, holding: Holding, pack: Digest) -> Callable[[], None]:
         key = pack_key(self._state, self._register, pack)
         try:
-            data = holding.source.get(key, limit=BULK_BYTES)
+            found = digest_of(holding.source, key, limit=BULK_BYTES)
         except (IntegrityError, UnavailableError) as error:
             problem: ExclaveError = error
             return lambda: self._spoilt(holding, pack, problem)
-        length = len(data)
-        if hashlib.sha256(data).digest() != pack:
-            wrong = CorruptObject(f"its {length} bytes do not have the hash that it is named by")
+        if found.digest != pack:
+            wrong = CorruptObject(f"its {found.size_bytes} bytes do not have the hash that it is named by")
             return lambda: self._spoilt(holding, pack, wrong)
-        if length != self._sizes[pack] or data[: len(MAGIC)] != MAGIC:
+        if found.size_bytes != self._sizes[pack] or not found.start.startswith(MAGIC):
             made = CorruptObject("its list gives it another size, or it does not start like a pack")
             return lambda: self._spoilt(holding, pack, made, "?")
         if pack in holding.unsized:
@@ -306,7 +304,7 @@ class RegisterObjects:
 
 
 def run_jobs(jobs: Iterable[Callable[[], Callable[[], None]]], *, workers: int, done: Callable[[int], None]) -> None:
-    """Runs ``jobs`` on 1 to 4 threads, a few ahead at most; ``done(number so far)`` after each."""
+    """Runs ``jobs`` on 1 to 8 threads, a few ahead at most; ``done(number so far)`` after each."""
     workers = max(1, min(workers, MAX_WORKERS))
     waiting: deque[Future[Callable[[], None]]] = deque()
     count = 0
