@@ -19,6 +19,7 @@ from exclave.ids import Label, now
 from exclave.operations.custody import OpenedRegister, describe_warrant, grant, open_register
 from exclave.operations.restore import remembered_heads
 from exclave.sites.contract import Site
+from exclave.verify.deletions import mark_erased
 from exclave.verify.history import RegisterHistory, read_history
 
 WarrantFile = Annotated[Path, typer.Option(help="The warrant to restore (or to fail over).")]
@@ -79,4 +80,4 @@ def open_by_warrant(
     for witness, why in silent.items():
         note(f"the witness {witness} does not say what it has seen: {why}")
     history = read_history(where.view, sites, one.register, allow_unwitnessed=unwitnessed, remembered=remembered)
-    return Opened(where, parsed, one, sites, history)
+    return Opened(where, parsed, one, sites, mark_erased(where.view, sites, history, now()))

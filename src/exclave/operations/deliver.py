@@ -30,6 +30,7 @@ from exclave.ledger.publish import publish
 from exclave.operations.carry import carry_state
 from exclave.sites.contract import Readable, Site
 from exclave.verify.copies import LogCopies
+from exclave.verify.deletions import without_erased
 from exclave.verify.history import collect_history, read_copies
 from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
 from exclave.verify.part import listed_sizes
@@ -96,7 +97,7 @@ def plan_delivery(
 ) -> Delivery:
     """What ``target`` lacks, by its listing. ``wanted`` says which of it this delivery is to bring."""
     logs = read_copies(view, sources, register)
-    versions = collect_history(logs).versions
+    versions = without_erased(view, sources, collect_history(logs))
     inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
     add_boxes(inventory, view)
     add_batches(inventory, view, sources, sources)

@@ -74,6 +74,7 @@ def choose_version(history: RegisterHistory, sequence: int | None, *, override: 
     if sequence is None:
         require_newest(history, override)
         return history.latest
+    history.require_kept(sequence)
     for version in history.versions:
         if version.leaf.sequence == sequence:
             return version

@@ -36,7 +36,7 @@ from exclave.formats.deletion import (
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import deletion_key, objection_key, objection_prefix
 from exclave.formats.warrant import Act
-from exclave.ids import Digest, Instant, Label, RegisterId, parse_digest, sha256
+from exclave.ids import Digest, Instant, Label, RegisterId, instant_text, parse_digest, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.charters import VerifiedCharter
 from exclave.rules.deletion import Before, OrderState, Verdict, judge_order, objecting
@@ -212,13 +212,31 @@ def _before(made: Made, counted: CountedFact) -> bool:
     return made.epoch <= counted.epoch and made.time <= counted.fact.time
 
 
-def without_erased(
-    view: StateView, sources: Sources, history: RegisterHistory, now: Instant
-) -> tuple[CountedVersion, ...]:
-    """The versions of ``history`` that have to be somewhere: all but those that were erased, or are due to be."""
+def mark_erased(
+    view: StateView, sources: Sources, history: RegisterHistory, now: Instant | None = None
+) -> RegisterHistory:
+    """``history`` that knows which of its versions were erased, or are due to be.
+
+    ``now`` None: by the time of the ledger's own head, for those who only copy what there is.
+    """
     if not any(counted.fact.kind == ORDERED for counted in history.facts):
-        return history.versions
+        return history
+    if now is None:
+        now = max((log.freshest.time for log in history.epochs if log.freshest is not None), default=Instant(0))
     gone = read_deletions(view, sources, history, now=now).erased(view, now)
+    words = {
+        sequence: f"{'erased' if one.done else 'ordered to be erased'} on {instant_text(one.time)} by the warrant"
+        f" {one.warrant.hex()}"
+        for sequence, one in gone.items()
+    }
+    return replace(history, erased=words)
+
+
+def without_erased(
+    view: StateView, sources: Sources, history: RegisterHistory, now: Instant | None = None
+) -> tuple[CountedVersion, ...]:
+    """The versions of ``history`` that have to be somewhere: all but those that ``mark_erased`` marks."""
+    gone = mark_erased(view, sources, history, now).erased
     return tuple(version for version in history.versions if version.leaf.sequence not in gone)
 
 

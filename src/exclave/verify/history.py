@@ -88,6 +88,8 @@ class RegisterHistory:
     findings: tuple[Finding, ...]
     facts: tuple[CountedFact, ...] = ()
     """In the ledger's order: which charter versions are made under, orders to delete, and what was erased."""
+    erased: Mapping[int, str] = field(default_factory=dict)
+    """By sequence: when and by which warrant a version was erased, in words. Filled by ``deletions.mark_erased``."""
 
     @property
     def latest(self) -> CountedVersion:
@@ -99,11 +101,21 @@ class RegisterHistory:
         return self.versions[-1]
 
     def version(self, sequence: int) -> CountedVersion:
-        """Version number ``sequence``. ``MissingObject`` if it does not count or does not exist."""
+        """Version number ``sequence``. ``MissingObject`` if it was erased, does not count or does not exist."""
+        self.require_kept(sequence)
         for version in self.versions:
             if version.leaf.sequence == sequence:
                 return version
         raise MissingObject(f"register {self.register} has no version {sequence} that counts", sequence=sequence)
+
+    def require_kept(self, sequence: int) -> None:
+        """``MissingObject`` if version ``sequence`` is marked as erased: when, and by which warrant."""
+        if sequence in self.erased:
+            raise MissingObject(
+                f"version {sequence} of register {self.register} was {self.erased[sequence]}",
+                hint="Choose another version; `exclave snapshots` shows which there are.",
+                sequence=sequence,
+            )
 
     @property
     def newest_log(self) -> EpochLog:
