@@ -45,7 +45,6 @@ from exclave.ids import (
     RegisterId,
     Sequence,
     instant_text,
-    parse_count,
     parse_digest,
     parse_fingerprint,
     parse_instant,
@@ -225,14 +224,6 @@ def _against(lines: LineReader) -> Digest | None:
 def erased_digest(names: set[Digest]) -> Digest:
     """What the last record of a deletion binds: SHA-256 of the erased packs' names in hex, sorted, a line each."""
     return sha256("".join(f"{name.hex()}\n" for name in sorted(names)).encode())
-
-
-def parse_done_count(text: str) -> int:
-    """The number of packs in the second line of a ``deletion-done`` fact: ``erased <count> packs …``."""
-    parts = text.split(" ")
-    if len(parts) < 3 or parts[0] != "erased" or parts[2] != "packs":
-        raise MalformedError("the second line of this fact does not say what was erased")
-    return parse_count(parts[1])
 
 
 def _text(data: bytes, limit: int, what: str) -> str:

@@ -224,7 +224,7 @@ def mark_erased(
     if now is None:
         now = max((log.freshest.time for log in history.epochs if log.freshest is not None), default=Instant(0))
     gone = read_deletions(view, sources, history, now=now).erased(view, now)
-    words = {
+    words: dict[int, str] = {
         sequence: f"{'erased' if one.done else 'ordered to be erased'} on {instant_text(one.time)} by the warrant"
         f" {one.warrant.hex()}"
         for sequence, one in gone.items()
