@@ -61,13 +61,16 @@ def serve_mount(
             return 0
 
     options = {"allow_other": True, "default_permissions": True} if allow_other else {}
+    calls = _Calls(register, ready)
     try:
         Fuse(
-            _Calls(register, ready), os.fspath(folder), foreground=True, ro=True, nosuid=True, nodev=True, use_ino=True,
+            calls, os.fspath(folder), foreground=True, ro=True, nosuid=True, nodev=True, use_ino=True,
             kernel_cache=True, entry_timeout=_KEPT_S, attr_timeout=_KEPT_S, negative_timeout=_KEPT_S, fsname="exclave",
             subtype="exclave", **options,
         )  # fmt: skip
     except RuntimeError as error:
+        if calls.shown:
+            return  # libfuse says so of a mount that a signal ended
         hint = "The line above says why. A user who is not root needs fusermount3 (Debian: apt install fuse3)"
         hint += ", and for --allow-other `user_allow_other` in /etc/fuse.conf." if allow_other else "."
         raise ServiceFailed(f"{folder} could not be mounted", hint=hint) from error
@@ -130,11 +133,14 @@ class _Calls:
 
     def __init__(self, register: MountedRegister, ready: Callable[[], None]) -> None:
         self._register, self._ready = register, ready
+        self.shown = False
+        """Whether the kernel accepted the mount."""
         self._files: dict[int, OpenFile] = {}
         self._number = 0
         self._lock = threading.Lock()
 
     def init(self, _: str) -> None:
+        self.shown = True
         self._ready()
 
     def listing(self, path: bytes) -> Iterator[tuple[bytes, Attributes | None]]:

@@ -172,12 +172,11 @@ class OpenFile:
             self._next = end if not orderly else max(self._next, end)
             if self._streak < 3:
                 return
-            most = min(AHEAD_MOST, self._cache.limit_bytes // 4)
-            begin, until = max(end, self._asked), min(end + self._window, self.size)
-            if until - begin < self._window // 2 and until < self.size:
+            begin = max(end, self._asked)
+            if begin - end >= self._window // 4 or begin >= self.size:
                 return
-            self._window = min(self._window * 2, most)
-            self._asked = until
+            until = self._asked = min(end + self._window, self.size)
+            self._window = min(self._window * 2, AHEAD_MOST, self._cache.limit_bytes // 4)
         self._cache.ahead(self._reader, self._refs(begin, until))
 
     def _refs(self, begin: int, until: int) -> list[Ref]:
