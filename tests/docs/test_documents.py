@@ -44,6 +44,11 @@ STORY = (
     ("docs/runbooks/worst-day.md", RUNBOOK),
     ("docs/runbooks/after-failover.md", RUNBOOK),
 )
+APART = (
+    ("docs/tutorial.md", TUTORIAL),
+    ("docs/runbooks/clean-version.md", RUNBOOK | TUTORIAL),
+)
+"""An attack on the tutorial's state: it would spoil the other story."""
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
 )  # fmt: skip
@@ -135,11 +140,12 @@ def same(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, " ".join(printed.translate(_DRAWN).split()), re.DOTALL) is not None
 
 
-def test_documents_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("story", [STORY, APART], ids=["story", "apart"])
+def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], ...]) -> None:
     """Tutorial and runbooks do, from the first command to the last, what they show."""
     shell = Shell(tmp_path)
     try:
-        for name, places in STORY:
+        for name, places in story:
             found = steps(name)
             for at, step in enumerate(found):
                 if step.file:
@@ -159,7 +165,7 @@ def test_documents_run(tmp_path: Path) -> None:
 
 def test_something_is_run() -> None:
     """A document whose marks went lost would pass unnoticed."""
-    for name, _ in STORY:
+    for name, _ in (*STORY, *APART):
         assert len(steps(name)) >= 2, name
 
 
