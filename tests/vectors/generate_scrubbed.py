@@ -50,9 +50,7 @@ def main() -> None:
         bad("line", "double space", line.replace("days 30", "days  30")),
         bad("line", "nothing", ""),
         case("report", "good", "ok", report),
-        case(
-            "report", "nothing wrong", "ok", "".join(part for part in report.splitlines(True) if "wrong cd" not in part)
-        ),
+        case("report", "nothing wrong", "ok", "".join(report.splitlines(True)[:4])),
         bad("report", "no register", "".join(report.splitlines(True)[:3])),
         bad("report", "another header", report.replace("report/v1", "report/v2")),
         bad("report", "object that is no name", report.replace("cd/pack", "cd/../pack")),

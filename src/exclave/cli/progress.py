@@ -100,19 +100,17 @@ class WorkBar:
             self.work.text, self.work.done = text, done
             self.work.total, self.work.estimated = total, estimated
 
-    def read(self, size: int, *, total: int | None = None) -> None:
-        """``size`` more bytes were read; of ``total``, if that is how far it has come."""
+    def read(self, size: int, *, counts: bool = False) -> None:
+        """``size`` more bytes were read; with ``counts``, it has come that much further."""
         with self._lock:
             self.work.read = (self.work.read or 0) + size
-            if total is not None:
-                self.work.done, self.work.total = self.work.done + size, total
+            self.work.done += size if counts else 0
 
-    def ship(self, size: int, *, total: int | None = None) -> None:
+    def ship(self, size: int, *, counts: bool = False) -> None:
         """``size`` more bytes were written; as ``read``."""
         with self._lock:
             self.work.shipped = (self.work.shipped or 0) + size
-            if total is not None:
-                self.work.done, self.work.total = self.work.done + size, total
+            self.work.done += size if counts else 0
 
     def poll(self, *, read: Callable[[], int] | None = None, shipped: Callable[[], int] | None = None) -> None:
         """Totals in bytes are asked of these whenever the lines are drawn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,13 +101,18 @@ def scrub(
             where.view, label, where.sites[label], {n: s for n, s in where.sites.items() if n != label},
             days or _promised(where.home, label) or DEFAULT_DAYS,
             repair or (where.home is not None and not check_only), secrets.randbelow, began,
-            workers=max(2, os.cpu_count() or 2), progress=lambda size, total: bar.read(size, total=total),
+            workers=max(2, os.cpu_count() or 2), progress=lambda size: bar.read(size, counts=True),
         )  # fmt: skip
         for number in registers_at(where.view, label, chosen):
-            bar.begin(where.names().get(number, number[:8]))
+            name = where.names().get(number, number[:8])
+            bar.begin(name)
             seed, known = _seed(where.home, owner, number)
             since = before.get(number) if known else None
-            results.append(scrubber.scrub(number, seed, since=since, by_ledger=where.home is not None))
+            results.append(
+                scrubber.scrub(
+                    number, seed, since=since, by_ledger=where.home is not None, plan_done=partial(bar.at, name, 0)
+                )
+            )
     problems = _enter(where, label, results, began) if where.home is not None else {}
     if report is not None and signer is not None:
         write_private(report, _report(where, label, results, began, signer))

@@ -8,14 +8,23 @@ from typing import Annotated
 
 import typer
 
-from exclave.app import open_home, open_sites
-from exclave.cli.output import HomeFolder, Json, out, print_json, say, table, typed
-from exclave.errors import ConfigError, ExclaveError, UsageError
+from exclave.app import open_home, open_named_sites, open_sites
+from exclave.cli.output import HomeFolder, Json, note, out, print_json, say, size_text, table, typed, when
+from exclave.cli.progress import work_bar
+from exclave.errors import ConfigError, ExclaveError, IntegrityError, MissingObject, UsageError
+from exclave.formats.carried import Carried
 from exclave.formats.config import parse_config
-from exclave.ids import parse_country, parse_label
+from exclave.ids import Fingerprint, Label, parse_country, parse_fingerprint, parse_label, parse_register_id
+from exclave.operations.deliver import Delivery
 from exclave.operations.home import CONFIG_NAME, absolute_address, write_private
+from exclave.operations.ship import DISK, read_carried, take_over
+from exclave.sites.contract import Site
+from exclave.sites.directory import DirectorySite
 from exclave.sites.opening import open_site
 from exclave.sites.probe import probe as probe_site
+from exclave.verify.state import read_state
+
+_IMPORT_EXAMPLE = "Example: exclave site import /media/disk-1 --into lux=dir:/srv/exclave --fingerprint 3f9a…"
 
 app = typer.Typer(help="Sites: the places that keep copies.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -109,3 +118,86 @@ def probe(
         say(f"{len(promises) - len(broken)} of {len(promises)} promises kept at {target.address}.")
     if broken:
         raise typer.Exit(20)
+
+
+@app.command(name="import", epilog=_IMPORT_EXAMPLE)
+def import_(
+    disk: Annotated[Path, typer.Argument(help="The disk's folder, with carried.txt in it; or a copy of a site.")],
+    into: Annotated[str, typer.Option("--into", help="The site: its name, or NAME=URL away from home.")],
+    only: Annotated[str | None, typer.Option("--register", help="Only this register: its id.")] = None,
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, away from home.")
+    ] = "",
+    home: HomeFolder = Path(),
+    json: Json = False,
+) -> None:
+    """Take over what a carried disk holds, every object checked. Needs no key. Broken off, it goes on where it was.
+
+    Exit code 0: everything is there; 22: other disks have to follow; 20: something on the disk is wrong.
+    """
+    label, target, pinned = _target(into, fingerprint, home)
+    source = DirectorySite(str(disk.absolute()))
+    carried = read_carried(source, pinned)
+    view = read_state({DISK: source, label: target}, pinned)
+    with work_bar(f"import {label}", quiet=json) as bar:
+        bar.begin("what is lacking")
+        done = take_over(
+            view, source, label, target, only=typed(parse_register_id, only) if only else None,
+            plan_done=lambda size: bar.at("objects", 0, size), progress=lambda size: bar.ship(size, counts=True),
+        )  # fmt: skip
+    if json:
+        print_json(_imported_told(label, done))
+    else:
+        _show_imported(label, carried, done)
+    if any(d.faults for d in done):
+        raise typer.Exit(IntegrityError.exit_code)
+    if any(d.lacking for d in done):
+        raise typer.Exit(MissingObject.exit_code)
+
+
+def _target(into: str, fingerprint: str, home: Path) -> tuple[Label, Site, Fingerprint]:
+    """Where to, by a name of the home's configuration, or by an address and the fingerprint."""
+    if "=" in into:
+        if not fingerprint:
+            raise UsageError("--into NAME=URL needs --fingerprint: without it nobody can tell whose disk this is")
+        ((label, site),) = open_named_sites([into]).items()
+        return label, site, typed(parse_fingerprint, fingerprint)
+    opened = open_home(home)
+    for label, site in open_sites(opened).items():
+        if label == into:
+            return label, site, opened.fingerprint()
+    raise ConfigError(f"there is no site {into!r} in exclave.toml")
+
+
+def _imported_told(label: Label, done: tuple[Delivery, ...]) -> dict[str, object]:
+    rows = [
+        {"register": d.register, "objects": d.objects, "bytes": d.bytes, "lacking": d.lacking,
+         "published": d.published, "waits": d.waits, "faults": d.faults}
+        for d in done
+    ]  # fmt: skip
+    return {"site": label, "ok": all(d.published for d in done), "registers": rows}
+
+
+def _show_imported(label: Label, carried: Carried | None, done: tuple[Delivery, ...]) -> None:
+    if carried is None:
+        note("there is no carried.txt on the disk: it is taken as a copy of a site")
+    else:
+        say(f"Part {carried.part} of {carried.parts}, written for {carried.site} on {when(carried.time)}.")
+        if not carried.finished:
+            note("the disk was not finished when it was taken out; what it has is taken over")
+    table(
+        ("register", "taken over", "size", "still lacking", "shown"),
+        (
+            (d.register[:12] + "…", d.objects, size_text(d.bytes), d.lacking, "yes" if d.published else "not yet")
+            for d in done
+        ),
+    )
+    for delivery in done:
+        for what, why in delivery.faults.items():
+            say(f"WRONG: {what}: {why}")
+    if any(d.faults for d in done):
+        say("Something on the disk is wrong; nothing of that was taken over. All the rest was.")
+    elif any(d.lacking for d in done):
+        say(f"{label} lacks something still: bring the other disks. Nothing is shown there before it is complete.")
+    else:
+        say(f"{label} has everything that was shipped; the next backup sends it only what is new.")

@@ -97,14 +97,17 @@ def plan_delivery(
 ) -> Delivery:
     """What ``target`` lacks, by its listing. ``wanted`` says which of it this delivery is to bring."""
     logs = read_copies(view, sources, register)
-    versions = without_erased(view, sources, collect_history(logs))
+    history = collect_history(logs)
+    versions = without_erased(view, sources, history)
     inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
     add_boxes(inventory, view)
     add_batches(inventory, view, sources, sources)
     have = listed_sizes(target, inventory)
     lacking = {name: size for name, size in inventory.packs.items() if have.get(name) != size}
     needed = {name: size for name, size in lacking.items() if wanted(name)}
-    return Delivery(register, logs, inventory, needed, len(lacking) - len(needed))
+    # A ledger that cannot be believed hides versions: nothing may be called complete then.
+    faults = {f"{f.site} {f.what}": f.detail for f in history.findings if f.grave}
+    return Delivery(register, logs, inventory, needed, len(lacking) - len(needed), faults=faults)
 
 
 def deliver(
@@ -122,12 +125,17 @@ def deliver(
     ``always_publish``: the ledgers go there even if something is lacking (a disk that carries a part). Raises
     ``SiteFull`` and ``SiteReadOnly`` of the target, and ``UnavailableError`` if it does not answer; what arrived stays.
     """
+    ledgers_wrong = bool(plan.faults)
     both = {**sources, label: target}
     failed = carry_state(view, plan.register, both, targets=[label], former_logs=False)  # (1)
     if label in failed:
         plan.faults[f"{label} state"] = failed[label]
     have = {stat.key for stat in target.list(list_key(view.state, plan.register, Digest(bytes(32)))[:-64])}
-    small = [item for item in plan.inventory.small() if item.key not in have]
+    small = [
+        item
+        for item in plan.inventory.small()
+        if item.key not in have and (item.name in plan.inventory.nodes or target.stat(item.key) is None)
+    ]
     carrier = _Carrier(target, label, sources, plan, progress)
     carrier.carry(item for item in small if item.name not in plan.inventory.nodes)  # (2)
     carrier.carry(item for item in small if item.name in plan.inventory.nodes)
@@ -135,7 +143,9 @@ def deliver(
     plan.lacking += plan.elsewhere + len(plan.inventory.lost)
     for key, error in plan.inventory.lost.items():
         plan.faults[f"? {key}"] = error.message
-    if plan.lacking and not always_publish:
+    if ledgers_wrong and not always_publish:
+        plan.waits = "the ledgers that it comes from are wrong"
+    elif plan.lacking and not always_publish:
         plan.waits = f"{plan.lacking} of its objects are still lacking"
     elif label in failed:
         plan.waits = failed[label]

@@ -30,6 +30,7 @@ from exclave.operations.deliver import deliver, fetch_named, plan_delivery
 from exclave.rules.scrub import Part, day_of, falls_due, order_secret, part_of, sample_of
 from exclave.sites.contract import Site
 from exclave.verify.copies import LogCopies
+from exclave.verify.deletions import without_erased
 from exclave.verify.history import collect_history, read_copies
 from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
 from exclave.verify.ledgers import audit_copy, known_leaves
@@ -98,14 +99,21 @@ class Scrubber:
     """A number from 0 to n - 1 that nobody foresees."""
     now: Instant
     workers: int = 2
-    progress: Callable[[int, int], None] = lambda size, total: None
-    """``progress(bytes read by this step, bytes in all for this register)``."""
+    progress: Callable[[int], None] = lambda size: None
+    """``progress(bytes)`` after each pack."""
 
     def scrub(
-        self, register: RegisterId, seed: bytes, *, since: int | None = None, by_ledger: bool = False
+        self,
+        register: RegisterId,
+        seed: bytes,
+        *,
+        since: int | None = None,
+        by_ledger: bool = False,
+        plan_done: Callable[[int], None] = lambda size: None,
     ) -> RegisterScrub:
         """One register. ``seed``: 32 secret bytes; ``since``: the last day that was read in the order that they give,
         None if it is not known; with ``by_ledger``, as the register's facts tell, which are about the writer's order.
+        ``plan_done(bytes)`` once it is known how much is to be read.
 
         ``UnavailableError`` if the site stops answering: then nothing is said of the day.
         """
@@ -118,12 +126,13 @@ class Scrubber:
         inventory = self._inventory(register, logs, sources)
         found = [*self._ledgers(logs), *self._notes(inventory)]  # (1)
         due = self._due(inventory, part, order_secret(seed, self.label))  # (2)
-        total, read = sum(inventory.packs[name] for name in due), 0
+        plan_done(sum(inventory.packs[name] for name in due))
+        read = 0
 
         def count(size: int) -> None:
             nonlocal read
             read += size
-            self.progress(size, total)
+            self.progress(size)
 
         packs = (inventory.pack(name) for name in due)
         for wrong in read_objects(self.site, packs, workers=self.workers, read=count):  # (3)
@@ -136,7 +145,8 @@ class Scrubber:
 
     def _inventory(self, register: RegisterId, logs: tuple[LogCopies, ...], sources: Mapping[Label, Site]) -> Inventory:
         """What the site's own ledgers say that it holds."""
-        held = [v for v in collect_history(logs).versions if self.label in v.held_by]
+        versions = without_erased(self.view, sources, collect_history(logs), self.now)
+        held = [v for v in versions if self.label in v.held_by]
         # The site's own copies are read here; only what it does not give comes from the others.
         inventory = read_lists(self.view.state, register, (v.leaf.objects for v in held), sources)
         add_boxes(inventory, self.view)

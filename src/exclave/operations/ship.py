@@ -1,0 +1,202 @@
+"""Carried disks: writes to a folder what a site lacks, sealed as it is, and takes it over from there at the far side.
+
+A disk is a directory site with ``carried.txt`` beside its objects. It holds the state's notes, all object lists and the
+ledgers, and of the packs those of its part. Both ways may be broken off at any moment and go on with what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from exclave.errors import CorruptObject, MalformedError, SiteFull, UsageError, WrongFingerprint
+from exclave.formats.carried import CARRIED_KEY, MAX_CARRIED_BYTES, Carried, CarriedRegister, parse_carried
+from exclave.ids import Digest, Instant, Label, RegisterId
+from exclave.operations.deliver import Delivery, deliver, plan_delivery, require_basis
+from exclave.rules.parts import in_part, parts_needed
+from exclave.sites.contract import Readable, Site
+from exclave.verify.deletions import without_erased
+from exclave.verify.history import collect_history, read_copies
+from exclave.verify.inventory import read_lists
+from exclave.verify.part import listed_sizes
+from exclave.verify.state import StateView, read_state
+
+DISK = Label("carried-disk")
+_RESERVE_BYTES = 64 << 20
+"""Left free for notes, lists, ledgers and the file system's own needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """What one disk carries now."""
+
+    carried: Carried
+    deliveries: tuple[Delivery, ...]
+
+    @property
+    def faults(self) -> dict[str, str]:
+        return {what: why for d in self.deliveries for what, why in d.faults.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a site lacks: register → pack → bytes."""
+
+    lacking: Mapping[RegisterId, Mapping[Digest, int]]
+    on_disk: int
+    """Bytes of it that are on the disk already."""
+    begun: tuple[int, int] | None
+    """The part that the disk says it is, if it was written for this site."""
+
+    @property
+    def sizes(self) -> dict[Digest, int]:
+        return {name: size for packs in self.lacking.values() for name, size in packs.items()}
+
+
+def plan_load(
+    view: StateView,
+    registers: Sequence[RegisterId],
+    label: Label,
+    site: Readable,
+    disk: Readable,
+    sources: Mapping[Label, Site],
+) -> Load:
+    """What ``site`` lacks of ``registers``, of all versions that ``sources`` show, by its own listing."""
+    found: dict[RegisterId, Mapping[Digest, int]] = {}
+    on_disk = 0
+    for register in registers:
+        versions = without_erased(view, sources, collect_history(read_copies(view, sources, register)))
+        inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
+        have, written = listed_sizes(site, inventory), listed_sizes(disk, inventory)
+        lacking = {n: size for n, size in inventory.packs.items() if have.get(n) != size}
+        found[register] = lacking
+        on_disk += sum(size for name, size in lacking.items() if written.get(name) == size)
+    carried = read_carried(disk, view.state)
+    begun = (carried.part, carried.parts) if carried is not None and carried.site == label else None
+    return Load(found, on_disk, begun)
+
+
+def choose_part(load: Load, part: tuple[int, int] | None, room_bytes: int) -> tuple[int, int]:
+    """The part for a disk that may hold ``room_bytes`` in all: the given one, or the one that it was begun as, or the
+    first of as many as are needed. ``SiteFull`` if it does not fit; it says how many parts are needed.
+    """
+    room = room_bytes - _RESERVE_BYTES
+    sizes = load.sizes
+    part = part or load.begun
+    if part is None:
+        return 1, parts_needed(sizes, room) if sizes else 1
+    wanted = in_part(*part)
+    size = sum(size for name, size in sizes.items() if wanted(name))
+    if size > room:
+        raise SiteFull(
+            f"part {part[0]} of {part[1]} is {size} bytes long; there is room for {max(room, 0)}",
+            hint=f"Use a larger disk, or {parts_needed(sizes, room)} disks of this size: --part 1/N to N/N."
+            if room > 0 else "Use a larger disk.",
+        )  # fmt: skip
+    return part
+
+
+def ship(
+    view: StateView,
+    load: Load,
+    part: tuple[int, int],
+    label: Label,
+    disk: Site,
+    sources: Mapping[Label, Site],
+    *,
+    now: Instant,
+    plan_done: Callable[[int], None] = lambda size: None,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Shipped:
+    """Writes the part onto ``disk`` for the site ``label``; what it carries, with ``faults`` if something is lacking.
+
+    (1) `carried.txt` says that the disk is not finished · (2) notes, lists, packs, then ledgers · (3) it says it is.
+    ``plan_done(bytes)`` once it is known what must be written yet, ``progress(bytes)`` after each object.
+    """
+    wanted = in_part(*part)
+    chosen = {
+        register: {name: size for name, size in packs.items() if wanted(name)}
+        for register, packs in load.lacking.items()
+    }
+    _write(disk, _say(view, label, part, chosen, now, finished=False))  # (1) a restart finds this, and writes on
+    view = read_state({**sources, DISK: disk}, view.state)  # what the disk lacks of it is written
+    plans = [plan_delivery(view, r, disk, sources, wanted=packs.__contains__) for r, packs in chosen.items()]
+    plan_done(sum(plan.needed_bytes for plan in plans))
+    done = [deliver(view, p, DISK, disk, sources, always_publish=True, progress=progress) for p in plans]  # (2)
+    whole = not any(d.faults for d in done)
+    carried = _say(view, label, part, chosen, now, finished=whole)
+    _write(disk, carried)  # (3)
+    return Shipped(carried, tuple(done))
+
+
+def _say(
+    view: StateView,
+    label: Label,
+    part: tuple[int, int],
+    chosen: Mapping[RegisterId, Mapping[Digest, int]],
+    now: Instant,
+    *,
+    finished: bool,
+) -> Carried:
+    registers = tuple(CarriedRegister(r, len(packs), sum(packs.values())) for r, packs in chosen.items())
+    return Carried(view.state, label, now, *part, finished, registers)
+
+
+def _write(disk: Site, carried: Carried) -> None:
+    head = disk.read_head(CARRIED_KEY)
+    disk.replace_if(CARRIED_KEY, carried.encode().encode(), head.tag if head else None)
+
+
+def read_carried(disk: Readable, state: str) -> Carried | None:
+    """What the disk says of itself; None if it is a bare copy of a site. Believed for messages alone.
+
+    ``WrongFingerprint`` for another state's disk, ``CorruptObject`` if the text was changed.
+    """
+    if disk.stat(CARRIED_KEY) is None:
+        return None
+    try:
+        carried = parse_carried(disk.get(CARRIED_KEY, limit=MAX_CARRIED_BYTES))
+    except MalformedError as error:
+        raise CorruptObject(
+            f"the disk's carried.txt is damaged: {error.message}",
+            hint="Remove carried.txt to take over what the disk holds all the same; every object is checked.",
+        ) from error
+    if carried.state != state:
+        raise WrongFingerprint(f"this disk belongs to another state, {carried.state}")
+    return carried
+
+
+def take_over(
+    view: StateView,
+    disk: Site,
+    label: Label,
+    target: Site,
+    *,
+    only: RegisterId | None = None,
+    plan_done: Callable[[int], None] = lambda size: None,
+    progress: Callable[[int], None] = lambda size: None,
+) -> tuple[Delivery, ...]:
+    """Takes over what ``disk`` holds into ``target``, which the charter knows as ``label``; every object is checked.
+
+    (1) which registers are there, and may lie here: nothing is written before · (2) what the target lacks of each ·
+    (3) objects, and the ledgers once nothing is lacking. ``LegalBasisMissing`` in (1). ``plan_done(bytes)`` after (2).
+    """
+    shown = view.shown[DISK].epochs
+    there = [rule.id for rule in view.chain.newest.charter.registers if shown.get(rule.id) and only in (None, rule.id)]
+    if not there:
+        raise UsageError("there is no register of this state on the disk", hint="Is it mounted, and the right one?")
+    for register in there:  # (1)
+        require_basis(view, register, label)
+    source = {DISK: disk}
+    plans = [_present(plan_delivery(view, register, target, source), disk) for register in there]  # (2)
+    plan_done(sum(plan.needed_bytes for plan in plans))
+    return tuple(deliver(view, plan, label, target, source, progress=progress) for plan in plans)  # (3)
+
+
+def _present(plan: Delivery, disk: Readable) -> Delivery:
+    """Of what the target lacks, what this disk carries; other disks bring the rest."""
+    there = listed_sizes(disk, plan.inventory)
+    lacking = len(plan.needed)
+    plan.needed = {name: size for name, size in plan.needed.items() if name in there}
+    plan.elsewhere += lacking - len(plan.needed)
+    return plan
