@@ -28,6 +28,7 @@ _ALONE = (
     "rekey",
     "verify",
     "scrub",
+    "ship",
     "status",
     "demo",
 )
