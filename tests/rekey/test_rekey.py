@@ -40,7 +40,7 @@ def test_a_custodian_is_lost(home: People, tmp_path: Path) -> None:
     assert _packs(home) == before, "no stored object was touched"
     (home.root / "acts" / "act-3").write_text("Act 3\n")
     assert home.backup()[0]["epoch"] == 2
-    assert [f.kind for f in home.facts()] == ["rekey"]
+    assert [f.kind for f in home.facts()].count("rekey") == 1
     assert home.verify()["findings"] == []
     home.restore_all(tmp_path / "out", "aino", "kaja")
     assert tree_of(tmp_path / "out" / "2" / "acts") == tree_of(home.root / "acts")
@@ -81,7 +81,7 @@ def test_a_custodian_is_replaced(home: People, tmp_path: Path) -> None:
     assert chain.newest.maker.name == "ceremony"
     assert chain.newest.writer == chain.epochs[0].writer
     assert home.backup()[0]["epoch"] == 2
-    assert [f.kind for f in home.facts()] == ["rekey"], "home's next backup says it"
+    assert "rekey" in [f.kind for f in home.facts()], "home's next backup says it"
     home.restore_all(tmp_path / "out", "aino", "mart")
     assert "custodian" in home.fails(30, "warrant", "sign", str(home.request("restore", name="late")), "--yes",
                                      "--key", str(home.key("luc")), *home.where())["message"]  # fmt: skip

@@ -17,13 +17,14 @@ import msgspec
 from exclave.errors import (
     CorruptObject,
     Fenced,
+    HeadMoved,
     IntegrityError,
     MissingObject,
     QuorumMissing,
     UnavailableError,
     UsageError,
 )
-from exclave.formats.epochnote import parse_epoch
+from exclave.formats.epochnote import ParsedEpoch, parse_epoch
 from exclave.formats.note import parse_note
 from exclave.ids import Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
@@ -142,10 +143,11 @@ def _rekey_one(run: _Run, register: RegisterId, opened: OpenedRegister) -> Rekey
         made = _made(run, register, opened, former)  # (2)
         failed: dict[Label, str] = {}
         if made is not None:
+            _require_unchanged(run, register, opened.annex.name, former, made)
             cards, warrant = [key_card(run.machine), former.writer], run.granted.note.encode()
             failed = put_epoch(run.view.state, register, made, cards, warrant, sites, run.say)  # (3)
         epoch = _read_back(run, register, opened.annex.name, made)  # (4)
-        overtaken = _overtaken(run, epoch, former, sites)  # (5)
+        overtaken = _behind(run, epoch.note, former, sites)  # (5)
         fact = _enter_fact(run, epoch, {label: site for label, site in sites.items() if label not in failed})  # (6)
     note = epoch.note
     return Rekeyed(
@@ -199,6 +201,28 @@ def _require_all_answer(run: _Run, register: RegisterId, name: str) -> None:
         )
 
 
+def _require_unchanged(run: _Run, register: RegisterId, name: str, former: VerifiedEpoch, made: MadeEpoch) -> None:
+    """Right before (3): nobody began an epoch meanwhile, and the writer entered nothing.
+
+    Two epochs that begin in one moment are a fork: neither takes anything away, and people decide by a charter.
+    """
+    newest = read_state(run.sites, run.view.state).epoch_chain(register).newest
+    if newest.note.authority == run.granted.warrant.digest:
+        return
+    if newest.digest != former.digest:
+        raise Fenced(
+            f"{name} is in epoch {newest.number} of {newest.writer.name} by now, so nothing was published",
+            hint="Request a new warrant: its answers bring the shares of that epoch.",
+            epoch=newest.number,
+        )
+    note = parse_epoch(parse_note(made.note).text)
+    if _behind(run, note, former, run.sites_of(register)):
+        raise HeadMoved(
+            f"{name}: its writer entered something while the epoch was made, so nothing was published",
+            hint="Run the same command again, while no backup runs.",
+        )
+
+
 def _history(run: _Run, register: RegisterId, opened: OpenedRegister) -> RegisterHistory:
     """What counts of a register, all of which the new epoch keeps; raises if that is in doubt."""
     sites = run.sites_of(register)
@@ -231,11 +255,11 @@ def _read_back(run: _Run, register: RegisterId, name: str, made: MadeEpoch | Non
     return mine[0]
 
 
-def _overtaken(run: _Run, epoch: VerifiedEpoch, former: VerifiedEpoch, sites: Mapping[Label, Site]) -> int:
-    """(5) How many entries the writer made behind the cut: he looks at the notes after he has entered, and this looks
-    at his log after the note is there, so at least one of the two knows.
+def _behind(run: _Run, note: ParsedEpoch, former: VerifiedEpoch, sites: Mapping[Label, Site]) -> int:
+    """(5) How many entries of the former log lie behind the cut of ``note``. The writer looks at the notes after he has
+    entered something, and this looks at his log once the note is there: so at least one of the two knows.
     """
-    size = epoch.note.previous.size if epoch.note.previous is not None else 0
+    size = note.previous.size if note.previous is not None else 0
     largest = size
     for site in sites.values():
         try:
