@@ -68,7 +68,7 @@ def ship(
     with work_bar(f"ship {label}", quiet=json) as bar:
         bar.begin("what is lacking")
         there = MemorySite() if everything else where.sites[label]
-        load = plan_load(where.view, registers, label, there, disk, sources)
+        load = plan_load(where.view, registers, label, there, disk, sources, now=now())
         # What is on the disk already takes no more of what is free there.
         choice = choose_part(load, _part(part), room if limit else room + load.on_disk)
         done = verb(

@@ -14,7 +14,7 @@ from exclave.cli.progress import work_bar
 from exclave.errors import ConfigError, ExclaveError, IntegrityError, MissingObject, UsageError
 from exclave.formats.carried import Carried
 from exclave.formats.config import parse_config
-from exclave.ids import Fingerprint, Label, parse_country, parse_fingerprint, parse_label, parse_register_id
+from exclave.ids import Fingerprint, Label, now, parse_country, parse_fingerprint, parse_label, parse_register_id
 from exclave.operations.deliver import Delivery
 from exclave.operations.home import CONFIG_NAME, absolute_address, write_private
 from exclave.operations.ship import DISK, read_carried, take_over
@@ -142,7 +142,7 @@ def import_(
     with work_bar(f"import {label}", quiet=json) as bar:
         bar.begin("what is lacking")
         done = take_over(
-            view, source, label, target, only=typed(parse_register_id, only) if only else None,
+            view, source, label, target, now=now(), only=typed(parse_register_id, only) if only else None,
             plan_done=lambda size: bar.at("objects", 0, size), progress=lambda size: bar.ship(size, counts=True),
         )  # fmt: skip
     if json:

@@ -10,7 +10,7 @@ import typer
 from exclave.app import open_home, open_identity
 from exclave.cli.output import HomeFolder, Json, Sites, duration, moment, note, plain, print_json, say, table, when
 from exclave.cli.where import view_of
-from exclave.ids import now
+from exclave.ids import Label, now
 from exclave.operations.identity_follow import begin
 from exclave.operations.identity_kit_check import check_place
 from exclave.operations.identity_place import PLACE_NAME
@@ -27,7 +27,8 @@ def look(home: Path, site: list[str] | None, fingerprint: str) -> StateStatus:
     """The state as its sites show it at this moment."""
     where = view_of(home, site, fingerprint)
     me = where.home.writer_card() if where.home is not None else None
-    return verb(where.view, where.sites, where.names(), me, now=now())
+    promised = {Label(s.name): s.scrub_days for s in where.home.config.site} if where.home is not None else {}
+    return verb(where.view, where.sites, where.names(), me, now=now(), scrub_days=promised)
 
 
 def told(found: StateStatus) -> dict[str, Any]:
@@ -98,6 +99,15 @@ def status(
                 for r in found.registers for s in r.sites
             ),
         )  # fmt: skip
+        if any(s.scrubbed or s.scrub_problem for r in found.registers for s in r.sites):
+            say("")
+            table(
+                ("register", "site", "read by scrubs up to", "in time"),
+                (
+                    (r.name, s.site, s.scrubbed or "never", f"NO: {s.scrub_problem}" if s.scrub_problem else "yes")
+                    for r in found.registers for s in r.sites
+                ),
+            )  # fmt: skip
         for one in found.findings:
             note(f"{one.site}: {one.what}: {one.detail}")
         if kit is not None:

@@ -25,12 +25,13 @@ from exclave.errors import (
 )
 from exclave.formats.charter import CharterRegister
 from exclave.formats.paths import list_key
-from exclave.ids import Digest, Label, RegisterId, sha256
+from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.ledger.publish import publish
 from exclave.operations.carry import carry_state
+from exclave.operations.deletion import carry_orders
 from exclave.sites.contract import Readable, Site
 from exclave.verify.copies import LogCopies
-from exclave.verify.deletions import without_erased
+from exclave.verify.deletions import Deletions, read_deletions
 from exclave.verify.history import collect_history, read_copies
 from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
 from exclave.verify.part import listed_sizes
@@ -47,6 +48,8 @@ class Delivery:
     register: RegisterId
     logs: tuple[LogCopies, ...]
     inventory: Inventory
+    deletions: Deletions
+    """Orders to delete, and objections: without them what was erased would seem to be lost."""
     needed: dict[Digest, int]
     """Packs that the target lacks and that this delivery is to bring: name → bytes."""
     elsewhere: int
@@ -93,12 +96,14 @@ def plan_delivery(
     target: Site,
     sources: Mapping[Label, Site],
     *,
+    now: Instant,
     wanted: Callable[[Digest], bool] = lambda name: True,
 ) -> Delivery:
     """What ``target`` lacks, by its listing. ``wanted`` says which of it this delivery is to bring."""
     logs = read_copies(view, sources, register)
     history = collect_history(logs)
-    versions = without_erased(view, sources, history)
+    deletions = read_deletions(view, sources, history, now=now)
+    versions = [v for v in history.versions if v.leaf.sequence not in deletions.gone]
     inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
     add_boxes(inventory, view)
     add_batches(inventory, view, sources, sources)
@@ -107,7 +112,7 @@ def plan_delivery(
     needed = {name: size for name, size in lacking.items() if wanted(name)}
     # A ledger that cannot be believed hides versions: nothing may be called complete then.
     faults = {f"{f.site} {f.what}": f.detail for f in history.findings if f.grave}
-    return Delivery(register, logs, inventory, needed, len(lacking) - len(needed), faults=faults)
+    return Delivery(register, logs, inventory, deletions, needed, len(lacking) - len(needed), faults=faults)
 
 
 def deliver(
@@ -128,6 +133,7 @@ def deliver(
     ledgers_wrong = bool(plan.faults)
     both = {**sources, label: target}
     failed = carry_state(view, plan.register, both, targets=[label], former_logs=False)  # (1)
+    failed |= carry_orders(view, plan.deletions, {label: target})
     if label in failed:
         plan.faults[f"{label} state"] = failed[label]
     have = {stat.key for stat in target.list(list_key(view.state, plan.register, Digest(bytes(32)))[:-64])}

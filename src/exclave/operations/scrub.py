@@ -254,7 +254,7 @@ class Scrubber:
             if not self.repair:
                 yield replace(found, why_not="only checked")
                 continue
-            plan = plan_delivery(self.view, register, self.site, self.others)
+            plan = plan_delivery(self.view, register, self.site, self.others, now=self.now)
             done = deliver(self.view, plan, self.label, self.site, self.others)
             source = Label(copies.best) if copies.best in self.others else next(iter(self.others), None)
             yield replace(found, repaired_from=None if done.waits else source, why_not=done.waits)

@@ -60,12 +60,14 @@ def plan_load(
     site: Readable,
     disk: Readable,
     sources: Mapping[Label, Site],
+    *,
+    now: Instant,
 ) -> Load:
     """What ``site`` lacks of ``registers``, of all versions that ``sources`` show, by its own listing."""
     found: dict[RegisterId, Mapping[Digest, int]] = {}
     on_disk = 0
     for register in registers:
-        versions = without_erased(view, sources, collect_history(read_copies(view, sources, register)))
+        versions = without_erased(view, sources, collect_history(read_copies(view, sources, register)), now)
         inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
         have, written = listed_sizes(site, inventory), listed_sizes(disk, inventory)
         lacking = {n: size for n, size in inventory.packs.items() if have.get(n) != size}
@@ -120,7 +122,7 @@ def ship(
     }
     _write(disk, _say(view, label, part, chosen, now, finished=False))  # (1) a restart finds this, and writes on
     view = read_state({**sources, DISK: disk}, view.state)  # what the disk lacks of it is written
-    plans = [plan_delivery(view, r, disk, sources, wanted=packs.__contains__) for r, packs in chosen.items()]
+    plans = [plan_delivery(view, r, disk, sources, now=now, wanted=packs.__contains__) for r, packs in chosen.items()]
     plan_done(sum(plan.needed_bytes for plan in plans))
     done = [deliver(view, p, DISK, disk, sources, always_publish=True, progress=progress) for p in plans]  # (2)
     whole = not any(d.faults for d in done)
@@ -172,6 +174,7 @@ def take_over(
     label: Label,
     target: Site,
     *,
+    now: Instant,
     only: RegisterId | None = None,
     plan_done: Callable[[int], None] = lambda size: None,
     progress: Callable[[int], None] = lambda size: None,
@@ -188,7 +191,7 @@ def take_over(
     for register in there:  # (1)
         require_basis(view, register, label)
     source = {DISK: disk}
-    plans = [_present(plan_delivery(view, register, target, source), disk) for register in there]  # (2)
+    plans = [_present(plan_delivery(view, register, target, source, now=now), disk) for register in there]  # (2)
     plan_done(sum(plan.needed_bytes for plan in plans))
     return tuple(deliver(view, plan, label, target, source, progress=progress) for plan in plans)  # (3)
 

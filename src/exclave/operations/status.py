@@ -9,8 +9,10 @@ from exclave.errors import ExclaveError, SiteUnavailable
 from exclave.formats.card import Card
 from exclave.ids import Instant, Label, RegisterId
 from exclave.rules.placement import placement_of
+from exclave.rules.scrub import LastRun, day_of, day_text, overdue
 from exclave.sites.contract import Site
-from exclave.verify.history import CLOCK_TOLERANCE_US, read_history
+from exclave.verify.history import CLOCK_TOLERANCE_US, collect_history, read_copies
+from exclave.verify.scrubs import last_scrubs
 from exclave.verify.state import Finding, StateView
 
 
@@ -23,6 +25,10 @@ class SiteStatus:
     """Its last version that counts; 0: none."""
     time: Instant
     age_s: float
+    scrubbed: str = ""
+    """The day up to which `exclave scrub` has read what fell due there; empty: never."""
+    scrub_problem: str = ""
+    """Why its scrubs are not as they should be; empty if they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +68,25 @@ class StateStatus:
 
     @property
     def ok(self) -> bool:
-        """Every register is protected, every site answers, and none is at fault."""
+        """Every register is protected, every site answers and was read within its days, and none is at fault."""
         away = any(f.fault == SiteUnavailable.code for f in self.findings)
-        return all(r.protected for r in self.registers) and not away and not any(f.grave for f in self.findings)
+        unread = any(s.scrub_problem for r in self.registers for s in r.sites)
+        return all(r.protected for r in self.registers) and not (away or unread or any(f.grave for f in self.findings))
 
 
 def status(
-    view: StateView, sites: Mapping[Label, Site], names: Mapping[RegisterId, str], me: Card | None, *, now: Instant
+    view: StateView,
+    sites: Mapping[Label, Site],
+    names: Mapping[RegisterId, str],
+    me: Card | None,
+    *,
+    now: Instant,
+    scrub_days: Mapping[Label, int] | None = None,
 ) -> StateStatus:
-    """How every register of the charter in force stands at ``now``."""
+    """How every register of the charter in force stands at ``now``.
+
+    ``scrub_days``: within how many days each site shall be read, as far as that is promised.
+    """
     charter = view.chain.newest.charter
     findings = list(view.findings)
     registers = []
@@ -78,7 +94,8 @@ def status(
         name = names.get(rule.id, rule.id)
         at = {label: site for label, site in sites.items() if label in rule.at}
         try:
-            history = read_history(view, at or sites, rule.id)
+            logs = read_copies(view, at or sites, rule.id)
+            history = collect_history(logs)
             epoch = view.epoch_chain(rule.id).newest
         except ExclaveError as error:
             registers.append(
@@ -90,11 +107,25 @@ def status(
         last = history.versions[-1] if history.versions else None
         age = (now - last.leaf.time) / 1e6 if last else 0.0
         shown = []
+        scrubs = last_scrubs(logs, set(at), now)
         for label in at:
             here = [v for v in history.versions if label in v.held_by]
             time = here[-1].leaf.time if here else Instant(0)
+            line = scrubs.get(label)
+            run = LastRun(line.days, line.through, line.wrong, line.repaired) if line else None
+            late = overdue(
+                run, promised=(scrub_days or {}).get(label, 0), today=day_of(now),
+                held_since=day_of(here[0].leaf.time) if here else None,
+            )  # fmt: skip
             shown.append(
-                SiteStatus(label, here[-1].leaf.sequence if here else 0, time, (now - time) / 1e6 if here else 0.0)
+                SiteStatus(
+                    site=label,
+                    sequence=here[-1].leaf.sequence if here else 0,
+                    time=time,
+                    age_s=(now - time) / 1e6 if here else 0.0,
+                    scrubbed=day_text(line.through) if line else "",
+                    scrub_problem=late,
+                )
             )
         problem = "no version yet" if last is None else ""
         if last is not None:
