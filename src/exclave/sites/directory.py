@@ -57,6 +57,7 @@ from exclave.sites.plainfiles import (
     split_key,
     sweep,
     walk,
+    write_whole,
 )
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -263,9 +264,7 @@ class DirectorySite:
                 if not self._swept.is_set():
                     self._swept.set()
                     sweep(temps, os.fstat(fd).st_mtime)
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
+                write_whole(fd, data)
                 os.fsync(fd)
             finally:
                 os.close(fd)

@@ -5,6 +5,7 @@ blocking, and measured before they are read. What ``DirectorySite`` is made of.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -30,6 +31,9 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: 
 _SEGMENT = re.compile(r"[a-z0-9_-][a-z0-9._-]*\Z")
 _TEMP_NAME = re.compile(r"[0-9a-f]{32}\Z")
 _TEMP_LIFE_S = 24 * 3600
+_DIRECT = getattr(os, "O_DIRECT", 0)
+_DIRECT_LEAST_BYTES = 1 << 20
+_DIRECT_UNIT_BYTES = 4096
 _PIECE_BYTES = 256 << 10  # stays in a core's own cache between being read and being hashed
 _own = threading.local()
 
@@ -132,6 +136,34 @@ def read_up_to(fd: int, length: int) -> bytes:
     while piece := os.read(fd, length - len(data)):
         data += piece
     return bytes(data)
+
+
+def write_whole(fd: int, data: bytes | memoryview) -> None:
+    """Writes a new file. A long one goes past the page cache, whose pages cost more than all else that is done to it,
+    and which should keep what the machine is there for. Nothing is durable before ``fsync``.
+    """
+    direct = len(data) >= _DIRECT_LEAST_BYTES and len(data) % _DIRECT_UNIT_BYTES == 0 and _set_direct(fd, on=True)
+    rest = memoryview(data)
+    while rest:
+        try:
+            done = os.write(fd, rest)
+        except OSError as error:
+            if not direct or error.errno != errno.EINVAL:
+                raise
+            _set_direct(fd, on=False)  # this file system, or where the bytes lie in memory, does not suit it
+            direct = False
+            continue
+        rest = rest[done:]
+
+
+def _set_direct(fd: int, *, on: bool) -> bool:
+    """Whether the file system takes it."""
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | _DIRECT if on else flags & ~_DIRECT)
+    except OSError:
+        return False
+    return bool(_DIRECT)
 
 
 def walk(folder: int, prefix: str) -> Iterator[ObjectStat]:
