@@ -7,9 +7,9 @@ dataset come in walk order: a folder before what is in it, siblings in byte orde
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from enum import IntEnum
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import Meta
@@ -37,7 +37,10 @@ class Kind(IntEnum):
     BLOCK_DEVICE = 7
 
 
-class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+_SYMLINK, _HARDLINK = int(Kind.SYMLINK), int(Kind.HARDLINK)
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Everything about one entry but its content. The bounds are checked when it is decoded."""
 
     path: bytes
@@ -72,6 +75,14 @@ class Content(Protocol):
         """The content in order: pieces of at most 4 MiB, each its own object; an ``int`` is a hole of zero bytes."""
 
 
+@runtime_checkable
+class Fillable(Protocol):
+    """Content that can be read straight to where it is wanted, instead of ``blocks``."""
+
+    def fill(self, room: memoryview) -> int:
+        """Reads on into ``room``: so many bytes; of a hole, its length below zero; 0 at the end."""
+
+
 class LiveContent(Content, Protocol):
     """Content of a file that others may be changing: ``begin``, ``blocks``, ``unchanged``; as often as needed."""
 
@@ -100,24 +111,31 @@ class Captured(msgspec.Struct, frozen=True):
     live: LiveContent | None = None
 
 
+class Listing(Protocol):
+    """What can open entries that it has listed."""
+
+    def open(self, path: bytes, info: os.stat_result, *, again: bool) -> Captured | None:
+        """One entry; None: it is gone. With ``again`` one more system call tells what it is by now."""
+
+    def read(
+        self, paths: Sequence[bytes], infos: Sequence[os.stat_result]
+    ) -> Iterator[tuple[Entry, Stamp | None, bytes] | None]:
+        """Of each entry, if it is a short file without holes and other names that rested meanwhile: all of it.
+
+        None for anything else, which ``open`` then gives.
+        """
+
+
 class Listed:
     """Entries in walk order as their file system lists them, before any of them is opened."""
 
-    __slots__ = ("infos", "open", "paths", "stamps")
+    __slots__ = ("infos", "paths", "source", "stamps")
 
     def __init__(
-        self,
-        paths: list[bytes],
-        stamps: list[Stamp | None],
-        infos: list[os.stat_result],
-        open_one: Callable[[bytes, os.stat_result, bool], Captured | None],
+        self, paths: list[bytes], stamps: list[Stamp | None], infos: list[os.stat_result], source: Listing
     ) -> None:
-        """Three lists of one length. ``open_one(path, info, look again)`` makes one entry; None: it is gone.
-
-        A stamp is None where it could not show a change. To look again costs a system call, and is for entries that
-        were listed a while ago.
-        """
-        self.paths, self.stamps, self.infos, self.open = paths, stamps, infos, open_one
+        """Three lists of one length. A stamp is None where it could not show a change."""
+        self.paths, self.stamps, self.infos, self.source = paths, stamps, infos, source
 
 
 class FileSink(Protocol):
@@ -183,23 +201,17 @@ def walk_order(path: bytes) -> tuple[bytes, ...]:
     return tuple(path.split(b"/")) if path else ()
 
 
+_encode = msgspec.msgpack.Encoder().encode
+
+
 def digest_line(entry: Entry, content: bytes) -> bytes:
     """What one entry adds to the digest of a dataset of kind ``files``. ``content``: BLAKE3 of a file, else empty.
 
     Owners are left out, since only root can bring them back; so are hard links' own metadata, which are their target's.
     """
-    link = entry.kind == Kind.HARDLINK
-    symlink = entry.kind == Kind.SYMLINK
-    return msgspec.msgpack.encode(
-        (
-            entry.path,
-            entry.kind,
-            0 if link or symlink else entry.mode,
-            0 if link else entry.mtime_ns,
-            entry.size,
-            entry.target,
-            () if link else entry.xattrs,
-            entry.device,
-            content,
-        )
-    )
+    kind, mode, mtime_ns, xattrs = entry.kind, entry.mode, entry.mtime_ns, entry.xattrs
+    if kind == _HARDLINK:
+        mode, mtime_ns, xattrs = 0, 0, ()
+    elif kind == _SYMLINK:
+        mode = 0
+    return _encode((entry.path, kind, mode, mtime_ns, entry.size, entry.target, xattrs, entry.device, content))

@@ -27,7 +27,7 @@ MAX_LEVEL = 12
 """Of a branch: no tree is higher."""
 
 
-class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Where one chunk lies and what it must be."""
 
     pack: bytes
@@ -37,7 +37,7 @@ class Ref(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=Tr
     id: bytes
 
 
-class Extent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Extent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """``length`` bytes of a file: of the chunk at position ``chunk`` from its byte ``start`` on, or a hole."""
 
     chunk: int
@@ -45,7 +45,7 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     length: int
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """One entry: its metadata, its content, and the BLAKE3 of the content (empty for other kinds)."""
 
     entry: Entry

@@ -16,7 +16,7 @@ import pwd
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -113,6 +113,7 @@ _stamp: Callable[[os.stat_result], Stamp] = attrgetter(
     "st_mode", "st_ino", "st_nlink", "st_uid", "st_gid", "st_size", "st_mtime_ns", "st_ctime_ns", "st_rdev"
 )
 _CTIME = 7
+_KIND = 0o170000
 
 
 @dataclass(slots=True)
@@ -128,7 +129,7 @@ class CaptureNotes:
 class _OpenFile:
     """One file as ``LiveContent``. What the listing said of it is trusted once its stamp is the same after reading."""
 
-    __slots__ = ("_fd", "_full", "_info", "_links", "_listed", "_notes", "_path", "_size")
+    __slots__ = ("_at", "_data_end", "_fd", "_full", "_info", "_links", "_listed", "_notes", "_path", "_size")
 
     def __init__(
         self,
@@ -142,7 +143,7 @@ class _OpenFile:
         self._fd = -1
         self._listed: os.stat_result | None = listed
         self._info = listed
-        self._size = 0
+        self._size = self._at = self._data_end = 0
 
     def begin(self) -> tuple[Entry, Stamp | None] | None:
         try:
@@ -164,15 +165,45 @@ class _OpenFile:
                 # Another file under this name: further names of the former one must not become links to this one.
                 self._links.pop((self._info.st_dev, self._info.st_ino), None)
         self._fd, self._info, self._size = fd, info, info.st_size
+        self._at = 0
+        self._data_end = 0 if info.st_blocks * 512 < info.st_size else info.st_size
         # The system's clock, not the capture's: it is compared with times that the system gave.
         young = info.st_ctime_ns > time.time_ns() - _YOUNG_NS
         return _entry(self._path, info, Kind.FILE, _xattrs(fd)), None if young else _stamp(info)
 
     def blocks(self) -> Iterator[bytes | int]:
-        if self._info.st_blocks * 512 < self._size:
-            yield from self._sparse_blocks()
-        else:
-            yield from self._dense_blocks(0, self._size)
+        room = memoryview(bytearray(min(BLOCK_BYTES, self._size)))
+        while got := self.fill(room):
+            yield -got if got < 0 else bytes(room[:got])
+
+    def fill(self, room: memoryview) -> int:
+        at = self._at
+        try:
+            if self._data_end <= at < self._size:
+                hole = self._find_data(at)
+                if hole:
+                    return -hole
+            got = os.preadv(self._fd, [room[: self._data_end - at]], at)
+        except OSError as error:
+            raise SourceUnavailable(f"cannot read {os.fsdecode(self._full)!r}: {error.strerror}") from error
+        if not got:
+            # It became shorter: what is missing counts as a hole, and `unchanged` will say that it changed.
+            self._at = self._data_end = self._size
+            return at - self._size
+        self._at += got
+        return got
+
+    def _find_data(self, at: int) -> int:
+        """Moves to the next data and finds its end; how many bytes were passed over."""
+        try:
+            data = os.lseek(self._fd, at, os.SEEK_DATA)
+            end = os.lseek(self._fd, data, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno != errno.ENXIO:
+                raise
+            data = end = self._size
+        self._at, self._data_end = min(data, self._size), min(end, self._size)
+        return self._at - at
 
     def whole(self) -> bytes | None:
         size = self._size
@@ -183,35 +214,6 @@ class _OpenFile:
         except OSError as error:
             raise SourceUnavailable(f"cannot read {os.fsdecode(self._full)!r}: {error.strerror}") from error
         return data if len(data) == size else None
-
-    def _dense_blocks(self, start: int, stop: int) -> Iterator[bytes | int]:
-        while start < stop:
-            try:
-                data = os.pread(self._fd, min(BLOCK_BYTES, stop - start), start)
-            except OSError as error:
-                raise SourceUnavailable(f"cannot read {os.fsdecode(self._full)!r}: {error.strerror}") from error
-            if not data:
-                # It became shorter: what is missing counts as a hole, and `unchanged` will say that it changed.
-                yield stop - start
-                return
-            yield data
-            start += len(data)
-
-    def _sparse_blocks(self) -> Iterator[bytes | int]:
-        at = 0
-        while at < self._size:
-            try:
-                data = os.lseek(self._fd, at, os.SEEK_DATA)
-                end = os.lseek(self._fd, data, os.SEEK_HOLE)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise SourceUnavailable(f"cannot read {os.fsdecode(self._full)!r}: {error.strerror}") from error
-                data = end = self._size
-            data, end = min(data, self._size), min(end, self._size)
-            if data > at:
-                yield data - at
-            yield from self._dense_blocks(data, end)
-            at = max(end, data)
 
     def unchanged(self) -> bool:
         after = os.fstat(self._fd)
@@ -326,7 +328,7 @@ class FolderCapture:
         Raises ``SourceUnavailable`` for what cannot be listed or read.
         """
         for listed in self._walk(1):
-            found = self._open(listed.paths[0], listed.infos[0], False)
+            found = self.open(listed.paths[0], listed.infos[0], again=False)
             if found is not None:
                 yield found
 
@@ -366,7 +368,7 @@ class FolderCapture:
         """``since``: the system's clock before the first of ``infos`` was asked for."""
         young = since - _YOUNG_NS
         stamps = [stamp if stamp[_CTIME] <= young else None for stamp in map(_stamp, infos)]
-        return Listed(paths, stamps, infos, self._open)
+        return Listed(paths, stamps, infos, self)
 
     def _folder(self, folder: bytes) -> _Folder:
         base = self._root + b"/" + folder if folder else self._root
@@ -383,7 +385,41 @@ class FolderCapture:
         except OSError as error:
             raise SourceUnavailable(f"cannot list {os.fsdecode(base)!r}: {error.strerror}") from error
 
-    def _open(self, path: bytes, info: os.stat_result, again: bool) -> Captured | None:
+    def read(
+        self, paths: Sequence[bytes], infos: Sequence[os.stat_result]
+    ) -> Iterator[tuple[Entry, Stamp | None, bytes] | None]:
+        """See ``Listing``. This is where a first backup of many small files spends its time."""
+        root = self._root + b"/"
+        young = time.time_ns() - _YOUNG_NS
+        for path, info in zip(paths, infos, strict=True):
+            found = None
+            size = info.st_size
+            if (
+                info.st_mode & _KIND == stat.S_IFREG
+                and size <= BLOCK_BYTES
+                and info.st_nlink == 1
+                and info.st_blocks * 512 >= size
+            ):
+                try:
+                    fd = os.open(root + path, _OPEN)
+                    try:
+                        data = os.read(fd, size) if size else b""
+                        xattrs = _xattrs(fd) if os.listxattr(fd) else ()
+                        after = os.fstat(fd)
+                    finally:
+                        os.close(fd)
+                except OSError:  # `open` and what follows meet it again, and say so
+                    yield None
+                    continue
+                stamp = _stamp(after)
+                if len(data) == size and stamp == _stamp(info):
+                    mode, _, _, uid, gid, _, mtime, ctime, _ = stamp
+                    entry = Entry(path, 0, mode & 0o7777, uid, gid, mtime, size, b"", xattrs, 0,
+                                  _user(uid), _group(gid))  # fmt: skip
+                    found = entry, stamp if ctime <= young else None, data
+            yield found
+
+    def open(self, path: bytes, info: os.stat_result, *, again: bool) -> Captured | None:
         """The entry at ``path``; with ``again`` as it is by now, unless it is a folder. None: it is gone."""
         full = self._root + b"/" + path if path else self._root
         if again and not stat.S_ISDIR(info.st_mode):

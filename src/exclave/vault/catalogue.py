@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from exclave.formats.entry import STAMP_LINKS, STAMP_MODE, Entry, Kind, Stamp, walk_order
+from exclave.formats.entry import STAMP_LINKS, STAMP_MODE, Entry, Stamp, walk_order
 from exclave.formats.manifest import HOLE, Leaf, Record, Ref
 
 MAGIC = b"EXCCAT03"
@@ -233,8 +233,3 @@ def _frames(path: Path) -> Iterator[bytes]:
 def has_other_names(stamp: Stamp) -> bool:
     """Whether other names may lead to the same content."""
     return stamp[STAMP_LINKS] > 1 and stamp[STAMP_MODE] & 0o170000 != _FOLDER
-
-
-def shares_content(entry: Entry, stamp: Stamp | None) -> bool:
-    """Whether ``entry`` is, or may be, one of several names of the same content."""
-    return entry.kind == Kind.HARDLINK or (stamp is not None and has_other_names(stamp))

@@ -11,19 +11,21 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from exclave.crypto.keyed import ContentHash, chunk_id, content_hash
 from exclave.errors import Bug, SourceUnavailable
-from exclave.formats.entry import Captured, Content, Kind, Listed, LiveContent, Stamp
+from exclave.formats.entry import Captured, Content, Entry, Kind, Listed, LiveContent, Stamp
 from exclave.formats.manifest import MAX_INLINE_EXTENTS, Record
 from exclave.formats.pack import MAX_RAW_BYTES
 from exclave.ids import ChunkId
 from exclave.vault.catalogue import FlatRecord, FormerLeaf, Part, Prior
 from exclave.vault.chunker import Chunker
-from exclave.vault.compression import LARGE_LEVEL, SMALL_LEVEL, pack_chunk
+from exclave.vault.compression import SMALL_LEVEL, pack_chunk
 from exclave.vault.index import ChunkIndex
+from exclave.vault.largefile import ROOM_BYTES, LargeBlock, LargeFile, hash_hole
 from exclave.vault.matching import Matcher
+from exclave.vault.room import Rooms
 from exclave.vault.sealer import PackSealer, Slot
 from exclave.vault.signals import SAMPLE_BYTES, Watch
 from exclave.vault.stream import Block, Job, Stream
@@ -38,6 +40,8 @@ MOST_WAITING = 16384
 MOST_WAITING_BYTES = 32 << 20
 """The same for what is reused of the last version; in memory it is a few times as long."""
 EMPTY_HASH = content_hash(b"")
+
+T = TypeVar("T")
 
 
 class ChunkStore:
@@ -106,6 +110,9 @@ class Sink(Protocol):
     def add(self, flat: FlatRecord) -> None:
         """A new one."""
 
+    def add_stored(self, entry: Entry, stamp: Stamp | None, content: bytes, slot: Slot, start: int) -> None:
+        """A file with the hash ``content`` that lies in one chunk, from the byte ``start`` of it on."""
+
     def add_former(self, former: FormerLeaf, start: int, stop: int) -> None:
         """Those from ``start`` to ``stop`` - 1 of a leaf of the last version."""
 
@@ -140,11 +147,11 @@ class Ingest:
         until all packs are durable."""
         self._store, self._sealer, self._pool = store, sealer, pool
         self._sink, self._need = sink, need
-        self._matcher = None if prior is None else Matcher(prior, self._reuse, self._add)
+        self._matcher = None if prior is None else Matcher(prior, self._reuse, self._add, self._take)
         self._flush, self._watch = flush, watch
         self._chunkers = chunkers
         self._stream = Stream(chunkers[0])
-        self._level = SMALL_LEVEL
+        self._rooms = Rooms(ROOM_BYTES, kept=BLOCKS_IN_FLIGHT)
         self._jobs: deque[Job | FlatRecord | _Reused] = deque()
         self._waiting_bytes = 0
         self._last_reused: FormerLeaf | None = None
@@ -162,10 +169,40 @@ class Ingest:
         elif self._matcher is not None:
             self._matcher.feed(item)
         else:
-            for path, info, stamp in zip(item.paths, item.infos, item.stamps, strict=True):
-                found = item.open(path, info, False)
-                if found is not None:
-                    self._add(found, stamp, None)
+            self._take(item)
+
+    def _take(self, listed: Listed) -> None:
+        """Entries of which the last version has none."""
+        stream = self._stream
+        for n, found in enumerate(listed.source.read(listed.paths, listed.infos)):
+            if found is None:
+                item = listed.source.open(listed.paths[n], listed.infos[n], again=False)
+                if item is not None:
+                    self._add(item, listed.stamps[n], None)
+                continue
+            entry, stamp, data = found
+            self.entries += 1
+            self.files += 1
+            job = Job(entry, stamp)
+            job.complete = True
+            self._jobs.append(job)
+            if not data:
+                job.hash = EMPTY_HASH
+                continue
+            if self._watch is not None and self._watch.wants():
+                self._look(job, data)
+            stream.add(job, data)
+            self.read_bytes += len(data)
+            if stream.length >= BLOCK_BYTES:
+                self._cut(final=False)
+        if len(self._jobs) > MOST_WAITING:
+            self._catch_up()
+
+    def _look(self, job: Job, data: bytes) -> None:
+        if self._watch is not None:
+            half = len(data) // 2
+            parts = data[:SAMPLE_BYTES], data[half : half + SAMPLE_BYTES], data[-SAMPLE_BYTES:]
+            job.look = self._watch.look(job.entry.path, *parts, job.former)
 
     def _add(self, item: Captured, stamp: Stamp | None, former: Record | None) -> None:
         """One entry that is not known to be unchanged; ``former``: what had its path before."""
@@ -231,9 +268,7 @@ class Ingest:
             data = live.whole() if 0 < job.entry.size < LARGE_BYTES else None
             if data is not None:
                 if self._watch is not None and self._watch.wants():
-                    half = len(data) // 2
-                    parts = data[:SAMPLE_BYTES], data[half : half + SAMPLE_BYTES], data[-SAMPLE_BYTES:]
-                    job.look = self._watch.look(job.entry.path, *parts, job.former)
+                    self._look(job, data)
                 self._stream.add(job, data)
                 self.read_bytes += len(data)
                 if self._stream.length >= BLOCK_BYTES:
@@ -256,31 +291,37 @@ class Ingest:
 
     def _read(self, job: Job, content: Content) -> None:
         """Content that comes in pieces. A large file is a stream of its own, so that copies of it are found again."""
-        large = job.entry.size >= LARGE_BYTES
-        if large:
-            self._cut(final=True)
-            self._stream.chunker, self._level = self._chunkers[1], LARGE_LEVEL
         job.own_hash = True
+        if job.entry.size >= LARGE_BYTES:
+            self._cut(final=True)
+            large = LargeFile(job, self._rooms, self._chunkers[1], self._send_large)
+            large.read(content)
+            self.read_bytes += large.read_bytes
+            total, samples = large.total_bytes, large.samples
+        else:
+            total, samples = self._read_small(job, content)
+        if self._watch is not None and self._watch.wants():
+            job.look = self._watch.look(job.entry.path, samples[0], samples[1], samples[2], job.former)
+        self._check_length(job, total)
+
+    def _read_small(self, job: Job, content: Content) -> tuple[int, list[bytes]]:
+        """Its length in bytes, and what it looks like at the beginning, about the middle, and the end."""
         hasher = ContentHash()
         total = 0
-        half, sample = job.entry.size // 2, [b"", b"", b""]
-        wanted = self._watch is not None and self._watch.wants()
+        half, samples = job.entry.size // 2, [b"", b"", b""]
         for block in content.blocks():
-            if wanted and not isinstance(block, int):
-                sample[0] = sample[0] or bytes(block[:SAMPLE_BYTES])
-                sample[1] = bytes(block[:SAMPLE_BYTES]) if total <= half else sample[1]
-                sample[2] = bytes(block[-SAMPLE_BYTES:])
-            _feed(hasher, block)
+            if isinstance(block, int):
+                hash_hole(hasher, block)
+            else:
+                samples[0] = samples[0] or bytes(block[:SAMPLE_BYTES])
+                samples[1] = bytes(block[:SAMPLE_BYTES]) if total <= half else samples[1]
+                samples[2] = bytes(block[-SAMPLE_BYTES:])
+                hasher.update(block)
             total += self._append(job, block)
             if self._stream.length >= BLOCK_BYTES:
                 self._cut(final=False)
-        if wanted and self._watch is not None:
-            job.look = self._watch.look(job.entry.path, sample[0], sample[1], sample[2], job.former)
-        if large:
-            self._cut(final=True)
-            self._stream.chunker, self._level = self._chunkers[0], SMALL_LEVEL
         job.hash = hasher.digest()
-        self._check_length(job, total)
+        return total, samples
 
     def _append(self, job: Job, block: bytes | memoryview | int) -> int:
         """Adds a block to the stream; its length in bytes."""
@@ -308,42 +349,71 @@ class Ingest:
         block = self._stream.cut(final=final)
         if block is None:
             return
+        self._start(self._process, block)
+
+    def _send_large(self, block: LargeBlock) -> None:
+        self._start(self._process_large, block)
+
+    def _start(self, process: Callable[[T], None], block: T) -> None:
+        """Has ``block`` processed in another thread; waits while too many are on their way."""
         while len(self._flights) >= BLOCKS_IN_FLIGHT:
             self._flights.popleft().result()
-        self._flights.append(self._pool.submit(self._process, block, self._level))
+        self._flights.append(self._pool.submit(process, block))
         self.drain()
 
-    def _process(self, block: Block, level: int) -> None:
+    def _process(self, block: Block) -> None:
         # Hashes first: once a chunk has its place, the records that wait for it may go.
         block.hash_files()
-        self._store.store(block.views, block.slots, self._sealer, level)
+        self._store.store(block.views, block.slots, self._sealer)
+
+    def _process_large(self, block: LargeBlock) -> None:
+        self._store.store(block.views, block.slots, self._sealer, block.level)
+        block.views.clear()
+        self._rooms.give_back(block.room)
 
     def drain(self) -> None:
         """Emits the records at the head whose chunks all have their place."""
-        jobs = self._jobs
+        jobs, sink, watch = self._jobs, self._sink, self._watch
+        cut_next = self._stream.oldest
         while jobs:
             job = jobs[0]
-            if isinstance(job, FlatRecord):
-                self._sink.add(job)
+            if not isinstance(job, Job):
+                if isinstance(job, FlatRecord):
+                    sink.add(job)
+                else:
+                    sink.add_former(job.former, job.start, job.stop)
+                    self._waiting_bytes -= job.bytes
                 jobs.popleft()
                 continue
-            if isinstance(job, _Reused):
-                self._sink.add_former(job.former, job.start, job.stop)
-                self._waiting_bytes -= job.bytes
+            if not job.complete or job is cut_next:
+                break
+            parts = job.parts
+            if len(parts) == 1 and not job.lists and (slot := parts[0][0]) is not None:
+                if not slot.ready:
+                    return
+                sink.add_stored(job.entry, job.stamp, job.hash, slot, parts[0][1])
+                if watch is not None:
+                    watch.read(job.former, job, job.look)
                 jobs.popleft()
                 continue
-            if job.lists or len(job.parts) > MAX_INLINE_EXTENTS:
-                self._spill(job)
-            if not self._settled(job) or not _ready(job.parts) or not all(slot.ready for slot in job.lists):
+            if not self._drain_long(job):
                 return
-            if job.lists and job.parts:
-                return
-            self._sink.add(self._flat(job))
             jobs.popleft()
+        if jobs and isinstance(job := jobs[0], Job) and len(job.parts) > MAX_INLINE_EXTENTS:
+            self._spill(job)
+
+    def _drain_long(self, job: Job) -> bool:
+        """Whether a job could be emitted that has more than one part, or none."""
+        if job.lists or len(job.parts) > MAX_INLINE_EXTENTS:
+            self._spill(job)
+        if not _ready(job.parts) or not all(slot.ready for slot in job.lists) or (job.lists and job.parts):
+            return False
+        self._sink.add(self._flat(job))
+        return True
 
     def _settled(self, job: Job) -> bool:
         """All content of the oldest job was read and cut."""
-        return job.complete and not self._stream.waits_for(job)
+        return job.complete and self._stream.oldest is not job
 
     def _spill(self, job: Job) -> None:
         """Moves parts of a long file to extent nodes, so that a file's length does not show in memory."""
@@ -398,16 +468,6 @@ class Ingest:
 
 def _ready(parts: list[tuple[Slot | None, int, int]]) -> bool:
     return all(slot is None or slot.ready for slot, _, _ in parts)
-
-
-def _feed(hasher: ContentHash, block: bytes | memoryview | int) -> None:
-    if not isinstance(block, int):
-        hasher.update(block)
-        return
-    zeros = bytes(min(block, 1 << 20))
-    while block > 0:
-        hasher.update(zeros[: min(block, len(zeros))])
-        block -= len(zeros)
 
 
 def _part(slot: Slot | None, start: int, length: int) -> Part:

@@ -22,10 +22,17 @@ class Matcher:
     """Compares runs of listed entries with the leaves of the last catalogue, in walk order."""
 
     def __init__(
-        self, prior: Prior, reuse: Reuse, add: Callable[[Captured, Stamp | None, Record | None], None]
+        self,
+        prior: Prior,
+        reuse: Reuse,
+        add: Callable[[Captured, Stamp | None, Record | None], None],
+        take: Callable[[Listed], None],
     ) -> None:
-        """``add(item, stamp, former)``: an entry that is not known to be unchanged, and what had its path before."""
-        self._prior, self._reuse, self._add = prior, reuse, add
+        """``add(item, stamp, former)``: an entry that is not known to be unchanged, and what had its path before.
+
+        ``take`` gets all that comes after the last catalogue's end.
+        """
+        self._prior, self._reuse, self._add, self._take = prior, reuse, add, take
         self._paths: list[bytes] = []
         self._stamps: list[Stamp | None] = []
         self._infos: list[os.stat_result] = []
@@ -61,7 +68,11 @@ class Matcher:
         at, end = 0, len(self._paths)
         while at < end:
             now = self._prior.come_to(self._paths[at])
-            if now is not None and not now.opened and self._paths[at] == now.frame.first:
+            if now is None:
+                self._take(Listed(self._paths[at:], self._stamps[at:], self._infos[at:], listed.source))
+                at = end
+                break
+            if not now.opened and self._paths[at] == now.frame.first:
                 stop = at + now.frame.entries
                 if stop > end and not final:
                     break
@@ -80,14 +91,13 @@ class Matcher:
             and encode_marks(self._paths[at:stop], self._stamps[at:stop]) == now.frame.marks
         )
 
-    def _match_one(self, listed: Listed, now: FormerLeaf | None, at: int) -> int:
+    def _match_one(self, listed: Listed, now: FormerLeaf, at: int) -> int:
         """Finds the fate of the entry at ``at``, and of those after it if they are unchanged too; how many."""
-        path, stamp, position = self._paths[at], self._stamps[at], None
-        if now is not None:
-            now.open()
-            position = now.where.get(path)
-        if now is None or position is None:
-            item = listed.open(path, self._infos[at], True)
+        path, stamp = self._paths[at], self._stamps[at]
+        now.open()
+        position = now.where.get(path)
+        if position is None:
+            item = listed.source.open(path, self._infos[at], again=True)
             if item is not None:
                 self._add(item, stamp, None)
             return 1
@@ -98,7 +108,7 @@ class Matcher:
             files = sum(r.entry.kind == Kind.FILE for r in now.leaf.records[position : position + count])
             self._reuse(now, position, position + count, files)
             return count
-        item = listed.open(path, self._infos[at], True)
+        item = listed.source.open(path, self._infos[at], again=True)
         if item is None:
             return 1
         now.met.add(position)

@@ -10,12 +10,12 @@ from collections import Counter, deque
 from dataclasses import dataclass
 from fnmatch import translate
 from re import compile as pattern
+from typing import Protocol
 
-from exclave.formats.entry import Kind
+from exclave.formats.entry import Entry, Kind
 from exclave.formats.manifest import Record
 from exclave.formats.signals import EXAMPLES, MAX_EXAMPLE_BYTES, Signals
 from exclave.ids import Instant
-from exclave.vault.catalogue import FlatRecord
 
 OLD_DAYS = 30
 SAMPLE_BYTES = 4096
@@ -85,6 +85,15 @@ class Look:
     weight: int = 1
 
 
+class Seen(Protocol):
+    """A file as it is now."""
+
+    @property
+    def entry(self) -> Entry: ...
+    @property
+    def hash(self) -> bytes: ...
+
+
 class Watch:
     """Watches one dataset of one version. Use: given to ``VersionWriter.add_dataset``; all calls from its thread."""
 
@@ -128,7 +137,7 @@ class Watch:
             self._gone_set.discard(self._gone.popleft())
         self._check_sealed(path)
 
-    def read(self, former: Record | None, record: FlatRecord, look: Look | None) -> None:
+    def read(self, former: Record | None, record: Seen, look: Look | None) -> None:
         """A file that was read: ``record`` as it is now, ``former`` what stood under its path."""
         if former is None or former.entry.kind != Kind.FILE:
             self._numbers["new"] += 1

@@ -78,9 +78,10 @@ class Stream:
         self.length = start + len(piece)
         self._segments.append((job, start, self.length))
 
-    def waits_for(self, job: Job) -> bool:
-        """Whether bytes of ``job``, the oldest one, are still to be cut."""
-        return bool(self._segments) and self._segments[0][0] is job
+    @property
+    def oldest(self) -> Job | None:
+        """The oldest job of which bytes are still to be cut."""
+        return self._segments[0][0] if self._segments else None
 
     def cut(self, *, final: bool) -> Block | None:
         """Cuts what is there; unless ``final``, the last chunk stays, since more may belong to it."""
@@ -110,37 +111,39 @@ class Stream:
         """Gives each segment its chunks; returns the files that lie in the block as a whole."""
         segments = self._segments
         whole: list[tuple[Job, memoryview]] = []
-        start = 0
-        for stop, slot in zip(ends, slots, strict=True):
-            while segments:
-                job, first, last = segments[0]
-                if first >= stop:
+        chunks = iter(zip([0, *ends], ends, slots, strict=False))
+        start, stop, slot = next(chunks)
+        end = ends[-1]
+        while segments:
+            job, first, last = segments[0]
+            if first >= end:
+                break
+            while first >= stop:
+                start, stop, slot = next(chunks)
+            if last <= stop:  # nearly always
+                job.parts.append((slot, first - start, last - first))
+            else:
+                job.parts.append((slot, first - start, stop - first))
+                while last > stop and stop < end:
+                    start, stop, slot = next(chunks)
+                    job.parts.append((slot, 0, min(last, stop) - start))
+                if last > stop:
                     break
-                if first >= start:
-                    if last <= stop:
-                        job.parts.append((slot, first - start, last - first))
-                    else:
-                        job.parts.append((slot, first - start, stop - first))
-                        break
-                elif last <= stop:
-                    job.parts.append((slot, 0, last - start))
+            segments.popleft()
+            if not job.own_hash:
+                if job.hasher is None:
+                    whole.append((job, view[first:last]))
                 else:
-                    job.parts.append((slot, 0, stop - start))
-                    break
-                segments.popleft()
-                if not job.own_hash:
-                    self._hash(job, view, first, last, whole)
-            start = stop
-        self._carry(view, ends[-1])
+                    self._hash(job, view[first:last])
+        self._carry(view, end)
         return whole
 
     @staticmethod
-    def _hash(job: Job, view: memoryview, first: int, last: int, whole: list[tuple[Job, memoryview]]) -> None:
-        if job.hasher is None:
-            whole.append((job, view[first:last]))
-            return
-        job.hasher.update(view[first:last])
-        job.hash = job.hasher.digest()
+    def _hash(job: Job, rest: memoryview) -> None:
+        """The last part of a file that a block's end divided."""
+        if job.hasher is not None:
+            job.hasher.update(rest)
+            job.hash = job.hasher.digest()
 
     def _carry(self, view: memoryview, cut: int) -> None:
         """What lies behind the cut moves to the new start; a file that the cut divides is hashed in two parts."""

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 
 from exclave.errors import Bug
-from exclave.formats.entry import Kind, Stamp, digest_line
+from exclave.formats.entry import Entry, Kind, Stamp, digest_line
 from exclave.formats.manifest import (
     HOLE,
     MAX_LEVEL,
@@ -30,7 +30,7 @@ from exclave.vault.catalogue import (
     Frame,
     Part,
     encode_marks,
-    shares_content,
+    has_other_names,
 )
 from exclave.vault.sealer import HERE, Slot
 
@@ -46,24 +46,33 @@ BRANCH_MOST_PATHS = 1 << 20
 """Bytes of the paths in a branch: paths of 64 KiB must not make it longer than a node may be."""
 
 
+_FILE = int(Kind.FILE)
+
+
 class Tables:
     """A node's tables of packs and chunks while it is being built."""
 
     def __init__(self) -> None:
         self._packs: dict[bytes, int] = {}
         self._chunks: dict[tuple[bytes, int], int] = {}
-        self._rows: list[tuple[int, int, int, int, bytes]] = []
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        self.rows: list[tuple[int, int, int, int, bytes]] = []
+        self._slots: dict[Slot, int] = {}
 
     def position(self, pack: bytes, offset: int, length: int, raw: int, chunk: bytes) -> int:
         """Where that chunk stands in these tables."""
         key = (pack, offset)
         at = self._chunks.get(key)
         if at is None:
-            at = self._chunks[key] = len(self._rows)
-            self._rows.append((self._packs.setdefault(pack, len(self._packs)), offset, length, raw, chunk))
+            at = self._chunks[key] = len(self.rows)
+            self.rows.append((self._packs.setdefault(pack, len(self._packs)), offset, length, raw, chunk))
+        return at
+
+    def position_of(self, slot: Slot) -> int:
+        """Where the chunk of ``slot``, which is ready, stands in these tables."""
+        at = self._slots.get(slot)
+        if at is None:
+            ref = slot.ref()
+            at = self._slots[slot] = self.position(ref.pack, ref.offset, ref.length, ref.raw, ref.id)
         return at
 
     def extent(self, part: Part) -> Extent:
@@ -77,7 +86,7 @@ class Tables:
         return tuple(self._packs)
 
     def chunks(self) -> tuple[tuple[int, int, int, int, bytes], ...]:
-        return tuple(self._rows)
+        return tuple(self.rows)
 
 
 def encode_extents(parts: Sequence[Part]) -> bytes:
@@ -96,19 +105,21 @@ class _Open:
         self.stamps: list[Stamp | None] = []
         self.lines: list[bytes] = []
         self.listed: dict[int, tuple[bytes, ...]] = {}
+        self.count = 0
         self.bytes = 0
         """About its length when encoded."""
 
     def add(self, record: Record, stamp: Stamp | None, line: bytes, listed: tuple[bytes, ...]) -> bool:
         """Whether the leaf ends with this record."""
+        count = self.count
         if listed:
-            self.listed[len(self.records)] = listed
+            self.listed[count] = listed
         self.records.append(record)
         self.stamps.append(stamp)
         self.lines.append(line)
-        self.bytes += len(line) + 64 + 12 * len(record.extents) + 100 * len(record.lists)
-        count = len(self.records)
-        if count >= LEAF_MOST or len(self.tables) >= LEAF_MOST_CHUNKS or self.bytes >= LEAF_MOST_BYTES:
+        self.count = count = count + 1
+        self.bytes = size = self.bytes + len(line) + 64 + 12 * len(record.extents)
+        if count >= LEAF_MOST or size >= LEAF_MOST_BYTES or len(self.tables.rows) >= LEAF_MOST_CHUNKS:
             return True
         return count >= LEAF_LEAST and zlib.crc32(record.entry.path) & LEAF_MASK == LEAF_MASK
 
@@ -119,16 +130,16 @@ class _Open:
                 packs[ref.pack] = None
         for names in self.listed.values():
             packs |= dict.fromkeys(names)
-        paths = [record.entry.path for record in self.records]
+        entries = [record.entry for record in self.records]
+        paths = [entry.path for entry in entries]
         leaf = Leaf(VERSION, self.tables.packs(), self.tables.chunks(), tuple(self.records))
         return Frame(
             first=paths[0] if paths else b"",
             last=paths[-1] if paths else b"",
             entries=len(paths),
-            files=sum(record.entry.kind == Kind.FILE for record in self.records),
-            size_bytes=sum(record.entry.size for record in self.records),
-            comparable=None not in self.stamps
-            and not any(map(shares_content, [record.entry for record in self.records], self.stamps)),
+            files=[entry.kind for entry in entries].count(_FILE),
+            size_bytes=sum([entry.size for entry in entries]),
+            comparable=not any(stamp is None or has_other_names(stamp) for stamp in self.stamps),
             packs=tuple(packs),
             listed=self.listed,
             marks=encode_marks(paths, self.stamps),
@@ -162,6 +173,12 @@ class TreeBuilder:
         extents = tuple([self._open.tables.extent(part) for part in flat.parts])
         record = Record(flat.entry, extents, flat.hash, flat.lists)
         if self._open.add(record, flat.stamp, digest_line(flat.entry, flat.hash), flat.listed_packs):
+            self._close_leaf()
+
+    def add_stored(self, entry: Entry, stamp: Stamp | None, content: bytes, slot: Slot, start: int) -> None:
+        """A new record of a file with the hash ``content``, in one chunk from its byte ``start`` on."""
+        extent = Extent(self._open.tables.position_of(slot), start, entry.size)
+        if self._open.add(Record(entry, (extent,), content), stamp, digest_line(entry, content), ()):
             self._close_leaf()
 
     def add_former(self, former: FormerLeaf, start: int, stop: int) -> None:

@@ -17,7 +17,7 @@ from typing import Protocol
 import msgspec
 
 from exclave.errors import Bug, CorruptObject, IntegrityError, UnavailableError
-from exclave.formats.entry import Captured, Listed, walk_order
+from exclave.formats.entry import Captured, Entry, Listed, Stamp, walk_order
 from exclave.formats.manifest import FOLDER_KINDS, VERSION, Dataset, Ref, Root, Secrets, encode_node
 from exclave.formats.objectlist import BuiltList, build_list
 from exclave.formats.pack import ROOT_ID
@@ -25,7 +25,7 @@ from exclave.formats.paths import list_key
 from exclave.formats.signals import Signals
 from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.sites.contract import Site
-from exclave.vault.catalogue import CatalogueWriter, FlatRecord, FormerLeaf, Prior, pack_record, unpack_record
+from exclave.vault.catalogue import CatalogueWriter, FlatRecord, FormerLeaf, Part, Prior, pack_record, unpack_record
 from exclave.vault.chunker import DATABASE_AVERAGE_BYTES, LARGE_AVERAGE_BYTES, SMALL_AVERAGE_BYTES, Chunker
 from exclave.vault.compression import compress
 from exclave.vault.index import ChunkIndex
@@ -294,6 +294,9 @@ class _Spool:
         self._file.write(encoded)
         self._places.append((walk_order(flat.entry.path), self._at, len(encoded)))
         self._at += len(encoded)
+
+    def add_stored(self, entry: Entry, stamp: Stamp | None, content: bytes, slot: Slot, start: int) -> None:
+        self.add(FlatRecord(entry, stamp, (Part(slot.ref(), start, entry.size),), content))
 
     def add_former(self, former: FormerLeaf, start: int, stop: int) -> None:
         raise Bug("a dataset out of order has no former leaves")
