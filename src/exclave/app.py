@@ -7,6 +7,7 @@ longer than a backup in which nothing has changed.
 from __future__ import annotations
 
 import ctypes
+import gc
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -61,6 +62,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         for parameter, value in ((-3, 32 << 20), (-1, 128 << 20), (-8, 2)):  # mmap and trim threshold, arenas
             mallopt(parameter, value)
+
+
+def collect_seldom() -> None:
+    """Tells Python to look for cycles seldom, and never among what is loaded by now.
+
+    A backup makes some twenty small objects for each file, none of which is in a cycle: to look at them again and
+    again takes a tenth of its time.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def open_home(folder: Path) -> Home:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exclave.app import open_capture, open_home, open_sites, witness_addresses
+from exclave.app import collect_seldom, open_capture, open_home, open_sites, witness_addresses
 from exclave.cli.output import (
     HomeFolder,
     Json,
@@ -40,6 +40,7 @@ def backup(
     json: Json = False,
 ) -> None:
     """Take a version of each register: captured, sealed, at the sites of its rule, and in its ledger."""
+    collect_seldom()
     opened = open_home(home)
     names = registers or [r.name for r in opened.config.register]
     receipts: list[Receipt] = []
