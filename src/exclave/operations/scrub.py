@@ -173,13 +173,12 @@ class Scrubber:
             if item is not None:
                 named.setdefault(item.key, item)
         lacking = {item.key: item for item in self._lacking(inventory.register, told)}
-        grave = {f.what for f in told if f.grave} | set(lacking)
         named = {**lacking, **named}
         for wrong in read_objects(self.site, named.values(), workers=self.workers, read=lambda size: None):
-            found = self._named(wrong)
-            # Anybody can plant a file under a name that nothing needs; only what some site has right is missed here.
-            if wrong.object.key in grave or inventory_has(inventory, wrong.object) or found.repaired_from is not None:
-                yield found
+            item = wrong.object
+            # Anybody can plant a file under a name that nothing needs: what no site has right is none of ours.
+            if item.key in lacking or _needs(inventory, item) or not self.others or self._elsewhere(item):
+                yield self._named(wrong)
         for key, error in inventory.lost.items():
             if key not in named:
                 yield Found(key, error.code, error.message, None, why_not="no site has a good copy")
@@ -274,11 +273,18 @@ class Scrubber:
         found = Found(wrong.object.key, wrong.error.code, wrong.error.message, wrong.found)
         if not self.repair:
             return replace(found, why_not="only checked")
+        there = self._elsewhere(wrong.object)
+        if there is None:
+            return replace(found, why_not="no other site has a good copy")
+        return self._put(found, there[1], there[0], missing=wrong.missing)
+
+    def _elsewhere(self, item: NamedObject) -> tuple[Label, bytes] | None:
+        """The object from the first other site that has it right."""
         for label, source in self.others.items():
-            data = fetch_named(wrong.object, {label: source}, lambda label, item, error: None)
+            data = fetch_named(item, {label: source}, lambda label, item, error: None)
             if data is not None:
-                return self._put(found, data, label, missing=wrong.missing)
-        return replace(found, why_not="no other site has a good copy")
+                return label, data
+        return None
 
     def _put(self, found: Found, data: bytes, source: Label, *, missing: bool) -> Found:
         key = parse_key(found.key)
@@ -293,7 +299,7 @@ class Scrubber:
         return replace(found, repaired_from=source)
 
 
-def inventory_has(inventory: Inventory, item: NamedObject) -> bool:
+def _needs(inventory: Inventory, item: NamedObject) -> bool:
     """Whether ``item`` is something that the register needs."""
     return item.name in inventory.nodes or item.name in inventory.boxes or item.key in inventory.batches
 

@@ -1,0 +1,227 @@
+"""What a scrub leaves: facts that later ones and `status` go by, and signed reports of those who are not the writer."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from exclave.formats.note import parse_note
+from exclave.formats.scrubbed import parse_scrub_report
+from exclave.ids import Instant, Key, RegisterId, now, sha256
+from exclave.keys.file import load
+from exclave.operations.home import key_card
+from exclave.rules.scrub import DAY_US, day_of, day_text
+from exclave.rules.signatures import verify_signed_by
+from exclave.sites.directory import DirectorySite
+from exclave.sites.opening import open_site
+from support.seaweed import Seaweed
+from support.small_home import SmallHome
+
+
+def packs(home: SmallHome, site: str) -> list[Path]:
+    """Files of packs at a directory site."""
+    return sorted(p for p in home.site(site).rglob("*") if p.is_file() and "/pack/" in str(p))
+
+
+def flip(path: Path) -> bytes:
+    """Flips a bit of a file; what it was."""
+    good = path.read_bytes()
+    path.chmod(0o600)
+    path.write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    return good
+
+
+def many_packs(root: Path, **more: Any) -> SmallHome:
+    """A home with some twenty packs at each site: one small version after the other."""
+    home = SmallHome(root, **more).found()
+    for number in range(9):
+        (home.root / "acts" / f"act-{number}").write_bytes(os.urandom(20_000))
+        home.backup()
+    return home
+
+
+def facts(home: SmallHome, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Number of entries in the ledger that are no versions."""
+    site = home.verify()["registers"][0]["sites"][0]
+    return int(site["entries"]) - int(site["versions"])
+
+
+def at_day(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """From now on commands believe that so many days have gone by."""
+    for module in ("scrub", "status"):
+        monkeypatch.setattr(f"exclave.cli.{module}.now", lambda: Instant(now() + days * DAY_US))
+
+
+def test_all_within_the_days(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each day, or with days missed, the parts of five days together read every pack; each day leaves one fact."""
+    home = many_packs(tmp_path)
+    read = total = 0
+    monkeypatch.setattr("exclave.rules.scrub.LEAST_SAMPLE", 0)
+    start = -day_of(now()) % 5  # the first day of a period of five
+    for day in (0, 1, 3, 4):  # one is missed
+        at_day(monkeypatch, start + day)
+        register = home.ok("scrub", "lux", "--days", "5", *home.home)["registers"][0]
+        assert register["through"] == day_text(day_of(now()) + start + day)
+        read += register["packs_read"]
+        total = register["packs"]
+        again = home.ok("scrub", "lux", "--days", "5", *home.home)["registers"][0]
+        assert again["packs_read"] == 0
+        assert register["fact_problem"] == again["fact_problem"] == ""
+    assert read == total == len(packs(home, "lux"))
+    assert facts(home, monkeypatch) == 4
+    at_day(monkeypatch, start + 9)
+    assert home.ok("scrub", "lux", "--days", "5", *home.home)["registers"][0]["packs_read"] == total
+
+
+def test_status_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``status`` shows the day of the last scrub; a site that was not read within its days is an alarm, exit code 1."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    assert home.ok("status", *home.home)["registers"][0]["sites"][0]["scrubbed"] == ""
+    home.ok("scrub", "lux", "--days", "10", *home.home)
+    (lux,) = (s for s in home.ok("status", *home.home)["registers"][0]["sites"] if s["site"] == "lux")
+    assert (lux["scrubbed"], lux["scrub_problem"]) == (day_text(day_of(now())), "")
+    at_day(monkeypatch, 11)
+    said = home.fails(1, "status", *home.where())
+    (lux,) = (s for s in said["registers"][0]["sites"] if s["site"] == "lux")
+    assert "more than 10 days" in lux["scrub_problem"]
+    config = home.folder / "exclave.toml"
+    config.write_text(config.read_text().replace('name = "nord"\n', 'name = "nord"\nscrub_days = 7\n'))
+    said = home.fails(1, "status", *home.home)
+    (nord,) = (s for s in said["registers"][0]["sites"] if s["site"] == "nord")
+    assert "never scrubbed" in nord["scrub_problem"]
+    assert not said["ok"]
+
+
+def test_not_repairable(tmp_path: Path) -> None:
+    """What is spoilt at every site is told as such, exit code 20; ``status`` goes on telling until it is well again."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    good = {site: flip(packs(home, site)[0]) for site in home.sites}
+    done = home.fails(20, "scrub", "lux", "--days", "1", *home.home)["registers"][0]
+    assert (done["wrong"], done["repaired"]) == (1, 0)
+    assert "no other site" in done["found"][0]["why_not"]
+    (lux,) = (s for s in home.fails(1, "status", *home.home)["registers"][0]["sites"] if s["site"] == "lux")
+    assert "left 1 objects" in lux["scrub_problem"]
+    packs(home, "nord")[0].write_bytes(good["nord"])
+    assert home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]["repaired"] == 0 + 1
+    assert packs(home, "lux")[0].read_bytes() == good["lux"]
+    assert home.fails(1, "scrub", "home", "--days", "1", *home.home)["registers"][0]["repaired"] == 1
+    home.ok("status", *home.home)
+
+
+def test_auditor(tmp_path: Path) -> None:
+    """Without any key of the state a part is checked and nothing written; a signed report tells where to go on."""
+    home = many_packs(tmp_path)
+    home.ok("custodian", "new", "auditor", "--out", str(tmp_path / "audit"))
+    key, report = tmp_path / "audit" / "auditor.key", tmp_path / "lux.report"
+    audit = ["scrub", "lux", "--days", "4", *home.where("lux"), "--key", str(key), "--report", str(report)]
+    before = {p: p.stat().st_mtime_ns for site in home.sites for p in home.site(site).rglob("*")}
+    first = home.ok(*audit)["registers"][0]
+    assert 0 < first["packs_read"] <= first["packs"]
+    note = parse_note(report.read_bytes())
+    verify_signed_by(note, key_card(load(str(key))))
+    ((number, line),) = parse_scrub_report(note.text).lines
+    assert (number, line.packs_read) == (RegisterId(home.id_of()), first["packs_read"])
+    again = home.ok(*audit)["registers"][0]
+    assert again["packs_read"] == min(16, again["packs"])  # its part of today was read: only the sample
+    victim = packs(home, "lux")[3]
+    good = flip(victim)
+    spoilt = victim.read_bytes()
+    found = home.fails(20, "scrub", "lux", "--days", "1", *home.where(), "--key", str(key))["registers"][0]["found"]
+    assert [(f["key"].rpartition("/")[2], f["repaired_from"], f["why_not"]) for f in found] == [
+        (victim.name, None, "only checked")
+    ]
+    assert found[0]["found"] == sha256(spoilt).hex()
+    victim.write_bytes(good)
+    after = {p: p.stat().st_mtime_ns for site in home.sites for p in home.site(site).rglob("*") if p != victim}
+    assert after == {p: t for p, t in before.items() if p != victim}
+    report.write_bytes(report.read_bytes().replace(b"wrong 0", b"wrong 1"))
+    assert home.fails(21, *audit)["error"] == "corrupt-object"
+    home.fails(2, "scrub", "lux", *home.where("lux"), "--report", str(tmp_path / "other"))
+    home.fails(2, "scrub", "mars", *home.where("lux"))
+
+
+def test_repair_without_keys(tmp_path: Path) -> None:
+    """Whoever may write to a site repairs it with --repair, and brings back one whose head is lost, without home."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    good = packs(home, "lux")[0].read_bytes()
+    flip(packs(home, "lux")[0])
+    home.fails(1, "scrub", "lux", "--days", "1", "--repair", *home.where())
+    assert packs(home, "lux")[0].read_bytes() == good
+    (head,) = (p for p in home.site("lux").rglob("checkpoint"))
+    head.chmod(0o600)
+    head.write_bytes(b"junk")
+    packs(home, "lux")[1].unlink()
+    done = home.fails(1, "scrub", "lux", "--repair", *home.where())["registers"][0]
+    assert [f["key"] for f in done["found"]] == [str(head.relative_to(home.site("lux")))]
+    assert len(packs(home, "lux")) == len(packs(home, "nord"))
+    assert home.verify()["findings"] == []
+
+
+def test_bad_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that the disk cannot read any more is repaired; a site that answers nothing is unavailable, not spoilt."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    victim, real = packs(home, "lux")[0], os.read
+    broken = {victim.stat().st_ino}
+    wide = False
+
+    def read(fd: int, length: int) -> bytes:
+        found = os.fstat(fd)
+        if found.st_ino in broken or (wide and length > 4096 and "/sites/lux/" in os.readlink(f"/proc/self/fd/{fd}")):
+            raise OSError(errno.EIO, "Input/output error")
+        return real(fd, length)
+
+    monkeypatch.setattr(os, "read", read)
+    done = home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]
+    assert done["found"][0]["repaired_from"] in ("home", "nord")
+    assert victim.stat().st_ino not in broken
+    assert sha256(victim.read_bytes()).hex() == victim.name
+
+
+def test_planted_rubbish(tmp_path: Path) -> None:
+    """What anybody planted at a site is no finding of a scrub, and is never carried on."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    root = next(home.site("lux").glob("[0-9a-f]*"))
+    for folder in ("charter", "card", "warrant", f"{home.id_of()}/epoch", f"{home.id_of()}/list"):
+        (root / folder).mkdir(exist_ok=True)
+        (root / folder / secrets.token_hex(32)).write_bytes(b"rubbish")
+    home.ok("scrub", "lux", "--days", "1", *home.home)
+    home.ok("scrub", "nord", "--days", "1", *home.home)
+    assert not any(b"rubbish" in p.read_bytes() for p in home.site("nord").rglob("*") if p.is_file())
+
+
+def test_bucket(seaweed: Seaweed, tmp_path: Path) -> None:
+    """At an S3 site a spoilt pack, a spoilt list and a lost box are repaired in place."""
+    url = seaweed.url(secrets.token_hex(8), credentials=seaweed.credentials_file(tmp_path))
+    home = SmallHome(tmp_path / "h", urls={"lux": url}).found()
+    home.backup()
+    bucket = open_site(url)
+    every = {o.key: bucket.get(o.key) for o in bucket.list("")}
+    (pack, *_), (node, *_) = ([k for k in every if part in k] for part in ("/pack/", "/list/"))
+    for key in (pack, node):
+        bucket.replace_spoilt(key, b"spoilt" * 100, sha256(every[key]))
+    done = home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]
+    assert sorted(f["key"] for f in done["found"]) == sorted([pack, node])
+    assert {key: bucket.get(Key(key)) for key in every if "checkpoint" not in key} == {
+        key: data for key, data in every.items() if "checkpoint" not in key
+    }
+
+
+def test_two_repairs_at_once(tmp_path: Path) -> None:
+    """A repair that comes second finds right bytes and replaces nothing."""
+    site = DirectorySite(str(tmp_path))
+    key, wrong, right = Key("a/b"), b"wrong", b"right"
+    site.put_new(key, wrong)
+    site.replace_spoilt(key, right, sha256(wrong))
+    inode = (tmp_path / "a" / "b").stat().st_ino
+    site.replace_spoilt(key, right, sha256(wrong))
+    assert (tmp_path / "a" / "b").stat().st_ino == inode
