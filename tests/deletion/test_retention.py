@@ -156,7 +156,7 @@ def test_more_rules_never_keep_less() -> None:
 
 
 def test_a_shorter_charter_does_not_reach_back() -> None:
-    """Versions made under the longer rule stay under it, unlike those entered after the ledger named the shorter one."""
+    """Versions made under the longer rule stay under it, unlike those entered after the ledger named a shorter."""
     versions = [*made("2024-01-01", "2024-01-02"), *made("2024-01-03", "2024-01-04", "2024-01-05", charter=2)]
     versions = [replace(v, sequence=VersionNumber(n)) for n, v in enumerate(versions, 1)]
     assert kept(versions, "2024-06-01", rule(365), rule(1)) == [1, 2, 5]

@@ -49,6 +49,8 @@ APART = (
     ("docs/runbooks/clean-version.md", RUNBOOK | TUTORIAL),
 )
 """An attack on the tutorial's state: it would spoil the other story."""
+DELETING = (("docs/runbooks/deleting.md", RUNBOOK | {"/srv/notices": "/notices"}),)
+"""A register that keeps its newest version alone, so that something can be deleted at once."""
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
 )  # fmt: skip
@@ -140,7 +142,7 @@ def same(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, " ".join(printed.translate(_DRAWN).split()), re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("story", [STORY, APART], ids=["story", "apart"])
+@pytest.mark.parametrize("story", [STORY, APART, DELETING], ids=["story", "apart", "deleting"])
 def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], ...]) -> None:
     """Tutorial and runbooks do, from the first command to the last, what they show."""
     shell = Shell(tmp_path)
@@ -165,7 +167,7 @@ def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], 
 
 def test_something_is_run() -> None:
     """A document whose marks went lost would pass unnoticed."""
-    for name, _ in (*STORY, *APART):
+    for name, _ in (*STORY, *APART, *DELETING):
         assert len(steps(name)) >= 2, name
 
 
