@@ -24,6 +24,7 @@ _ALONE = (
     "diff",
     "restore",
     "mount",
+    "export",
     "failover",
     "rekey",
     "verify",

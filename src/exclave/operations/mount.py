@@ -27,7 +27,7 @@ from exclave.vault.reading import ChunkCache, FaultLog, OpenFile
 from exclave.verify.history import CountedVersion
 
 LATEST: Final = b"latest"
-CACHE_BYTES: Final = 192 << 20
+CACHE_BYTES: Final = 128 << 20
 _FORMS: Final = {
     Kind.FILE: stat.S_IFREG,
     Kind.FOLDER: stat.S_IFDIR,
