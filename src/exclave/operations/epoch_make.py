@@ -7,7 +7,7 @@ file before anybody sees them: one warrant makes one epoch, and a restart puts t
 from __future__ import annotations
 
 import secrets as _random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -101,29 +101,39 @@ def put_epoch(
     state: Fingerprint,
     register: RegisterId,
     made: MadeEpoch,
-    cards: Iterable[Card],
+    cards: Sequence[Card],
     warrant: bytes,
     sites: Mapping[Label, Site],
     say: Callable[[str], None],
 ) -> dict[Label, str]:
-    """Puts an epoch at each of ``sites``, its note last; those that did not take it, and why.
+    """Puts an epoch at each of ``sites``: all that its note names, everywhere; then the note. Those that did not take
+    it, and why.
 
     From when the note is at one site, the epoch is true. ``PlacementUnmet`` if no site takes it.
     """
     failed: dict[Label, str] = {}
     last: UnavailableError | None = None
-    for label, site in sites.items():
-        try:
-            for box in made.boxes:
-                site.put_same(box_key(state, register, sha256(box)), box)
-            for card in cards:
-                site.put_same(card_key(state, card.digest), card.encode().encode())
-            site.put_same(warrant_key(state, warrant), warrant)
-            # Until here a crash leaves objects that nothing names; the next run puts the same ones again.
-            site.put_same(epoch_key(state, register, made.note), made.note)
-        except UnavailableError as error:
-            say(f"{label} cannot take the new epoch: {error.message}")
-            failed[label], last = error.message, error
+
+    def at_each(put: Callable[[Site], None]) -> None:
+        nonlocal last
+        for label, site in sites.items():
+            try:
+                if label not in failed:
+                    put(site)
+            except UnavailableError as error:
+                say(f"{label} cannot take the new epoch: {error.message}")
+                failed[label], last = error.message, error
+
+    def rest(site: Site) -> None:
+        for box in made.boxes:
+            site.put_same(box_key(state, register, sha256(box)), box)
+        for card in cards:
+            site.put_same(card_key(state, card.digest), card.encode().encode())
+        site.put_same(warrant_key(state, warrant), warrant)
+
+    # Until the first note a crash leaves objects that nothing names; the next run puts the same ones again.
+    at_each(rest)
+    at_each(lambda site: site.put_same(epoch_key(state, register, made.note), made.note))
     if len(failed) == len(sites):
         raise PlacementUnmet("no site can take the new epoch") from last
     return failed

@@ -276,12 +276,13 @@ def _enter_fact(run: _Run, epoch: VerifiedEpoch, sites: Mapping[Label, Site]) ->
     key = run.home.writer_key()
     if epoch.note.writer != key_card(key).digest:
         return False
-    facts = rekey_facts(run.view, epoch, sites, run.clock())
-    if not facts:
-        return True
     outbox = run.home.folder / "state" / f"{epoch.register}.outbox"
     try:
-        # Dies in between: the outbox, or the next backup, finds the ledger empty or finishes this entry.
+        # What an earlier run claimed is finished first, so that the fact is entered once.
+        settle_outbox(run.view, epoch, key, sites=sites, now=run.clock(), outbox=outbox)
+        facts = rekey_facts(run.view, epoch, sites, run.clock())
+        if not facts:
+            return True
         enter(run.view, epoch, key, facts, sites=sites, witnesses=run.witnesses, now=run.clock(), outbox=outbox)
     except UnavailableError as error:
         run.say(f"the ledger does not say it yet: {error.message}")

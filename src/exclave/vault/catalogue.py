@@ -12,18 +12,20 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 
+from exclave.errors import UnavailableError
 from exclave.formats.entry import STAMP_LINKS, STAMP_MODE, Entry, Stamp, walk_order
 from exclave.formats.manifest import HOLE, Leaf, Record, Ref
 
 MAGIC = b"EXCCAT03"
 _HEAD = struct.Struct(">II")
 _MAX_FRAME = 64 << 20
-_FOLDER = 0o040000
+_KIND, _FOLDER, _FILE = 0o170000, 0o040000, 0o100000
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -91,12 +93,19 @@ def encode_marks(paths: Sequence[bytes], stamps: Sequence[Stamp | None]) -> byte
 
 
 class CatalogueWriter:
-    """Writes the next cache file beside the last one; ``commit`` puts it in its place."""
+    """Writes the next cache file beside the last one; ``commit`` puts it in its place.
+
+    It only saves work, so a disk that does not take it ends no backup: then there is no base for the next run.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = path.with_name(path.name + ".new")
-        self._file: BinaryIO = open(self._temporary, "wb", buffering=1 << 20)
+        self._spoilt = False
+        try:
+            self._file: BinaryIO = open(self._temporary, "wb", buffering=1 << 20)
+        except OSError as error:
+            raise UnavailableError(f"cannot write {self._temporary}: {error.strerror}") from error
         self._file.write(MAGIC)
 
     def add(self, frame: Frame) -> None:
@@ -104,17 +113,31 @@ class CatalogueWriter:
 
     def add_encoded(self, encoded: bytes) -> None:
         """A frame as the former file had it."""
-        self._file.write(_HEAD.pack(len(encoded), zlib.crc32(encoded)))
-        self._file.write(encoded)
+        if self._spoilt:
+            return
+        try:
+            self._file.write(_HEAD.pack(len(encoded), zlib.crc32(encoded)))
+            self._file.write(encoded)
+        except OSError:
+            self._spoilt = True
 
     def commit(self) -> None:
         """A process that dies before this keeps the former cache; the next run then reads more than it must."""
-        self._file.close()
-        os.replace(self._temporary, self._path)
+        try:
+            self._file.close()
+            if not self._spoilt:
+                os.replace(self._temporary, self._path)
+        except OSError:
+            self._spoilt = True
+        if self._spoilt:
+            with suppress(OSError):
+                self._temporary.unlink(missing_ok=True)
 
     def drop(self) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
 
 class FormerLeaf:
@@ -232,4 +255,16 @@ def _frames(path: Path) -> Iterator[bytes]:
 
 def has_other_names(stamp: Stamp) -> bool:
     """Whether other names may lead to the same content."""
-    return stamp[STAMP_LINKS] > 1 and stamp[STAMP_MODE] & 0o170000 != _FOLDER
+    return stamp[STAMP_LINKS] > 1 and stamp[STAMP_MODE] & _KIND != _FOLDER
+
+
+def are_comparable(stamps: Sequence[Stamp | None]) -> bool:
+    """Whether ``stamps`` alone tell that their entries are unchanged."""
+    return None not in stamps and not any(
+        has_other_names(stamp) for stamp in stamps if stamp is not None and stamp[STAMP_LINKS] > 1
+    )
+
+
+def count_files(stamps: Sequence[Stamp | None]) -> int:
+    """How many of ``stamps`` are regular files'."""
+    return sum([stamp is not None and stamp[STAMP_MODE] & _KIND == _FILE for stamp in stamps])
