@@ -81,8 +81,13 @@ class Observer:
         """The version is in the ledger: the next one is compared with it.
 
         A process that dies before or in between compares the next version with an older one, or shows this one without
-        signals: they stand in its manifest.
+        signals: they stand in its manifest. So does a disk that takes no more, which must not make a failure of a
+        version that is stored.
         """
+        with suppress(OSError):
+            self._keep(sequence, epoch, time, manifest)
+
+    def _keep(self, sequence: int, epoch: int, time: Instant, manifest: str) -> None:
         for label, watched in self._watched.items():
             if watched.rows is not None:
                 _replace(self._cache / f"{label}.rows", watched.rows)
