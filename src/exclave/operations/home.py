@@ -146,13 +146,18 @@ class Home:
     def cache(self, register: RegisterId) -> Path:
         """The cache folder of ``register``; made if need be."""
         path = self.folder / "cache" / register
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path)
         return path
 
     @contextmanager
     def alone(self, register: RegisterId) -> Iterator[None]:
         """Holds ``register`` until the process ends, however it dies; ``Busy`` if another one has it."""
-        with open(self.cache(register) / "lock", "wb") as file:
+        path = self.cache(register) / "lock"
+        try:
+            opened = open(path, "wb")
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from error
+        with opened as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
