@@ -8,7 +8,7 @@ from typing import Protocol
 
 from exclave.formats.entry import Captured, Kind, Listed, Stamp
 from exclave.formats.manifest import Record
-from exclave.vault.catalogue import FormerLeaf, Prior, encode_marks, has_other_names
+from exclave.vault.catalogue import FormerLeaf, Prior, count_files, encode_marks, has_other_names
 
 
 class Reuse(Protocol):
@@ -105,8 +105,7 @@ class Matcher:
         if not shared and now.can_reuse(position, stamp):
             count = self._same_from(now, position, at)
             now.met.update(range(position, position + count))
-            files = sum(r.entry.kind == Kind.FILE for r in now.leaf.records[position : position + count])
-            self._reuse(now, position, position + count, files)
+            self._reuse(now, position, position + count, count_files(self._stamps[at : at + count]))
             return count
         item = listed.source.open(path, self._infos[at], again=True)
         if item is None:
