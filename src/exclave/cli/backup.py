@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,17 +15,20 @@ from exclave.cli.output import (
     duration,
     note,
     print_json,
-    progress_bar,
     say,
     size_text,
     table,
     typed,
     when,
 )
+from exclave.cli.progress import WorkBar, counting, shipped_of, work_bar
 from exclave.errors import ExclaveError, QuorumMissing
 from exclave.ids import now, parse_label
 from exclave.operations.backup import Receipt
 from exclave.operations.backup import backup as verb
+from exclave.operations.last_size import LastSize, keep_size, last_size
+
+_MANY_ENTRIES = 1000
 
 
 def register(app: typer.Typer) -> None:
@@ -47,15 +51,17 @@ def backup(
     failures: dict[str, ExclaveError] = {}
     for name in names:
         try:
-            with progress_bar(name, quiet=json) as update:
+            sites = counting(open_sites(opened))
+            with work_bar(name, quiet=json) as bar:
+                bar.poll(shipped=shipped_of(sites))
                 receipt = verb(
                     opened,
                     name,
-                    sites=open_sites(opened),
+                    sites=sites,
                     witnesses=witness_addresses(opened.config),
                     open_capture=open_capture,
                     clock=now,
-                    progress=update,
+                    progress=_shown(bar, last_size(opened, name)),
                     to=[typed(parse_label, label) for label in to or ()],
                 )
         except ExclaveError as error:
@@ -66,6 +72,7 @@ def backup(
             note(f"{name}: {error.message}")
             continue
         receipts.append(receipt)
+        keep_size(opened, name, receipt)
         if not json:
             _show(receipt)
     if json:
@@ -76,6 +83,20 @@ def backup(
         raise typer.Exit(failure.exit_code)
     if not all(receipt.witnessed for receipt in receipts):
         raise typer.Exit(QuorumMissing.exit_code)
+
+
+def _shown(bar: WorkBar, before: LastSize | None) -> Callable[[str, int, int], None]:
+    """Tells ``bar`` how far a backup is, by entries where the last version had many, else by bytes."""
+
+    def update(text: str, entries: int, size: int) -> None:
+        if before is None:
+            bar.at(f"{text}, {entries} entries", 0, read=size)
+        elif before.entries >= _MANY_ENTRIES or not before.read_bytes:
+            bar.at(f"{text}, {entries} entries", entries, before.entries, estimated=True, read=size)
+        else:
+            bar.at(f"{text}, {entries} entries", size, before.read_bytes, estimated=True, read=size)
+
+    return update
 
 
 def _show(r: Receipt) -> None:

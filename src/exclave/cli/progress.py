@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,9 @@ from rich.live import Live
 from rich.text import Text
 
 from exclave.cli.output import duration, err, size_text
+from exclave.ids import Label
+from exclave.sites.contract import Site
+from exclave.sites.recording import RecordingSite
 
 _WINDOW_S = 20.0
 """Rates are those of so many last seconds."""
@@ -64,7 +67,8 @@ def describe(work: Work, *, passed_s: float, read_rate: float, shipped_rate: flo
     bar = ""
     if share is not None:
         full = int(share * _BAR)
-        bar = f" [{'#' * full}{'.' * (_BAR - full)}] {'~' if work.estimated else ''}{share:.0%}"
+        drawn = f" [{'#' * full}{'.' * (_BAR - full)}]" if width >= 2 * _BAR else ""
+        bar = f"{drawn} {'~' if work.estimated else ''}{share:.0%}"
     head = f"{work.what}: {work.text}" if work.text else work.what
     room = max(width - len(bar), 1)
     first = (head if len(head) <= room else head[: room - 1] + "…") + bar
@@ -94,11 +98,14 @@ class WorkBar:
         with self._lock:
             self.work.text, self.work.done, self.work.total = text, 0, None
 
-    def at(self, text: str, done: int, total: int | None = None, *, estimated: bool = False) -> None:
-        """It is at ``done`` of ``total``."""
+    def at(
+        self, text: str, done: int, total: int | None = None, *, estimated: bool = False, read: int | None = None
+    ) -> None:
+        """It is at ``done`` of ``total``; ``read``: bytes read until now."""
         with self._lock:
             self.work.text, self.work.done = text, done
             self.work.total, self.work.estimated = total, estimated
+            self.work.read = self.work.read if read is None else read
 
     def read(self, size: int, *, counts: bool = False) -> None:
         """``size`` more bytes were read; with ``counts``, it has come that much further."""
@@ -128,6 +135,21 @@ class WorkBar:
             return Work(
                 work.what, work.text, work.done, work.total, work.estimated, work.read, work.shipped
             )  # fmt: skip
+
+
+def counting(sites: Mapping[Label, Site]) -> dict[Label, RecordingSite]:
+    """``sites``, counting what goes to them and comes from them."""
+    return {label: RecordingSite(site) for label, site in sites.items()}
+
+
+def read_of(sites: Mapping[Label, RecordingSite]) -> Callable[[], int]:
+    """Bytes read from all of them together."""
+    return lambda: sum(site.totals.read_bytes for site in sites.values())
+
+
+def shipped_of(sites: Mapping[Label, RecordingSite]) -> Callable[[], int]:
+    """Bytes written to all of them together."""
+    return lambda: sum(site.totals.written_bytes for site in sites.values())
 
 
 @contextmanager

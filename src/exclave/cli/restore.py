@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from exclave.cli.opening import Answers, MachineKey, OnlyThese, RegisterName, Unwitnessed, WarrantFile, open_by_warrant
-from exclave.cli.output import Json, Pinned, Sites, note, print_json, progress_bar, say, size_text, table, when
+from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, size_text, table, when
+from exclave.cli.progress import counting, read_of, work_bar
 from exclave.operations.restore import Restored, choose_version, open_version, restore_version
 
 _EXAMPLE = (
@@ -42,9 +43,18 @@ def restore(
     )
     one = opened.register
     chosen = choose_version(opened.history, version)
-    reader, root = open_version(opened.where.view.state, opened.sites, one, chosen)
-    with progress_bar(one.annex.name, quiet=json) as update:
-        done = restore_version(reader, root, target.absolute(), only=dataset, compare=compare, progress=update)
+    sites = counting(opened.sites)
+    reader, root = open_version(opened.where.view.state, sites, one, chosen)
+    total = sum(d.bytes for d in root.datasets if dataset in (None, d.label))
+    written: dict[str, int] = {}
+
+    def show(name: str, entries: int, size: int) -> None:
+        written[name] = size
+        bar.at(f"{name}, {entries} entries", sum(written.values()), total)
+
+    with work_bar(one.annex.name, quiet=json) as bar:
+        bar.poll(read=read_of(sites))
+        done = restore_version(reader, root, target.absolute(), only=dataset, compare=compare, progress=show)
     if json:
         print_json({"restored": done, "bad_shares": one.bad})
         return

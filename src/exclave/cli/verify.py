@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
-from exclave.cli.output import HomeFolder, Json, Sites, duration, err, out, plain, print_json, say, table, typed, when
+from exclave.cli.output import HomeFolder, Json, Sites, duration, out, plain, print_json, say, table, typed, when
+from exclave.cli.progress import counting, read_of, work_bar
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
@@ -38,11 +39,14 @@ def verify(
         opened = open_home(home)
         sites, pinned = open_sites(opened), opened.fingerprint()
 
-    def progress(done: int, total: int) -> None:
-        if not json and err.is_terminal:
-            err.print(f"\r{done} of {total} packs read", end="", highlight=False)
-
-    report = verify_embassy(sites, pinned, now=now(), read_packs=not quick, progress=progress)
+    counted = counting(sites)
+    with work_bar("verify", quiet=json) as bar:
+        bar.begin("signatures, ledgers and lists")
+        bar.poll(read=read_of(counted))
+        report = verify_embassy(
+            counted, pinned, now=now(), read_packs=not quick,
+            progress=lambda done, total: bar.at(f"{done} of {total} packs", done, total),
+        )  # fmt: skip
     if json:
         print_json({"ok": report.ok, **plain(report)})
     else:

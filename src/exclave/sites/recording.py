@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from exclave.errors import ExclaveError
 from exclave.ids import Digest, Key
-from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
+from exclave.sites.contract import MAX_OBJECT_BYTES, Digested, ObjectStat, Site, Tagged, digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,12 @@ class RecordingSite:
             data = self.inner.get(key, limit=limit)
             note.read_bytes = len(data)
         return data
+
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        with _Note(self, "digest", key) as note:
+            found = digest_of(self.inner, key, limit=limit)
+            note.read_bytes = found.size_bytes
+        return found
 
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
         with _Note(self, "get_range", key) as note:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from exclave.ids import Digest, Key
-from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged
+from exclave.sites.contract import MAX_OBJECT_BYTES, Digested, ObjectStat, Site, Tagged, digest_of
 
 BULK_FROM_BYTES = 64 << 10
 """Smaller objects pass freely: heads, notes, cards, tiles, list nodes of small versions. Nothing waits for bulk that a
@@ -34,18 +34,10 @@ class TokenBucket:
 
     def take(self, size_bytes: int) -> None:
         """Returns when ``size_bytes`` may go."""
-        while (wait_s := self._try(size_bytes, owing=False)) > 0:
+        while (wait_s := self._try(size_bytes)) > 0:
             self._sleep(min(wait_s, _LOOK_S))
 
-    def owe(self, size_bytes: int) -> None:
-        """``size_bytes`` have come already; whoever takes next waits for them."""
-        self._try(size_bytes, owing=True)
-
-    def ready(self) -> None:
-        """Returns when what came before is paid for."""
-        self.take(0)
-
-    def _try(self, size_bytes: int, *, owing: bool) -> float:
+    def _try(self, size_bytes: int) -> float:
         """Takes them and returns 0, or the seconds after which to try again."""
         with self._lock:
             rate, now = self._rate(), self._clock()
@@ -58,7 +50,7 @@ class TokenBucket:
             self._level = min(full, self._level + passed_s * rate) if self._limited else full
             self._limited = True
             needed = min(float(size_bytes), full)
-            if owing or self._level >= needed:
+            if self._level >= needed:
                 self._level -= size_bytes
                 return 0.0
             return (needed - self._level) / rate
@@ -76,15 +68,18 @@ class ThrottledSite:
         return self.inner.address
 
     def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        if limit >= BULK_FROM_BYTES:
-            self._bucket.ready()
         data = self.inner.get(key, limit=limit)
-        if len(data) >= BULK_FROM_BYTES:
-            self._bucket.owe(len(data))
+        # How long it is, is known only now: whoever asked waits with it.
+        self._settle(len(data))
         return data
 
+    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
+        found = digest_of(self.inner, key, limit=limit)
+        self._settle(found.size_bytes)
+        return found
+
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
-        self._before(length)
+        self._settle(length)
         return self.inner.get_range(key, offset, length)
 
     def stat(self, key: Key) -> ObjectStat | None:
@@ -97,20 +92,20 @@ class ThrottledSite:
         return self.inner.read_head(key)
 
     def put_new(self, key: Key, data: bytes) -> None:
-        self._before(len(data))
+        self._settle(len(data))
         self.inner.put_new(key, data)
 
     def put_same(self, key: Key, data: bytes | memoryview) -> None:
-        self._before(len(data))
+        self._settle(len(data))
         self.inner.put_same(key, data)
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         return self.inner.replace_if(key, data, expected)
 
     def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
-        self._before(len(data))
+        self._settle(len(data))
         self.inner.replace_spoilt(key, data, spoilt)
 
-    def _before(self, size_bytes: int) -> None:
+    def _settle(self, size_bytes: int) -> None:
         if size_bytes >= BULK_FROM_BYTES:
             self._bucket.take(size_bytes)

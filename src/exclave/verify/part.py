@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,8 +9,8 @@ from dataclasses import dataclass
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MissingObject, UnavailableError
 from exclave.formats.paths import pack_prefix
-from exclave.ids import Digest, sha256
-from exclave.sites.contract import Readable
+from exclave.ids import Digest
+from exclave.sites.contract import Readable, digest_of
 from exclave.verify.inventory import Inventory, NamedObject
 
 MAX_SILENT = 8
@@ -87,10 +86,10 @@ def _ahead(source: Readable, objects: Iterable[NamedObject], workers: int) -> It
 
 def _read(source: Readable, item: NamedObject) -> tuple[Wrong | None, int]:
     try:
-        data = source.get(item.key, limit=item.limit)
+        found = digest_of(source, item.key, limit=item.limit)
     except (IntegrityError, UnavailableError) as error:
         return Wrong(item, error), 0
-    if hashlib.sha256(data).digest() == item.name:
-        return None, len(data)
-    other = CorruptObject(f"its {len(data)} bytes do not have the hash that it is named by", key=item.key)
-    return Wrong(item, other, sha256(data)), len(data)
+    if found.digest == item.name:
+        return None, found.size_bytes
+    other = CorruptObject(f"its {found.size_bytes} bytes do not have the hash that it is named by", key=item.key)
+    return Wrong(item, other, found.digest), found.size_bytes
