@@ -81,6 +81,10 @@ def test_version() -> None:
 KEYS: dict[str, str] = {
     "init": "card config home writer",
     "custodian new": "card digest key name",
+    "scrub": "ok registers[bytes_read days fact_problem found from name packs packs_read register repaired through"
+    " wrong] site",
+    "ship": "faults finished part parts registers[bytes packs register] site written_bytes written_objects",
+    "site import": "ok registers[bytes faults lacking objects published register waits] site",
     "site add": "can_run country name operator url",
     "site list": "sites[can_run country name operator state url]",
     "site probe": "ok promises[detail kept name] site",
@@ -137,6 +141,10 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("snapshots", *home.home)
     ok("status", *home.home)
     ok("verify", *home.home)
+    ok("scrub", "lux", *home.home)
+    (tmp_path / "disk").mkdir()
+    ok("ship", "lux", "--to", str(tmp_path / "disk"), "--everything", *home.home)
+    ok("site import", str(tmp_path / "disk"), "--into", "lux", *home.home)
     ok("rekey", *home.granted("rekey", machine="ceremony"), *home.where())
     warrant, key = str(tmp_path / "f.warrant"), str(tmp_path / "machine.key")
     ok("warrant request", warrant, "--act", "failover", "--place", "lux", "--reason", "r", "--key", key, *home.where())
