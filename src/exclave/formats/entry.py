@@ -161,10 +161,11 @@ class Sink(Protocol):
         """A file that comes in one piece; any thread."""
 
     def mark(self) -> None:
-        """What was placed so far is what the next ``barrier`` speaks of."""
+        """What was placed since the last ``mark`` is what one of the next ``barrier`` calls speaks of."""
 
     def barrier(self) -> None:
-        """All files begun before the last ``mark`` are complete: links are made, folders left get their times."""
+        """All files begun before the oldest ``mark`` that had no ``barrier`` yet are complete: links are made, folders
+        left get their times."""
 
     def close(self) -> None:
         """Everything is there."""

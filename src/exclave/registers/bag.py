@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +59,7 @@ class BagSink:
         """Of each file by its path; some 300 bytes for each."""
         self._open: set[_Piecewise] = set()
         self._placed: list[Entry] = []
+        self._marked: deque[list[Entry]] = deque()
         self._listed: list[Entry] = []
         """Entries that the next barrier lists: a link's file is whole by then."""
         self.files = self.bytes = self.renamed = 0
@@ -100,12 +102,12 @@ class BagSink:
             self._listed.append(entry)
 
     def mark(self) -> None:
-        with self._lock:
-            self._listed.extend(self._placed)
+        self._marked.append(self._placed)
         self._placed = []
 
     def barrier(self) -> None:
         with self._lock:
+            self._listed.extend(self._marked.popleft())
             entries, self._listed = self._listed, []
         for entry in entries:
             self._note(entry)

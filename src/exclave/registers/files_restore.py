@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import threading
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from exclave.errors import CorruptObject, TargetNotEmpty, UnavailableError
 from exclave.formats.entry import Entry, FileSink, Kind
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _DISK_FAILS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 
@@ -45,7 +47,7 @@ class FolderSink:
         self._root_user = os.geteuid() == 0
         self._stack: list[Entry] = []
         self._now: list[Entry] = []
-        self._marked: list[Entry] = []
+        self._marked: deque[list[Entry]] = deque()
         self._open: set[int] = set()
         self._closed_folders: list[Entry] = []
         """Folders that their owner may not enter: left last of all, since hard links may still lead into them."""
@@ -55,6 +57,7 @@ class FolderSink:
                 raise TargetNotEmpty(f"the folder {os.fsdecode(self._root)!r} is not empty")
         except OSError as error:
             raise UnavailableError(f"cannot use {os.fsdecode(self._root)!r}: {error.strerror}") from error
+        self._fresh = _fresh_status(self._root)
 
     def _full(self, path: bytes) -> bytes:
         return self._root + b"/" + path if path else self._root
@@ -74,7 +77,7 @@ class FolderSink:
             self._now.append(entry)
 
     def begin(self, entry: Entry) -> FileSink:
-        fd = self._create(entry)
+        fd = self._create(entry, 0o600)
         self._open.add(fd)
         return _FileSink(fd, entry, self)
 
@@ -87,10 +90,9 @@ class FolderSink:
         while self._open:
             os.close(self._open.pop())
 
-    def _create(self, entry: Entry) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _create(self, entry: Entry, mode: int) -> int:
         try:
-            return os.open(self._full(entry.path), flags, 0o600)
+            return os.open(self._full(entry.path), _CREATE, mode)
         except OSError as error:
             raise self._unwritable(entry, error) from error
 
@@ -100,11 +102,31 @@ class FolderSink:
             hint="Give the target space and write permission, empty it, and restore again.",
         )
 
+    def _born_right(self, entry: Entry) -> bool:
+        """Whether a file that is created with its mode needs nothing more but its times.
+
+        It may be created so, since its folder cannot be entered by others before it is complete (``_leave``).
+        """
+        fresh = self._fresh
+        return (
+            fresh is not None
+            and not entry.xattrs  # an ACL and a mode speak of the same bits
+            and (entry.uid, entry.gid) == fresh[:2]
+            and not entry.mode & ~fresh[2]
+        )
+
     def write_whole(self, entry: Entry, data: bytes | memoryview) -> None:
-        fd = self._create(entry)
+        right = self._born_right(entry)
+        fd = self._create(entry, entry.mode if right else 0o600)
         try:
             _write_all(fd, data, 0)
-            self.settle(fd, entry)
+            if right:
+                self._set_times(fd, entry)
+            else:
+                self.settle(fd, entry)
+        except BaseException:
+            os.fchmod(fd, 0o600)  # whoever finds it sees that it is not complete
+            raise
         finally:
             os.close(fd)
 
@@ -119,6 +141,12 @@ class FolderSink:
             self._set_xattr(fd, name, value, entry.path)
         try:
             os.fchmod(fd, mode)
+        except OSError as error:
+            raise self._unwritable(entry, error) from error
+        self._set_times(fd, entry)
+
+    def _set_times(self, fd: int, entry: Entry) -> None:
+        try:
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         except OSError as error:
             raise self._unwritable(entry, error) from error
@@ -148,12 +176,11 @@ class FolderSink:
             self.unrestored.add(f"attribute {os.fsdecode(name)}", path)
 
     def mark(self) -> None:
-        self._marked.extend(self._now)
+        self._marked.append(self._now)
         self._now = []
 
     def barrier(self) -> None:
-        marked, self._marked = self._marked, []
-        for entry in marked:
+        for entry in self._marked.popleft():
             if entry.kind != Kind.FOLDER:
                 self._make_other(entry)
             elif self._root_user or entry.mode & stat.S_IXUSR:
@@ -235,6 +262,20 @@ class _FileSink:
             self._sink.settle(self._fd, self._entry)
         finally:
             self._sink.ended(self._fd)
+
+
+def _fresh_status(folder: bytes) -> tuple[int, int, int] | None:
+    """What a new file in ``folder`` gets without being told: owner, group, and which permissions are left when all are
+    asked for (by the umask, or a default ACL). None if the file system has no nameless files to try it with."""
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o777)
+    except OSError:
+        return None
+    try:
+        found = os.fstat(fd)
+    finally:
+        os.close(fd)
+    return found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)
 
 
 def _inside(path: bytes, folder: bytes) -> bool:

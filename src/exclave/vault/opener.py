@@ -7,8 +7,10 @@ the manifest names; the manifest's own pack must have the name that the ledger g
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -50,6 +52,7 @@ from exclave.sites.contract import Readable
 from exclave.vault.sealer import HERE
 
 _SECRETS_KEPT: Final = 4096
+NODES_AHEAD: Final = 4
 _local = threading.local()
 
 
@@ -72,6 +75,17 @@ def decompress(frame: bytes, raw: int) -> bytes:
 def sealed_digest(header: Digest, sealed: bytes | memoryview) -> Digest:
     """Binds a chunk's sealed bytes to the header (by its SHA-256) whose pack secret opened them."""
     return sha256(header + bytes(sealed))
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The sealed bytes of neighbours in a pack, and what opens them. Nothing of it is checked yet."""
+
+    run: Sequence[Ref]
+    cipher: ObjectCipher
+    header: Digest
+    sealed: memoryview
+    """From the first chunk's offset on; empty if no site gave them all together."""
 
 
 class PackReader:
@@ -172,21 +186,29 @@ class PackReader:
 
     def chunks(self, pack: bytes, refs: Sequence[Ref]) -> Iterator[tuple[Ref, bytes]]:
         """The chunks ``refs``, all of one pack, in order of offset. Neighbours are fetched together."""
-        for run in _runs(sorted(refs, key=lambda r: r.offset)):
-            cipher, header = self._cipher(pack)
-            start = run[0].offset
-            view = self._fetch_run(run)
-            for ref in run:
-                at = ref.offset - start
-                sealed: bytes | memoryview = view[at : at + ref.length]
-                try:
-                    data = self._record(cipher, ref, sealed)
-                except CorruptObject:
-                    data, sealed = self._from_each(ref)
-                    cipher, header = self._cipher(pack)
-                if self.verified is not None and self.id_key is not None:
-                    self.verified(ref, sealed_digest(header, sealed))
-                yield ref, data
+        for run in runs(sorted(refs, key=_by_offset)):
+            yield from self.opened(self.fetch(run))
+
+    def fetch(self, run: Sequence[Ref]) -> Fetched:
+        """The sealed bytes of neighbours in one pack (one of ``runs``): all that has to wait for a site."""
+        cipher, header = self._cipher(run[0].pack)
+        return Fetched(run, cipher, header, self._fetch_run(run))
+
+    def opened(self, fetched: Fetched) -> Iterator[tuple[Ref, bytes]]:
+        """The chunks of a run. Those that do not open are sought at each site."""
+        cipher, header = fetched.cipher, fetched.header
+        start = fetched.run[0].offset
+        for ref in fetched.run:
+            at = ref.offset - start
+            sealed: bytes | memoryview = fetched.sealed[at : at + ref.length]
+            try:
+                data = self._record(cipher, ref, sealed)
+            except CorruptObject:
+                data, sealed = self._from_each(ref)
+                cipher, header = self._cipher(ref.pack)
+            if self.verified is not None and self.id_key is not None:
+                self.verified(ref, sealed_digest(header, sealed))
+            yield ref, data
 
     def _fetch_run(self, run: Sequence[Ref]) -> memoryview:
         """The bytes of neighbours, as some site gives them; empty if none gives them all."""
@@ -236,15 +258,19 @@ class PackReader:
             return _resolve_root(root, manifest)
         raise MissingObject(f"no site has a good copy of the manifest {manifest.hex()[:16]}…", pack=manifest.hex())
 
-    def leaves(self, dataset: Dataset) -> Iterator[Leaf]:
-        """All leaves of a dataset's tree, in order. Memory: one node of each level."""
+    def leaves(self, dataset: Dataset, *, ahead: Executor | None = None) -> Iterator[Leaf]:
+        """All leaves of a dataset's tree, in order. Memory: one node of each level.
+
+        ``ahead`` fetches the next few nodes of each level while the present one is worked on.
+        """
         if not 0 <= dataset.level <= MAX_LEVEL:
             raise CorruptObject("a manifest's tree is impossibly deep")
-        yield from self._leaves(dataset.tree, dataset.level, None)
+        yield from self._leaves(self.chunk(dataset.tree), dataset.tree.pack, dataset.level, None, ahead)
 
-    def _leaves(self, ref: Ref, level: int, first: bytes | None) -> Iterator[Leaf]:
+    def _leaves(
+        self, data: bytes, pack: bytes, level: int, first: bytes | None, ahead: Executor | None
+    ) -> Iterator[Leaf]:
         """``first``: the path that the parent says it begins with; None for the top."""
-        data = self.chunk(ref)
         if level == 0:
             leaf = parse_leaf(data)
             # Not empty: else a few branches that repeat an empty leaf would keep a restore busy for ever.
@@ -257,10 +283,25 @@ class PackReader:
             raise CorruptObject("a manifest's branch is of another level than its parent says")
         if first is not None and branch.firsts[0] != first:
             raise CorruptObject("a manifest's branch does not begin where its parent says")
+        for target, begins, node in self._nodes(branch, pack, ahead):
+            yield from self._leaves(node, target.pack, level - 1, begins, ahead)
+
+    def _nodes(self, branch: Branch, pack: bytes, ahead: Executor | None) -> Iterator[tuple[Ref, bytes, bytes]]:
+        """A branch's children: where each is, the path it is said to begin with, its bytes. ``pack`` is the branch's
+        own."""
+        coming: deque[tuple[Ref, bytes, Future[bytes]]] = deque()
         for child, begins in zip(branch.children, branch.firsts, strict=True):
-            target = Ref(ref.pack, child.offset, child.length, child.raw, child.id) if child.pack == HERE else child
+            target = Ref(pack, child.offset, child.length, child.raw, child.id) if child.pack == HERE else child
             check_ref(target)
-            yield from self._leaves(target, level - 1, begins)
+            if ahead is None:
+                yield target, begins, self.chunk(target)
+                continue
+            coming.append((target, begins, ahead.submit(self.chunk, target)))
+            if len(coming) > NODES_AHEAD:
+                place, path, node = coming.popleft()
+                yield place, path, node.result()
+        for place, path, node in coming:
+            yield place, path, node.result()
 
     def content(self, leaf: Leaf, record: Record) -> Iterator[tuple[Ref | None, int, int]]:
         """A record's extents in order: (chunk or None for a hole, start in it, length)."""
@@ -296,13 +337,19 @@ def _resolve_root(root: Root, manifest: Digest) -> Root:
     return msgspec.structs.replace(root, datasets=tuple(datasets))
 
 
-def _runs(refs: Sequence[Ref]) -> Iterator[list[Ref]]:
-    """Groups of neighbours with gaps of at most 64 KiB."""
+def runs(refs: Sequence[Ref], *, most: int = BULK_BYTES) -> Iterator[list[Ref]]:
+    """Groups of neighbours in one pack, in order of offset, with gaps of at most 64 KiB; none is longer than ``most``
+    bytes, unless it is a single chunk."""
     run: list[Ref] = []
     for ref in refs:
-        if run and ref.offset - (run[-1].offset + run[-1].length) > 64 << 10:
+        end = ref.offset + ref.length
+        if run and (ref.offset - (run[-1].offset + run[-1].length) > 64 << 10 or end - run[0].offset > most):
             yield run
             run = []
         run.append(ref)
     if run:
         yield run
+
+
+def _by_offset(ref: Ref) -> int:
+    return ref.offset

@@ -1,26 +1,37 @@
-"""A dataset of a version into a sink, in windows of bounded size, with all cores busy.
+"""A dataset of a version into a sink, in windows of bounded size, with all cores and the link to the sites busy.
 
-A window takes records in walk order, notes which chunks they need, and fetches them pack by pack; each chunk is
-opened once and written to every place of the window that needs it. While one window is written, the next is planned.
+A window takes records in walk order and notes which chunks they need. These are fetched in runs of neighbours by
+threads that do nothing but wait for sites, then opened and written by one thread for each core; each chunk is opened
+once in a window and written to every place of the window that needs it. Meanwhile the next windows are planned and
+fetched. What is on its way or waits to be opened is at most ``FLYING_BYTES``.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from exclave.errors import CorruptObject
 from exclave.formats.entry import Entry, FileSink, Kind, Sink, check_path, walk_order
 from exclave.formats.manifest import Dataset, Ref
-from exclave.vault.opener import PackReader
+from exclave.vault.opener import Fetched, PackReader, runs
 
 WINDOW_BYTES = 24 << 20
 WINDOW_RECORDS = 4096
 WINDOW_PLACES = 1 << 16
 """Each takes some hundred bytes of memory: a manifest of one-byte extents must not fill it."""
+WINDOWS = 3
+"""So many are fetched and written while the next is planned."""
+RUN_BYTES = 4 << 20
+"""Longest run that is asked for at once."""
+FLYING_BYTES = 48 << 20
+FETCHERS = 12
+"""Requests on their way. Over 40 ms and 1 Gbit/s two runs fill the link only once their connections are at full
+speed; the others wait for that."""
 WORKERS = max(2, os.cpu_count() or 2)
 
 
@@ -62,6 +73,37 @@ class _Window:
         return self.raw >= WINDOW_BYTES or self.records >= WINDOW_RECORDS or self.places >= WINDOW_PLACES
 
 
+class _Room:
+    """Bytes that may be on their way: whoever wants more waits until others have landed."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._taken = most, 0
+        self._freed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        with self._freed:
+            self._freed.wait_for(lambda: self._taken == 0 or self._taken + size <= self._most)
+            self._taken += size
+
+    def give(self, size: int) -> None:
+        with self._freed:
+            self._taken -= size
+            self._freed.notify()
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A window on its way: what is being written of it, and how far the dataset is when it has landed."""
+
+    parts: list[Future[None]]
+    entries: int
+    bytes: int
+
+
+_Places = list[tuple[Entry | _Pieces, int, int, int]]
+"""Where a chunk goes: (file, offset in it, start in the chunk, length)."""
+
+
 class Restorer:
     """Restores datasets of one version. ``progress(entries, bytes)`` is called after each window."""
 
@@ -70,13 +112,16 @@ class Restorer:
     ) -> None:
         self._reader = reader
         self._progress = progress
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="open")
+        self._room = _Room(FLYING_BYTES)
         self._window = _Window()
-        self._flying: list[Future[None]] = []
+        self._flying: deque[_Flight] = deque()
         self._entries = 0
         self._bytes = 0
 
     def close(self) -> None:
+        self._fetchers.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
     def restore(self, dataset: Dataset, sink: Sink) -> None:
@@ -93,7 +138,7 @@ class Restorer:
 
     def _restore(self, dataset: Dataset, sink: Sink) -> None:
         guard = _WalkGuard()
-        for leaf in self._reader.leaves(dataset):
+        for leaf in self._reader.leaves(dataset, ahead=self._fetchers):
             for record in leaf.records:
                 entry = record.entry
                 guard.check(entry)
@@ -112,7 +157,8 @@ class Restorer:
                 if self._window.full:
                     self._turn(sink)
         self._turn(sink)
-        self._land(sink)
+        while self._flying:
+            self._land(sink)
         sink.close()
         if guard.count != dataset.entries:
             raise CorruptObject("a dataset's tree has another number of entries than its root says")
@@ -130,38 +176,65 @@ class Restorer:
                 self._turn(sink)
 
     def _turn(self, sink: Sink) -> None:
-        """Starts the present window once the former one has landed."""
+        """Starts the present window once there is one less on its way than may be."""
         window, self._window = self._window, _Window()
-        self._land(sink)
+        if len(self._flying) >= WINDOWS:
+            self._land(sink)
         sink.mark()
-        for pack, chunks in window.needs.items():
-            # Halves of a pack's chunks, so that a window that needs one pack still uses two cores.
-            wanted = sorted(chunks.values(), key=lambda c: c[0].offset)
-            middle = (len(wanted) + 1) // 2
-            parts = [wanted] if len(wanted) < 8 or len(window.needs) >= WORKERS else [wanted[:middle], wanted[middle:]]
-            for part in parts:
-                self._flying.append(self._pool.submit(self._write, pack, part, sink))
+        flight = _Flight([], self._entries, self._bytes)
+        self._flying.append(flight)
+        for chunks in window.needs.values():
+            wanted = sorted((ref for ref, _ in chunks.values()), key=lambda ref: ref.offset)
+            for run in runs(wanted, most=RUN_BYTES):
+                flight.parts.append(self._start(run, [chunks[ref.offset][1] for ref in run], sink))
+
+    def _start(self, run: Sequence[Ref], places: Sequence[_Places], sink: Sink) -> Future[None]:
+        """One run on its way: fetched, then opened and written."""
+        size = run[-1].offset + run[-1].length - run[0].offset
+        self._room.take(size)
+        done: Future[None] = Future()
+        fetch = self._fetchers.submit(self._reader.fetch, run)
+
+        def opened(fetched: Future[Fetched]) -> None:
+            """In whichever thread; only hands on."""
+            try:
+                self._pool.submit(self._write, fetched, places, sink, size, done)
+            except RuntimeError as error:  # closed meanwhile
+                done.set_exception(error)
+
+        fetch.add_done_callback(opened)
+        return done
 
     def _land(self, sink: Sink) -> None:
-        for flight in self._flying:
-            flight.result()
-        self._flying.clear()
+        """Waits for the oldest window."""
+        flight = self._flying.popleft()
+        for part in flight.parts:
+            part.result()
         sink.barrier()
-        self._progress(self._entries, self._bytes)
+        self._progress(flight.entries, flight.bytes)
 
     def _write(
-        self, pack: bytes, chunks: list[tuple[Ref, list[tuple[Entry | _Pieces, int, int, int]]]], sink: Sink
+        self, fetched: Future[Fetched], places: Sequence[_Places], sink: Sink, size: int, done: Future[None]
     ) -> None:
-        places = {ref.offset: targets for ref, targets in chunks}
-        for ref, data in self._reader.chunks(pack, [ref for ref, _ in chunks]):
-            view = memoryview(data)
-            for place, offset, start, length in places[ref.offset]:
-                piece = view[start : start + length]
-                if isinstance(place, _Pieces):
-                    place.sink.write(offset, piece)
-                    place.wrote(length)
-                else:
-                    sink.write_whole(place, piece)
+        try:
+            for (_, data), targets in zip(self._reader.opened(fetched.result()), places, strict=True):
+                _put(memoryview(data), targets, sink)
+        except BaseException as error:  # noqa: BLE001 - raised again where the window lands
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+        finally:
+            self._room.give(size)
+
+
+def _put(data: memoryview, places: _Places, sink: Sink) -> None:
+    for place, offset, start, length in places:
+        piece = data[start : start + length]
+        if isinstance(place, _Pieces):
+            place.sink.write(offset, piece)
+            place.wrote(length)
+        else:
+            sink.write_whole(place, piece)
 
 
 class _WalkGuard:
