@@ -25,8 +25,9 @@ FORM: Final = "fuse.exclave"
 _KEPT_S: Final = 3600
 _FILL_PLUS: Final = 2
 """``FUSE_FILL_DIR_PLUS``: an entry of a listing comes with all its attributes, so nobody asks for them again."""
-_ATTRIBUTES: Final = {"mode": "st_mode", "inode": "st_ino", "links": "st_nlink", "uid": "st_uid", "gid": "st_gid",
-                      "size": "st_size", "device": "st_rdev"}  # fmt: skip
+_THREADS: Final = 16
+"""Calls that are answered at the same time: most of a call is waiting for a chunk."""
+_BLOCK: Final = 128 << 10
 Value = TypeVar("Value")
 _HINT: Final = "Install libfuse 3 (Debian: apt install fuse3) and `pip install 'exclave[mount]'`, and mount again."
 
@@ -48,19 +49,25 @@ def serve_mount(
     logging.getLogger(mfusepy.__name__).setLevel(logging.CRITICAL if quiet else logging.DEBUG)
 
     class Fuse(mfusepy.FUSE):  # type: ignore[misc]
-        """Listings with attributes, which the library leaves out."""
+        """Attributes straight into the kernel's structure, in listings too: the library asks for each name again."""
 
         def readdir_fuse_3(self, path: bytes, buf: Any, filler: Any, offset: int, _: Any, flags: int) -> int:
-            stat = mfusepy.c_stat()
+            stat, plus = mfusepy.c_stat(), _FILL_PLUS if flags & 1 else 0
             for name, found in self.operations.listing(path):
-                fields = _stat(found) if found is not None else {}
-                ctypes.memset(ctypes.byref(stat), 0, ctypes.sizeof(stat))
-                mfusepy.set_st_attrs(stat, fields, use_ns=True)
-                if filler(buf, name, stat, 0, _FILL_PLUS if found is not None and flags & 1 else 0) != 0:
+                if found is not None:
+                    _fill(stat, found)
+                if filler(buf, name, stat, 0, plus if found is not None else 0) != 0:
                     return -errno.ENOMEM
             return 0
 
-    options = {"allow_other": True, "default_permissions": True} if allow_other else {}
+        def fgetattr(self, path: bytes, buf: Any, _: Any) -> int:
+            ctypes.memset(buf, 0, ctypes.sizeof(mfusepy.c_stat))
+            _fill(buf.contents, self.operations.attributes(path.strip(b"/")))
+            return 0
+
+    options: dict[str, Any] = {"allow_other": True, "default_permissions": True} if allow_other else {}
+    if mfusepy.fuse_version_minor >= 12:  # earlier ones do not know it, later ones complain about their own default
+        options |= {"max_threads": _THREADS, "max_idle_threads": _THREADS}
     calls = _Calls(register, ready)
     try:
         Fuse(
@@ -120,10 +127,14 @@ def _is_ours(folder: Path) -> bool:
     return False
 
 
-def _stat(found: Attributes) -> dict[str, int]:
-    fields = {name: getattr(found, field) for field, name in _ATTRIBUTES.items()}
-    times = dict.fromkeys(("st_atime", "st_mtime", "st_ctime"), found.mtime_ns)
-    return {**fields, **times, "st_blocks": -(-found.size // 512), "st_blksize": 128 << 10}
+def _fill(stat: Any, found: Attributes) -> None:
+    """``found`` as a ``struct stat``."""
+    stat.st_mode, stat.st_ino, stat.st_nlink = found.mode, found.inode, found.links
+    stat.st_uid, stat.st_gid, stat.st_rdev = found.uid, found.gid, found.device
+    stat.st_size, stat.st_blocks, stat.st_blksize = found.size, -(-found.size // 512), _BLOCK
+    seconds, rest = divmod(found.mtime_ns, 10**9)
+    for moment in (stat.st_atimespec, stat.st_mtimespec, stat.st_ctimespec):
+        moment.tv_sec, moment.tv_nsec = seconds, rest
 
 
 class _Calls:
@@ -152,10 +163,12 @@ class _Calls:
     def readdir(self, path: str, handle: int) -> None:
         """Only its name is used: it tells the library that there are listings."""
 
-    def getattr(self, path: str, handle: int | None = None) -> dict[str, int]:
-        inner = _inner(path)
-        with _Told(self._register, inner):
-            return _stat(_there(self._register.attributes(inner)))
+    def getattr(self, path: str, handle: int | None = None) -> None:
+        """Only its name is used, as of ``readdir``."""
+
+    def attributes(self, path: bytes) -> Attributes:
+        with _Told(self._register, path):
+            return _there(self._register.attributes(path))
 
     def readlink(self, path: str) -> str:
         inner = _inner(path)
@@ -192,7 +205,9 @@ class _Calls:
         with _Told(self._register, inner):
             found = dict(_there(self._register.xattrs(inner)))
         if os.fsencode(name) not in found:
-            raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            # "Not here" makes programs ask no more for labels and capabilities of each file.
+            why = errno.ENOTSUP if name.startswith("security.") else errno.ENODATA
+            raise OSError(why, os.strerror(why))
         return found[os.fsencode(name)]
 
     def statfs(self, path: str) -> dict[str, int]:
