@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from exclave.errors import MalformedError
 from exclave.formats.deletion import MAX_VERSIONS, DeletionOrder, Objection, parse_deletion, parse_objection
-from exclave.ids import sha256
+from exclave.formats.epochnote import parse_epoch
+from exclave.ids import Epoch, sha256
+from support.custody import make_epoch, people, writer
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "deletion"
 
@@ -51,6 +54,22 @@ def test_no_flipped_byte_is_taken_for_the_same(name: str) -> None:
             continue
         assert found != good
         assert found.encode().encode() == changed
+
+
+@pytest.mark.parametrize(
+    ("without", "fine"),
+    [((), True), ((1,), True), ((1, 2), True), ((2, 1), False), ((1, 1), False), ((3,), False), ((9,), False)],
+)
+def test_former_keys_that_an_epoch_leaves_out(without: tuple[int, ...], fine: bool) -> None:
+    """They are former epochs, in order, each once; the note has one spelling."""
+    first = make_epoch(people("anna"), 1, by=writer()).note
+    second = make_epoch(people("anna"), 1, by=writer(), number=3, previous=first, warrant=sha256(b"w")).note
+    note = replace(second, ancestor=sha256(b"box"), without=tuple(Epoch(n) for n in without))
+    if fine:
+        assert parse_epoch(note.encode()) == note
+        return
+    with pytest.raises(MalformedError):
+        parse_epoch(note.encode())
 
 
 def test_an_order_has_a_limit() -> None:

@@ -258,6 +258,17 @@ def epochs(land: Land) -> None:
         ("no-share", "the first share is missing", change(text, share, "")),
         ("custodian-twice", "two shares for one custodian", change(text, "share boris", "share anna")),
         ("ancestor", "a first epoch with ancestors", change(text, "ancestor none", f"ancestor {'0' * 64}")),
+        (
+            "without",
+            "a first epoch that lacks a former key",
+            change(text, "ancestor none", f"ancestor {'0' * 64} without 1"),
+        ),
+        (
+            "without-none",
+            "no older keys, and some of them missing",
+            change(text, "ancestor none", "ancestor none without 1"),
+        ),
+        ("without-numbers", "a word without numbers", change(text, "ancestor none", f"ancestor {'0' * 64} without")),
     ]
     for name, comment, bad in faults:
         write("epoch", f"bad-{name}", "malformed", comment, sign_raw(bad, land.home))

@@ -11,7 +11,7 @@
     opening <base64, 1216 bytes>
     threshold <m>
     share <custodian label> <index> <commitment hex> <sha256 of the sealed share>    sorted by index: 1, 2, …
-    ancestor none | ancestor <sha256 of box>
+    ancestor none | ancestor <sha256 of box> | ancestor <sha256 of box> without <n> …
 
 ``previous`` holds the cut: the former epoch's log ends at that size with that root; what its writer appended later is
 fenced off. The note is signed by its writer.
@@ -20,6 +20,7 @@ fenced off. The note is signed by its writer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from exclave.errors import MalformedError
 from exclave.formats.charter import MAX_CUSTODIANS, MAX_THRESHOLD
@@ -86,10 +87,13 @@ class ParsedEpoch:
     shares: tuple[EpochShare, ...]
     ancestor: Digest | None
     """SHA-256 of the box with the former epochs' seeds, sealed to ``opening``."""
+    without: tuple[Epoch, ...] = ()
+    """Former epochs whose seeds are not in that box, because an order to delete takes their keys away."""
 
     def encode(self) -> str:
         authority = f"warrant {self.authority.hex()}" if self.authority else "charter"
         cut = self.previous
+        without = "".join([" without", *(f" {number}" for number in self.without)]) if self.without else ""
         lines = [
             HEADER,
             f"register {self.register}",
@@ -100,7 +104,7 @@ class ParsedEpoch:
             f"opening {b64(self.opening)}",
             f"threshold {self.threshold}",
             *(f"share {s.custodian} {s.index} {s.commitment.hex()} {s.box.hex()}" for s in self.shares),
-            f"ancestor {self.ancestor.hex() if self.ancestor else 'none'}",
+            f"ancestor {self.ancestor.hex() if self.ancestor else 'none'}{without}",
         ]
         return "\n".join(lines) + "\n"
 
@@ -126,7 +130,8 @@ def parse_epoch(text: str) -> ParsedEpoch:
         opening=parse_b64(lines.field("opening"), length=OPENING_BYTES),
         threshold=parse_positive(lines.field("threshold"), limit=MAX_THRESHOLD),
         shares=_shares(lines),
-        ancestor=_ancestor(lines),
+        ancestor=(older := _ancestor(lines))[0],
+        without=older[1],
     )
     lines.end()
     _check(note)
@@ -174,9 +179,13 @@ def _shares(lines: LineReader) -> tuple[EpochShare, ...]:
     return tuple(found)
 
 
-def _ancestor(lines: LineReader) -> Digest | None:
-    value = lines.field("ancestor")
-    return None if value == "none" else parse_digest(value)
+def _ancestor(lines: LineReader) -> tuple[Digest | None, tuple[Epoch, ...]]:
+    value, *rest = lines.fields("ancestor", 1, rest=True)[0].split(" ")
+    if value == "none" and not rest:
+        return None, ()
+    if rest and (rest[0] != "without" or len(rest) == 1):
+        raise lines.fail("expected 'without' and numbers of epochs, or nothing")
+    return parse_digest(value), tuple(Epoch(parse_positive(number, limit=MAX_EPOCH)) for number in rest[1:])
 
 
 def _check(note: ParsedEpoch) -> None:
@@ -188,6 +197,8 @@ def _check(note: ParsedEpoch) -> None:
         raise MalformedError("epoch note: a custodian has two shares")
     if note.threshold > len(note.shares):
         raise MalformedError("epoch note: the threshold is higher than the number of shares")
+    if any(a >= b for a, b in pairwise((*note.without, note.epoch))):
+        raise MalformedError("epoch note: what the older keys lack are former epochs, in order")
     first = note.epoch == 1
     if first != (note.previous is None):
         raise MalformedError("epoch note: exactly the first epoch has no previous one")

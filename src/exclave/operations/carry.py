@@ -67,7 +67,10 @@ def _missing(
     boxes = [share.box for e in lacking for share in e.note.shares]  # (1)
     boxes += [e.note.ancestor for e in lacking if e.note.ancestor is not None]
     boxes += [rule.annex_box] if charters and rule is not None else []
+    dispensable = view.epoch_chain(register).dispensable
     for box in boxes:
+        if box in dispensable:
+            continue
         yield box_key(view.state, register, box), find_box(sites, view.state, register, box)
     if lacking or charters:
         for digest in sorted(_named_cards(view, epochs)):

@@ -44,6 +44,7 @@ from exclave.vault.index import ChunkIndex
 from exclave.verify.deletions import Deletions, named_charter, read_deletions
 from exclave.verify.erasable import Erasable, doomed_packs, erasable
 from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.inventory import read_lists
 from exclave.verify.state import StateView
 from exclave.verify.witnessed import witnessed_since
 
@@ -300,10 +301,32 @@ def leave_doomed(
     the same again, as long as a site lists such a pack.
     """
     doomed = doomed_packs(view, sites, history, deletions)
+    since = max(((o.fact.epoch, o.fact.index) for o in deletions.orders if o.order.keys is not None), default=None)
+    if since is not None:
+        # A key is to go, and no pack says to which one it is sealed: what was entered since is known not to need it.
+        after = [v.leaf.objects for v in history.versions if (v.epoch, v.index) > since]
+        good = read_lists(view.state, history.register, after, sites).packs
+        doomed |= {name: size for name, size in index.sizes().items() if name not in good}
     for label in sites if doomed else ():
         for name in doomed.keys() & index.placed_at(label):
             index.refuse(name, doomed[name], label)
     return len(doomed)
+
+
+def keys_due(view: StateView, sites: Mapping[Label, Site], register: RegisterId, now: Instant) -> frozenset[Epoch]:
+    """Former epochs whose keys a new epoch leaves out, because an order takes them away that nobody stopped in time.
+
+    ``UsageError`` if the annex of the charter in force could not be opened without one of them.
+    """
+    history = read_history(view, sites, register)
+    due = read_deletions(view, sites, history, now=now).keys_due(view, now)
+    rule = view.chain.newest.charter.register(register)
+    if rule is not None and rule.epoch in due:
+        raise UsageError(
+            f"the charter in force has its annex sealed to epoch {rule.epoch}, whose key is to go",
+            hint="Make a new charter first: it names the newest epoch and seals the annex to that.",
+        )
+    return due
 
 
 def carry_orders(view: StateView, deletions: Deletions, sites: Mapping[Label, Site]) -> dict[Label, str]:

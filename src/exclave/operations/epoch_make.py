@@ -7,7 +7,7 @@ file before anybody sees them: one warrant makes one epoch, and a restart puts t
 from __future__ import annotations
 
 import secrets as _random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -55,10 +55,12 @@ def make_epoch(
     writer: Digest,
     machine: KeyFile,
     granted: Granted,
+    erased: Collection[Epoch] = (),
 ) -> MadeEpoch:
     """The epoch after ``former``, whose log is cut at ``cut``, with shares for the custodians of the warrant's charter.
 
-    ``machine`` makes and signs it; ``writer`` is the card of who may write in it.
+    ``machine`` makes and signs it; ``writer`` is the card of who may write in it. ``erased``: epochs whose
+    keys it leaves out, besides those that ``former`` left out.
     """
     charter = granted.warrant.charter
     number = Epoch(former.number + 1)
@@ -68,11 +70,13 @@ def make_epoch(
         seed, list(charter.cards), charter.charter.threshold, register=register, epoch=number,
         random=_random.token_bytes,
     )  # fmt: skip
-    ancestors = seal_ancestors({e: key.seed for e, key in opened.keys.items()}, opening, register, number)
+    without = tuple(sorted({*former.note.without, *erased}))
+    seeds = {epoch: key.seed for epoch, key in opened.keys.items() if epoch not in without}
+    ancestors = seal_ancestors(seeds, opening, register, number, without=without)
     note = ParsedEpoch(
         register=register, epoch=number, authority=granted.warrant.digest, previous=Cut(former.digest, *cut),
         writer=writer, opening=opening.raw, threshold=charter.charter.threshold, shares=shares,
-        ancestor=sha256(ancestors),
+        ancestor=sha256(ancestors), without=without,
     )  # fmt: skip
     text = parse_epoch(note.encode()).encode()
     signed = ParsedNote(text, sign_text(text, machine.name, machine.signing()))

@@ -30,6 +30,7 @@ from exclave.ids import Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
 from exclave.operations.act_fact import patiently
 from exclave.operations.custody import Granted, OpenedRegister
+from exclave.operations.deletion import keys_due
 from exclave.operations.epoch_make import MadeEpoch, cut_of, make_epoch, put_epoch, read_made
 from exclave.operations.home import Home, key_card, write_private
 from exclave.operations.ledger_entry import enter, settle_outbox
@@ -180,8 +181,9 @@ def _made(run: _Run, register: RegisterId, opened: OpenedRegister, former: Verif
             return kept
         _require_all_answer(run, register, opened.annex.name)
     made = make_epoch(
-        register, opened, former, cut, writer=former.writer.digest, machine=run.machine, granted=run.granted
-    )
+        register, opened, former, cut, writer=former.writer.digest, machine=run.machine, granted=run.granted,
+        erased=keys_due(run.view, run.sites_of(register), register, run.clock()),
+    )  # fmt: skip
     # One warrant makes one epoch: what was made is kept before anybody sees it, and a restart puts the same.
     write_private(path, msgspec.msgpack.encode(made))
     return made

@@ -74,6 +74,18 @@ class EpochChain:
     def newest(self) -> VerifiedEpoch:
         return self.epochs[-1]
 
+    @property
+    def dispensable(self) -> frozenset[Digest]:
+        """Sealed boxes that hold a key which the newest epoch leaves out: they may be gone, and should be."""
+        out = set(self.newest.note.without)
+        found: set[Digest] = set()
+        for epoch in self.epochs[:-1]:
+            if epoch.number in out:
+                found |= {share.box for share in epoch.note.shares}
+            if epoch.note.ancestor is not None and out & set(range(1, epoch.number)) - set(epoch.note.without):
+                found.add(epoch.note.ancestor)
+        return frozenset(found)
+
     def find(self, epoch: Epoch) -> VerifiedEpoch | None:
         return self.epochs[epoch - 1] if 1 <= epoch <= len(self.epochs) else None
 

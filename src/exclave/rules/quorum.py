@@ -6,7 +6,7 @@ names, from when enough answers are combined there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
@@ -128,9 +128,19 @@ def open_epoch(
     return OpenedEpoch(key, used, tuple(sorted(bad | misfits)))
 
 
-def seal_ancestors(former: Mapping[Epoch, bytes], to: SealingKey, register: RegisterId, epoch: Epoch) -> bytes:
-    """The ancestor box of ``epoch``: the seeds of all epochs before it, sealed to its own opening key."""
-    if epoch > MAX_EPOCH or sorted(former) != list(range(1, epoch)) or epoch < 2:
+def seal_ancestors(
+    former: Mapping[Epoch, bytes],
+    to: SealingKey,
+    register: RegisterId,
+    epoch: Epoch,
+    *,
+    without: Collection[Epoch] = (),
+) -> bytes:
+    """The ancestor box of ``epoch``: the seeds of all epochs before it, sealed to its own opening key.
+
+    ``without``: epochs whose keys an order to delete takes away; the epoch's note names them.
+    """
+    if epoch > MAX_EPOCH or sorted((*former, *without)) != list(range(1, epoch)) or epoch < 2:
         raise MalformedError(f"the ancestors of epoch {epoch} are all epochs from 1 to {epoch - 1}")
     if any(len(seed) != SEED_BYTES for seed in former.values()):
         raise MalformedError(f"an opening key's seed has {SEED_BYTES} bytes")
@@ -139,20 +149,22 @@ def seal_ancestors(former: Mapping[Epoch, bytes], to: SealingKey, register: Regi
 
 
 def open_ancestors(box: bytes, key: OpeningKey, epoch: VerifiedEpoch, chain: EpochChain) -> dict[Epoch, OpeningKey]:
-    """The opening keys of all epochs before ``epoch``, each proven to be that of its note. Else ``CorruptObject``."""
+    """The opening keys of all epochs before ``epoch`` but those that its note leaves out, each proven to be that of its
+    own note. Else ``CorruptObject``."""
     if epoch.note.ancestor is None or sha256(box) != epoch.note.ancestor:
         raise CorruptObject(f"the ancestor box is not the one that epoch {epoch.number} names")
-    count = epoch.number - 1
+    numbers = [number for number in range(1, epoch.number) if number not in epoch.note.without]
+    count = len(numbers)
     if len(box) != OVERHEAD_BYTES + count * _RECORD_BYTES:
         raise CorruptObject(f"the ancestor box of epoch {epoch.number} has not one record for each former epoch")
     plaintext = key.open(box, ancestor_info(epoch.register, epoch.number))
     keys: dict[Epoch, OpeningKey] = {}
-    for place in range(count):
+    for place, wanted in enumerate(numbers):
         record = plaintext[place * _RECORD_BYTES : (place + 1) * _RECORD_BYTES]
         number = Epoch(int.from_bytes(record[:4], "big"))
-        former, opened = chain.find(Epoch(place + 1)), OpeningKey(record[4:])
-        if number != place + 1 or former is None or opened.public.raw != former.note.opening:
-            raise CorruptObject(f"the ancestor box of epoch {epoch.number} holds a wrong key for epoch {place + 1}")
+        former, opened = chain.find(Epoch(wanted)), OpeningKey(record[4:])
+        if number != wanted or former is None or opened.public.raw != former.note.opening:
+            raise CorruptObject(f"the ancestor box of epoch {epoch.number} holds a wrong key for epoch {wanted}")
         keys[number] = opened
     return keys
 

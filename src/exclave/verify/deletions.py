@@ -36,7 +36,7 @@ from exclave.formats.deletion import (
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import deletion_key, objection_key, objection_prefix
 from exclave.formats.warrant import Act
-from exclave.ids import Digest, Instant, Label, RegisterId, instant_text, parse_digest, sha256
+from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, instant_text, parse_digest, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.charters import VerifiedCharter
 from exclave.rules.deletion import Before, OrderState, Verdict, judge_order, objecting
@@ -143,6 +143,16 @@ class Deletions:
                     if sequence not in found or gone.done:
                         found[sequence] = gone
         return found
+
+    def keys_due(self, view: StateView, now: Instant) -> frozenset[Epoch]:
+        """Epochs whose keys an order takes away that may be carried out, or was."""
+        return frozenset(
+            ordered.order.keys
+            for ordered in self.orders
+            if ordered.order.keys is not None
+            and self.verdict(view, ordered, public_since=ordered.fact.fact.time, now=now).state
+            in (OrderState.DONE, OrderState.DUE)
+        )
 
     def doomed(self) -> frozenset[VersionNumber]:
         """Versions that any order names, whatever became of it: a writer refers to nothing that only they hold."""

@@ -5,15 +5,16 @@ A pack goes only when no living version names it, whatever epoch that version is
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from exclave.errors import MissingObject
-from exclave.ids import Digest, Key, RegisterId
+from exclave.formats.paths import box_key
+from exclave.ids import Digest, Epoch, Key, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.sites.contract import Sources
 from exclave.verify.deletions import Deletions, Ordered
-from exclave.verify.history import RegisterHistory
+from exclave.verify.history import CountedVersion, RegisterHistory
 from exclave.verify.inventory import read_lists
 from exclave.verify.state import StateView
 
@@ -60,7 +61,55 @@ def erasable(
         )  # fmt: skip
     dead = read_lists(view.state, history.register, roots[True], sources)
     packs = {name: size for name, size in dead.packs.items() if name not in living.packs}
-    return Erasable(history.register, packs, len(dead.packs) - len(packs), {}, "")
+    boxes: dict[Key, str] = {}
+    waits = ""
+    if ordered.order.keys is not None:
+        kept = [v for v in history.versions if v.leaf.sequence not in gone]
+        waits = _keys_wait(view, sources, history, ordered, ordered.order.keys, kept, living.packs)
+        boxes = {} if waits else _key_boxes(view, history.register, ordered.order.keys)
+    return Erasable(history.register, packs, len(dead.packs) - len(packs), boxes, waits)
+
+
+def _keys_wait(
+    view: StateView,
+    sources: Sources,
+    history: RegisterHistory,
+    ordered: Ordered,
+    epoch: Epoch,
+    kept: Sequence[CountedVersion],
+    living: Mapping[Digest, int],
+) -> str:
+    """Why the key of ``epoch`` cannot go yet; empty if nothing needs it any more.
+
+    Only what was entered after the order can be known not to need it: writers seal everything anew from then on.
+    """
+    chain, entered = view.epoch_chain(history.register), (ordered.fact.epoch, ordered.fact.index)
+    rule = view.chain.newest.charter.register(history.register)
+    if rule is None or rule.epoch <= epoch:
+        return f"the annex is sealed to epoch {rule.epoch if rule else '?'}: a new charter must name a later one first"
+    older = [v for v in kept if v.epoch >= epoch and (v.epoch, v.index) < entered]
+    if older:
+        return (
+            f"version {older[-1].leaf.sequence} may need the key of epoch {epoch}: it goes when that version has gone"
+        )
+    before = [v.leaf.objects for v in history.versions if v.epoch >= epoch and (v.epoch, v.index) < entered]
+    if living.keys() & read_lists(view.state, history.register, before, sources).packs.keys():
+        return f"a living version names a pack that may be sealed to epoch {epoch}: its key goes with that version"
+    if epoch not in chain.newest.note.without:
+        return f"the key of epoch {epoch} is among the older keys still: a rekey leaves it out"
+    return ""
+
+
+def _key_boxes(view: StateView, register: RegisterId, epoch: Epoch) -> dict[Key, str]:
+    """All boxes by which the key of ``epoch`` could be opened: its shares, and the older keys of epochs after it."""
+    boxes: dict[Key, str] = {}
+    for one in view.epoch_chain(register).epochs:
+        if one.number == epoch:
+            for share in one.note.shares:
+                boxes[box_key(view.state, register, share.box)] = f"{share.custodian}'s share of epoch {epoch}"
+        elif one.number > epoch and one.note.ancestor is not None and epoch not in one.note.without:
+            boxes[box_key(view.state, register, one.note.ancestor)] = f"the older keys of epoch {one.number}"
+    return boxes
 
 
 def doomed_packs(

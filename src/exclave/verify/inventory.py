@@ -112,6 +112,7 @@ def add_boxes(found: Inventory, view: StateView) -> None:
         found.boxes |= {share.box for share in epoch.note.shares}
         if epoch.note.ancestor is not None:
             found.boxes.add(epoch.note.ancestor)
+    found.boxes -= chain.dispensable if chain else set()
 
 
 def add_batches(found: Inventory, view: StateView, heads_of: Sources, sources: Sources) -> None:

@@ -9,6 +9,7 @@ from exclave.errors import (
     IntegrityError,
     LegalBasisMissing,
     MissingObject,
+    NotAuthorised,
     PlacementUnmet,
     RolledBack,
     UnavailableError,
@@ -19,7 +20,7 @@ from exclave.formats.paths import box_key, pack_key
 from exclave.formats.tile import checkpoint_key
 from exclave.ids import Digest, Epoch, Instant, Key, Label, sha256
 from exclave.ids import Sequence as VersionNumber
-from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
@@ -52,6 +53,7 @@ class RegisterCheck:
         """Sources that have to hold this register."""
         self._history = RegisterHistory(rule.id, (), (), ())
         self._erased: dict[VersionNumber, Erased] = {}
+        self._keys_due: frozenset[Epoch] = frozenset()
 
     # Ledgers
 
@@ -120,6 +122,7 @@ class RegisterCheck:
             deletions = read_deletions(self._view, self._sources, self._history, now=self._now)
             self.findings += deletions.findings
             self._erased = deletions.erased(self._view, self._now)
+            self._keys_due = deletions.keys_due(self._view, self._now)
 
     @property
     def _living(self) -> tuple[CountedVersion, ...]:
@@ -144,6 +147,9 @@ class RegisterCheck:
                 boxes[share.box] = (f"{share.custodian}'s share of epoch {epoch.number}", SEALED_SHARE_BYTES)
             if epoch.note.ancestor is not None:
                 boxes[epoch.note.ancestor] = (f"the older keys of epoch {epoch.number}", _MAX_BOX_BYTES)
+        if chain is not None and not self._unordered_keys(chain):
+            for digest in chain.dispensable:
+                boxes.pop(digest, None)
         for name in self._duty:
             for digest, (what, limit) in boxes.items():
                 key = box_key(self._view.state, self._rule.id, digest)
@@ -156,6 +162,16 @@ class RegisterCheck:
                 else:
                     if sha256(data) != digest:
                         self._note(name, key, CorruptObject(f"{what} does not have the hash that it is named by"))
+
+    def _unordered_keys(self, chain: EpochChain) -> bool:
+        """Whether the newest epoch leaves out a former key that no order takes away; a finding if so."""
+        lost = sorted(set(chain.newest.note.without) - self._keys_due)
+        for number in lost:
+            error = NotAuthorised(
+                f"epoch {chain.newest.number} leaves out the key of epoch {number}, and no order says so"
+            )
+            self._note("?", "epochs", error, grave=True)
+        return bool(lost)
 
     def feeds(self) -> None:
         """Of the identity register: each source's copy of the feed, which embassies live from."""
