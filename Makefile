@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check bench clean lock
+.PHONY: demo test check bench crash clean lock
 
 demo: $(STAMP)
 	$(BIN)/exclave demo
@@ -25,6 +25,10 @@ bench: $(STAMP) .system
 	$(BIN)/python bench/ocsp.py
 	$(BIN)/python bench/status.py
 	$(BIN)/python bench/login.py
+
+# Every durable call of a backup, a deletion and a rekey × all that can happen to it; `make test` plays a sample.
+crash: $(STAMP) .system
+	$(BIN)/python tests/crash/run.py
 
 $(STAMP): requirements.lock pyproject.toml tools/setup.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/setup.sh

@@ -21,6 +21,9 @@ command -v ab >/dev/null || missing="$missing apache2-utils"
 command -v wrk >/dev/null || missing="$missing wrk"
 command -v h2load >/dev/null || missing="$missing nghttp2-client"
 command -v npm >/dev/null || missing="$missing nodejs npm"
+# The injector of faults for the crash matrix, and what it is compared with.
+{ command -v gcc && [ -e /usr/include/stdio.h ]; } >/dev/null || missing="$missing gcc libc6-dev"
+command -v strace >/dev/null || missing="$missing strace"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
     echo "The tests need these packages; as root run: apt-get install$missing" >&2
