@@ -94,8 +94,9 @@ KEYS: dict[str, str] = {
     "charter show": "charter charters findings fingerprint signers",
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
     " new_chunks objects protected_at read_bytes register register_id reused_files rpo_met_s rpo_s sequence"
-    " shipped_bytes sites time total_bytes witnesses witnesses_failed witnesses_needed]",
-    "snapshots": "registers[id register versions[bytes epoch objects sequence sites time witnessed]]",
+    " shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed witnesses_needed]",
+    "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects sequence"
+    " signals sites time witnessed]]",
     "status": "charter custodians findings fingerprint identity ok registers[age_s epoch id mine name problem protected"
     " rpo_s rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
     "verify": "charter checked_at findings ok packs_read registers[age_s epoch latest latest_time placement_lacks"
@@ -106,6 +107,8 @@ KEYS: dict[str, str] = {
     "warrant show": "digest signatures warrant",
     "rekey": "registers[bad charter custodians epoch fact failed name overtaken register sites threshold used]",
     "restore": "bad_shares restored",
+    "diff": "after before datasets[bytes_after bytes_before changes counts kind left_out name tables] nodes_read"
+    " register same time_after time_before",
     "failover run": "decided epoch lost place registers[answered bad_shares datasets[bytes digest_embassy digest_exact"
     " digest_home entries kind name rows_embassy rows_home unrestored unrestored_first] done faults name ports"
     " register_id rpo_s rto_s sequence version_time] services[address kind name pid] state",
@@ -157,6 +160,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
         ]
     granted = [*home.where(), "--warrant", warrant, *answers, "--key", key]
     ok("restore", *granted, "--target", str(tmp_path / "target"))
+    ok("diff", "gazette", "1", "1", *granted)
     try:
         ok("failover run", *granted, "--dir", str(folder))
         ok("failover status", "--dir", str(folder))

@@ -115,5 +115,7 @@ def _show(r: Receipt) -> None:
     say(f"  protected {duration(r.rpo_met_s)} after its state; RPO {duration(r.rpo_s)}: {met}")
     if r.witnesses_needed:
         say(f"  witnesses: {', '.join(r.witnesses) or 'none'} ({r.witnesses_needed} needed)")
+    for what in r.suspicious:
+        say(f"  SUSPICIOUS, {what} (exclave snapshots {r.register})")
     for label, why in (*r.failed.items(), *r.witnesses_failed.items()):
         say(f"  {label}: {why}")

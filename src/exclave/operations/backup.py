@@ -96,6 +96,8 @@ class Receipt:
     rpo_s: int
     rpo_met_s: float
     """Age of the captured state when the version was protected, in seconds."""
+    suspicious: tuple[str, ...] = ()
+    """What is not as usual in what changed, in sentences: see ``exclave snapshots``."""
 
     @property
     def witnessed(self) -> bool:
@@ -179,7 +181,7 @@ def backup(
             index.close()
             shutil.rmtree(staging, ignore_errors=True)
         done = clock()
-        return _receipt(run, name, leaf, sealed, entered, done)  # (6)
+        return _receipt(run, name, leaf, sealed, entered, done, observer.clear)  # (6)
 
 
 def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label]) -> _Run:
@@ -374,6 +376,7 @@ def _receipt(
     sealed: SealedVersion,
     entered: Entered,
     done: Instant,
+    suspicious: tuple[str, ...],
 ) -> Receipt:
     return Receipt(
         register=name,
@@ -409,4 +412,5 @@ def _receipt(
         protected_at=done,
         rpo_s=run.rule.rpo_s,
         rpo_met_s=max(done - leaf.time, 0) / 1e6,
+        suspicious=suspicious,
     )

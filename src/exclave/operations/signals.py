@@ -22,10 +22,11 @@ from exclave.formats.signals import FACT, Signals, parse_signals
 from exclave.ids import Instant, Label
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.rows import FormerRows, decode_rows, encode_rows, table_signals
-from exclave.rules.signals import VersionSignals
+from exclave.rules.signals import VersionSignals, judge
 from exclave.vault.signals import Watch
 
 _KEPT = 4000
+_RECENT = 500
 _MAX_FILE = 64 << 20
 
 
@@ -56,6 +57,8 @@ class Observer:
 
     def __init__(self, cache: Path, now: Instant) -> None:
         self._cache, self._now = cache, now
+        self.clear: tuple[str, ...] = ()
+        """After ``commit``: what became clear with this version, as sentences; judged from the last ``_RECENT``."""
         self._watched: dict[Label, _Watched] = {}
 
     def begin(self, dataset: DatasetConfig) -> tuple[Watch, FormerRows]:
@@ -100,12 +103,14 @@ class Observer:
         with open(path, "ab") as file:
             # A line that was torn by a crash is ended, so that it spoils no other.
             file.write((b"" if not lines or lines[-1].endswith(b"\n") else b"\n") + line)
+        seen = list(noted_at_home(self._cache, last=_RECENT).values())
+        self.clear = tuple(f"{f.dataset}: {f.text}" for f in judge(seen).findings if f.found == sequence)
 
 
-def noted_at_home(cache: Path) -> dict[str, VersionSignals]:
+def noted_at_home(cache: Path, *, last: int = 2 * _KEPT) -> dict[str, VersionSignals]:
     """What the cache has, by the manifest's name in hex; lines that are damaged are left out."""
     found: dict[str, VersionSignals] = {}
-    for line in _read(cache / "signals").splitlines():
+    for line in _read(cache / "signals").splitlines()[-last:]:
         with suppress(msgspec.DecodeError, MalformedError, UnicodeError):
             made = _DECODER.decode(line)
             datasets = {label: parse_signals(text) for label, text in made.datasets.items()}
