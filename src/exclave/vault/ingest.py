@@ -21,7 +21,7 @@ from exclave.formats.pack import MAX_RAW_BYTES
 from exclave.ids import ChunkId
 from exclave.vault.catalogue import FlatRecord, FormerLeaf, Part, Prior
 from exclave.vault.chunker import Chunker
-from exclave.vault.compression import SMALL_LEVEL, pack_chunk
+from exclave.vault.compression import Effort, pack_chunk
 from exclave.vault.index import ChunkIndex
 from exclave.vault.largefile import ROOM_BYTES, LargeBlock, LargeFile, hash_hole
 from exclave.vault.matching import Matcher
@@ -59,7 +59,13 @@ class ChunkStore:
         self.dense_raw_bytes = 0
         """Of ``new_raw_bytes``, what compression did not make smaller by a thirty-second."""
 
-    def store(self, views: list[memoryview], slots: list[Slot], sealer: PackSealer, level: int = SMALL_LEVEL) -> None:
+    def store(
+        self,
+        views: list[memoryview],
+        slots: list[Slot],
+        sealer: PackSealer,
+        effort: Effort = Effort.SMALL_FILES,
+    ) -> None:
         """Fills ``slots`` for the chunks ``views``."""
         claimed: list[tuple[Slot, memoryview]] = []
         key = self._id_key
@@ -84,7 +90,7 @@ class ChunkStore:
                 with self._lock:
                     del self._pending[slot.id]
             else:
-                frame = pack_chunk(view, level)
+                frame = pack_chunk(view, effort)
                 with self._lock:
                     self.new_chunks += 1
                     self.new_raw_bytes += len(view)
@@ -367,7 +373,7 @@ class Ingest:
         self._store.store(block.views, block.slots, self._sealer)
 
     def _process_large(self, block: LargeBlock) -> None:
-        self._store.store(block.views, block.slots, self._sealer, block.level)
+        self._store.store(block.views, block.slots, self._sealer, block.effort)
         block.views.clear()
         self._rooms.give_back(block.room)
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from exclave.crypto.keyed import ContentHash
 from exclave.formats.entry import Content, Fillable
+from exclave.vault.compression import Effort
 from exclave.vault.plan import Cutter, Plan, plan_for
 from exclave.vault.room import Room, Rooms
 from exclave.vault.sealer import Slot
@@ -30,7 +31,7 @@ class LargeBlock:
 
     views: list[memoryview]
     slots: list[Slot]
-    level: int
+    effort: Effort
     room: Room
 
 
@@ -96,7 +97,7 @@ class LargeFile:
             start = stop
         self._room, self._length = self._rooms.take(), length - start
         self._room.view[: self._length] = room.view[start:length]
-        self._send(LargeBlock(views, slots, plan.level, room))
+        self._send(LargeBlock(views, slots, plan.effort, room))
 
 
 def hash_hole(hasher: ContentHash, length: int) -> None:

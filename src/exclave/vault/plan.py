@@ -10,13 +10,10 @@ import struct
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from exclave.vault.compression import LARGE_LEVEL, compress
+from exclave.vault.compression import Effort, compress
 
 PAGES_BYTES: Final = 128 << 10
 """A multiple of every page size below. Half of it costs a tenth more room, and ships a third less."""
-PAGE_LEVEL: Final = 2
-THOROUGH_LEVEL: Final = 6
-"""For pages of which it makes an eighth less than ``PAGE_LEVEL``: those of indexes, whose rows are much alike."""
 _POSTGRES_PAGE: Final = 8192
 _POSTGRES_HEADER: Final = struct.Struct("<10x5H")
 """Flags, end of the line pointers, start of the rows, start of the special part, page size with layout version."""
@@ -35,8 +32,7 @@ class Plan:
     """How one file is stored."""
 
     cutter: Cutter
-    level: int
-    """Of zstd."""
+    effort: Effort
 
 
 class FixedCutter:
@@ -47,12 +43,15 @@ class FixedCutter:
 
 
 def plan_for(head: memoryview, by_content: Cutter) -> Plan:
-    """``head``: what a large file begins with. ``by_content`` cuts whatever is no database."""
+    """``head``: what a large file begins with, some MiB. ``by_content`` cuts whatever is no database."""
     if not (bytes(head[: len(_SQLITE)]) == _SQLITE or _is_postgres(head)):
-        return Plan(by_content, LARGE_LEVEL)
-    sample = head[:PAGES_BYTES]
-    gain = len(compress(sample, THOROUGH_LEVEL)) * 8 < len(compress(sample, PAGE_LEVEL)) * 7
-    return Plan(FixedCutter(), THOROUGH_LEVEL if gain else PAGE_LEVEL)
+        return Plan(by_content, Effort.LARGE_FILES)
+    # What pays for an index pays for nothing else; a chunk shows which of the two this is. Not the first: there lie the
+    # pages that are unlike all others.
+    middle = len(head) // PAGES_BYTES // 2 * PAGES_BYTES
+    sample = head[middle : middle + PAGES_BYTES]
+    pays = len(compress(sample, Effort.KEYS)) * 8 < len(compress(sample, Effort.PAGES)) * 7
+    return Plan(FixedCutter(), Effort.KEYS if pays else Effort.PAGES)
 
 
 def _is_postgres(head: memoryview) -> bool:
