@@ -6,13 +6,15 @@ import base64
 import json
 import os
 import random
+import signal
+import time
 from pathlib import Path
 
 import bagit
 import pytest
 
 from exclave.registers.bag import payload_name
-from support.small_home import Register, SmallHome, run
+from support.small_home import Register, SmallHome, run, start
 
 
 @pytest.fixture
@@ -114,3 +116,23 @@ def test_nothing_half_done_under_the_name(home: SmallHome, tmp_path: Path) -> No
     assert failed.code == 22, failed.err
     assert not out.exists()
     assert not remains.exists()
+
+
+def test_a_killed_export(home: SmallHome, tmp_path: Path) -> None:
+    """An export that is killed while it writes leaves nothing under its name, and the next one is whole."""
+    arguments = ["export", "acts", "--format", "bagit", "--out", str(tmp_path / "bag"), *home.granted("restore")]
+    killed = 0
+    for wait_s in (0.0, 0.02, 0.05, 0.1):
+        process = start(*arguments, *home.where())
+        while process.poll() is None and not (tmp_path / "bag.partial").exists():
+            time.sleep(0.005)
+        time.sleep(wait_s)
+        process.kill()
+        process.communicate()
+        killed += process.returncode == -signal.SIGKILL
+        if (tmp_path / "bag").exists():
+            break
+    assert killed
+    if not (tmp_path / "bag").exists():
+        home.ok(*arguments, *home.where())
+    bagit.Bag(str(tmp_path / "bag")).validate()

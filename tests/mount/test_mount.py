@@ -20,9 +20,12 @@ from exclave.formats.warrant import Act
 from exclave.ids import Label, now
 from exclave.keys.file import load
 from exclave.operations.custody import request_warrant
+from exclave.operations.export_postgres import running_copy
+from exclave.registers.postgres_digest import postgres_digest
 from exclave.runners.ports import free_port
 from exclave.verify.state import read_state
 from support.mounted import PATIENCE_S, mounted
+from support.postgres import open_folder, running_server
 from support.small_home import Register, SmallHome, run
 from support.vault import picture
 
@@ -44,8 +47,8 @@ def oddities(folder: Path) -> None:
     os.symlink("big", folder / os.fsdecode(b"link\xff"))
     (folder / os.fsdecode(b"not utf-8 \xfe\n")).write_bytes(b"x")
     with open(folder / "sparse", "wb") as file:
-        file.truncate(64 << 20)
-        file.seek(50 << 20)
+        file.truncate(16 << 20)
+        file.seek(10 << 20)
         file.write(b"in the middle")
     os.mkfifo(folder / "pipe", 0o620)
     os.setxattr(folder / "deep" / "er" / "file", "user.note", b"\0\xff")
@@ -75,7 +78,7 @@ def test_everything_is_as_it_was(tmp_path: Path) -> None:
         assert os.readlink(mount.folder / "latest") == names[1]
         assert picture(mount.folder / names[0] / "acts") == before
         assert picture(mount.dataset("acts")) == picture(tmp_path / "acts")
-        assert os.stat(mount.dataset("acts") / "sparse").st_size == 64 << 20
+        assert os.stat(mount.dataset("acts") / "sparse").st_size == 16 << 20
         with pytest.raises(OSError, match="Read-only") as refused:
             (mount.dataset("acts") / "new").write_bytes(b"")
         assert refused.value.errno == errno.EROFS
@@ -234,3 +237,34 @@ def test_it_ends_with_the_warrant(tmp_path: Path) -> None:
         assert mount.process.wait(PATIENCE_S) == 32
         assert not os.path.ismount(mount.folder)
         assert "the warrant ended" in mount.said()
+
+
+def test_a_postgres_copied_out_of_it() -> None:
+    """A PostgreSQL data folder that was copied out of the mount starts and says what was captured."""
+    with open_folder() as root, running_server(17) as server:
+        server.run("CREATE TABLE parcel AS SELECT g AS id, md5(g::text) AS deed FROM generate_series(1, 5000) g")
+        options: dict[str, object] = {"host": str(server.socket_dir), "port": server.port, "user": "postgres"}
+        register = Register("land", [("db", "postgres", {**options, "dbname": "postgres"})])
+        home = SmallHome(root, [register]).found()
+        home.backup()
+        (root / "copy").mkdir()
+        with mounted(home) as mount:
+            subprocess.run(["cp", "-a", str(mount.dataset("db")), str(root / "copy" / "db")], check=True)
+            assert mount.end() == 0
+        expected = postgres_digest(server.source())
+        with running_copy(root / "copy" / "db", "postgres", "postgres") as copy:
+            assert copy.digest() == expected.value
+
+
+def test_one_version_alone(tmp_path: Path) -> None:
+    """With ``--version`` only that one is there; one that does not exist is refused before anything is mounted."""
+    home = a_home(tmp_path).found()
+    home.backup()
+    (tmp_path / "acts" / "later").write_bytes(b"later")
+    home.backup()
+    granted = home.granted("restore", name="look")
+    with mounted(home, "--version", "1", granted=granted) as mount:
+        assert [name[:6] for name in sorted(os.listdir(mount.folder))] == ["000001", "latest"]
+        assert "later" not in os.listdir(mount.dataset("acts"))
+        assert mount.end() == 0
+    assert run("mount", str(tmp_path / "mnt"), "--version", "7", *granted, *home.where()).code == 2

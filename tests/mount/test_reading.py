@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from exclave.errors import CorruptObject, ExclaveError, MissingObject
-from exclave.formats.entry import Entry, Kind
+from exclave.formats.entry import Entry, Kind, walk_order
 from exclave.formats.manifest import VERSION, Branch, Record, encode_node
 from exclave.formats.pack import HEADER_BYTES
 from exclave.ids import Digest, Label
@@ -290,3 +293,68 @@ def test_whoever_waits_at_the_end_is_told(tmp_path: Path) -> None:
         cache.close()
         with pytest.raises(ExclaveError, match="taken down"):
             file.read(0, 10)
+
+
+NAMES = (
+    st.binary(min_size=1, max_size=3)
+    .map(lambda raw: raw.translate(bytes(range(256)), b"/\0"))
+    .filter(lambda name: name not in (b"", b".", b".."))
+)
+
+
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[list[Record], list[list[int]]]:
+    """Entries in walk order, and how many of them each leaf and then each branch takes."""
+    folders = {b""}
+    paths: dict[bytes, Kind] = {b"": Kind.FOLDER}
+    for name in draw(st.lists(NAMES, max_size=25, unique=True)):
+        parent = draw(st.sampled_from(sorted(folders)))
+        path = parent + b"/" + name if parent else name
+        kind = draw(st.sampled_from([Kind.FILE, Kind.FOLDER]))
+        paths[path] = kind
+        folders |= {path} if kind is Kind.FOLDER else set()
+    records = [Record(Entry(path, paths[path], 0o644, 0, 0, 0)) for path in sorted(paths, key=walk_order)]
+    cuts = [draw(st.lists(st.integers(1, 4), min_size=30, max_size=30)) for _ in range(3)]
+    return records, cuts
+
+
+def groups(items: list[Any], sizes: list[int]) -> list[list[Any]]:
+    found, at = [], 0
+    for size in sizes:
+        found.append(items[at : at + size])
+        at += size
+    return [group for group in found if group]
+
+
+@given(trees())
+@settings(max_examples=60, deadline=None)
+def test_lookup_agrees_with_the_walk(made: tuple[list[Record], list[list[int]]]) -> None:
+    """However a tree is cut into leaves and branches, every path is found, and each folder lists just its children."""
+    records, cuts = made
+    site = MemorySite("one")
+    vault, forger = Vault(Path("unused"), {Label("one"): site}), Forger(site)
+    leaves = groups(records, cuts[0])
+    nodes = [(forger.chunk(forger.leaf(leaf)), leaf[0].entry.path) for leaf in leaves]
+    level = 0
+    for sizes in (cuts[1], cuts[2]):
+        level += 1
+        nodes = [
+            (forger.chunk(encode_node(Branch(VERSION, level, tuple(r for r, _ in g), tuple(f for _, f in g)))), g[0][1])
+            for g in groups(nodes, [size + 1 for size in sizes])
+        ]
+    while len(nodes) > 1:
+        level += 1
+        branch = Branch(VERSION, level, tuple(r for r, _ in nodes), tuple(f for _, f in nodes))
+        nodes = [(forger.chunk(encode_node(branch)), nodes[0][1])]
+    manifest = forger.version(nodes[0][0], level=level, entries=len(records))
+    with looked_up(vault, manifest) as (tree, _, _):
+        for record in records:
+            path = record.entry.path
+            found = tree.find(path)
+            assert found is not None
+            assert found.record == record
+            assert tree.find(path + b"\x01never") is None
+            inside = path + b"/" if path else b""
+            below = [r.entry.path for r in records if r.entry.path.startswith(inside) and r.entry.path != path]
+            direct = [p for p in below if b"/" not in p[len(inside) :]]
+            assert [item.entry.path for item in tree.children(path)] == direct

@@ -30,6 +30,67 @@ POSTGRES = {
     "other": "text",
 }  # fmt: skip
 
+ORDER = {
+    "siardArchive": "dbname description archiver archiverContact dataOwner dataOriginTimespan lobFolder"
+    " producerApplication archivalDate messageDigest clientMachine databaseProduct"
+    " connection databaseUser schemas users roles privileges",
+    "messageDigest": "digestType digest",
+    "schemas": "schema",
+    "schema": "name folder description types tables views routines",
+    "tables": "table",
+    "table": "name folder description columns primaryKey foreignKeys candidateKeys checkConstraints triggers rows",
+    "columns": "column",
+    "column": "name lobFolder type mimeType typeOriginal fields nullable defaultValue cardinality description",
+    "primaryKey": "name description column",
+    "candidateKeys": "candidateKey",
+    "candidateKey": "name description column",
+    "foreignKeys": "foreignKey",
+    "foreignKey": "name referencedSchema referencedTable reference matchType deleteAction updateAction description",
+    "reference": "column referenced",
+    "checkConstraints": "checkConstraint",
+    "checkConstraint": "name condition description",
+    "views": "view",
+    "view": "name query queryOriginal description columns rows",
+    "users": "user",
+}
+"""Which elements may stand in which, in this order (the standard's metadata.xsd, 2.2)."""
+REQUIRED = {
+    "siardArchive": "dbname dataOwner dataOriginTimespan archivalDate schemas users",
+    "schema": "name folder",
+    "table": "name folder columns rows",
+    "column": "name type",
+    "primaryKey": "name column",
+    "candidateKey": "name column",
+    "foreignKey": "name referencedSchema referencedTable reference",
+    "view": "name columns",
+    "checkConstraint": "name condition",
+}
+SQL_TYPE = re.compile(
+    r"INTEGER|SMALLINT|BIGINT|DECIMAL(\(\d+(,\d+)?\))?|REAL|DOUBLE PRECISION|CHARACTER(\([1-9]\d*\))?|XML|BOOLEAN|DATE"
+    r"|CHARACTER VARYING(\([1-9]\d*\))?|(CHARACTER|BINARY) LARGE OBJECT|TIME(\(\d\))?"
+    r"|TIMESTAMP( WITH TIME ZONE)?(\(\d\))?"
+)
+ACTIONS = {"CASCADE", "SET NULL", "SET DEFAULT", "RESTRICT", "NO ACTION"}
+
+
+def check_metadata(root: ET.Element) -> None:
+    """The rules of the standard's schema that concern what we write."""
+    assert root.tag == f"{META}siardArchive"
+    assert root.get("version") == "2.2"
+    for element in root.iter():
+        name = element.tag.removeprefix(META)
+        inner = [child.tag.removeprefix(META) for child in element]
+        allowed = ORDER.get(name, "").split()
+        assert set(inner) <= set(allowed), (name, inner)
+        places = [allowed.index(child) for child in inner]
+        assert places == sorted(places), (name, inner)
+        named_only = name == "column" and not inner  # in a key
+        assert named_only or set(REQUIRED.get(name, "").split()) <= set(inner), (name, inner)
+        if name == "type":
+            assert SQL_TYPE.fullmatch(element.text or ""), element.text
+        if name in ("deleteAction", "updateAction"):
+            assert element.text in ACTIONS
+
 
 @dataclass(frozen=True, slots=True)
 class ReadTable:
@@ -57,6 +118,7 @@ class Archive:
         assert "header/siardversion/2.2/" in names
         self.metadata = self.zip.read("header/metadata.xml")
         self.root = ET.fromstring(self.metadata)
+        check_metadata(self.root)
         start = self.zip.getinfo("header/").header_offset
         told = self.root.findtext(f"{META}messageDigest/{META}digest")
         assert hashlib.sha256(path.read_bytes()[:start]).hexdigest().upper() == told

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from exclave.cli.opening import Answers, MachineKey, OnlyThese, RegisterName, Unwitnessed, WarrantFile, open_by_warrant
-from exclave.cli.output import Json, Pinned, Sites, note, print_json, progress_bar, say, size_text, table, when
+from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, size_text, table, when
+from exclave.cli.progress import counting, read_of, work_bar
 from exclave.ids import now
 from exclave.operations.export import Exported, ExportFormat, export_dataset, provenance_of
 from exclave.operations.restore import choose_version, open_version
@@ -47,11 +48,19 @@ def export(
     )
     chosen = choose_version(opened.history, version)
     state, one = opened.where.view.state, opened.register
-    reader, root = open_version(state, opened.sites, one, chosen)
+    sites = counting(opened.sites)
+    reader, root = open_version(state, sites, one, chosen)
     source = provenance_of(state, one, opened.history, chosen, root, dataset, now())
     annex = next((d for d in one.annex.datasets if d.name == dataset), None)
-    with progress_bar(one.annex.name, quiet=json) as update:
-        done = export_dataset(reader, root, dataset, form, out.absolute(), source, annex, progress=update)
+    total = sum(d.bytes for d in root.datasets if d.label == dataset)
+
+    def show(what: str, count: int, size: int) -> None:
+        restoring = what == dataset
+        bar.at(f"{what}, {count} {'entries' if restoring else 'rows'}", size, total if restoring else None)
+
+    with work_bar(one.annex.name, quiet=json) as bar:
+        bar.poll(read=read_of(sites))
+        done = export_dataset(reader, root, dataset, form, out.absolute(), source, annex, progress=show)
     faults = {f"{label} {pack}": error.message for (label, pack), error in reader.faults.items()}
     if json:
         print_json({"exported": done, "faults": faults, "bad_shares": one.bad})

@@ -57,7 +57,8 @@ def mount(
         site, fingerprint, warrant, answer or [], key, register=register, unwitnessed=unwitnessed, only_these=only_these
     )
     latest = choose_version(opened.history, version)
-    versions = (latest,) if version is not None else opened.history.versions
+    kept = (v for v in opened.history.versions if v.leaf.sequence not in opened.history.erased)
+    versions = (latest,) if version is not None else tuple(kept)
     _keep_secrets_in()
     shown = MountedRegister(
         opened.where.view.state, opened.sites, opened.register, versions, tell=note, cache_bytes=cache_mib << 20

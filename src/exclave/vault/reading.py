@@ -29,6 +29,9 @@ AHEAD_MOST: Final = 24 << 20
 _NEAR: Final = 1 << 20
 """The kernel asks for neighbouring pieces from several threads: so far out of order still counts as in order."""
 
+_NODES: Final = 8
+"""Parsed extent nodes of one open file that are kept; each some 200 KB."""
+
 Place = tuple[bytes, int, bytes]
 """Pack, offset and id of a chunk."""
 
@@ -136,7 +139,8 @@ class OpenFile:
         self._whole = None if record.lists else _Extents(leaf, record.extents, 0)
         self._ends: list[int] = []
         """Of extent nodes, as far as they were read: where each one's content ends in the file."""
-        self._last: tuple[int, _Extents] | None = None
+        self._nodes: OrderedDict[int, _Extents] = OrderedDict()
+        """Extent nodes used last, by number: orderly readers and what is fetched ahead are at several places."""
         self._next = 0
         self._streak = 0
         self._window = AHEAD_LEAST
@@ -200,10 +204,10 @@ class OpenFile:
         are read once.
         """
         with self._lock:
-            last, ends = self._last, list(self._ends)
-        number = bisect_right(ends, offset)
-        if last is not None and last[0] == number and number < len(ends):
-            return last[1]
+            ends = list(self._ends)
+            known = self._nodes.get(bisect_right(ends, offset))
+        if known is not None:
+            return known
         while True:
             number = bisect_right(ends, offset)
             if number >= len(self._lists):
@@ -222,7 +226,9 @@ class OpenFile:
         with self._lock:
             if len(ends) > len(self._ends):
                 self._ends = ends
-            self._last = number, extents
+            self._nodes[number] = extents
+            while len(self._nodes) > _NODES:
+                self._nodes.popitem(last=False)
         return extents
 
 
