@@ -77,6 +77,7 @@ RESTORE = [
      *(part for name in CUSTODIANS[:2] for part in ("--answer", f"{{work}}/r-{name}.answer")), *WHERE],
 ]  # fmt: skip
 VERIFY = [["exclave", "verify"]]
+VERIFY_WITHOUT_PACKS = [["exclave", "verify", "--quick"]]
 RESTORED = "tree"  # the dataset's folder below the target of a restore
 
 
@@ -124,7 +125,12 @@ class Exclave:
         return self._commands(RESTORE, state, target)
 
     def verify(self, state: State) -> list[Command]:
+        """Check the whole site without any key."""
         return self._commands(VERIFY, state)
+
+    def verify_without_packs(self, state: State) -> list[Command]:
+        """The same but for the packs: what the start, the signatures and the ledger take of it."""
+        return self._commands(VERIFY_WITHOUT_PACKS, state)
 
     def restored(self, state: State, target: Path) -> Path:
         return target / RESTORED

@@ -15,7 +15,7 @@ import trees
 from exclave_adapter import Exclave
 from link import FAR, Link, made_link
 from measuring import Run, RunFailed, differences, measure_all
-from rounds import CHANGED, FULL, RESTORE, RUN, Say, put_aside
+from rounds import CHANGED, FULL, RESTORE, RUN, Say, put_aside, read_files
 from treefiles import Tree
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -43,7 +43,7 @@ def bench_link(tree: Tree, environment: dict[str, str], say: Say) -> LinkFigures
     work, log = RUN / "exclave", RUN / "exclave.log"
     work.mkdir()
     trees.switch(tree, "original")
-    trees.read_once(tree)
+    read_files(tree.path)
     with made_link() as link:
         there, back = link.raw_rates()
         say(f"link: plain TCP {there:.1f} MB/s there, {back:.1f} MB/s back")

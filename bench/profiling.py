@@ -61,7 +61,7 @@ def stages_of(lines: Sequence[str], cpu_s: float) -> list[tuple[str, float]]:
     for line in lines:
         stack, _, count = line.rpartition(" ")
         frames = stack.split(";")
-        own = [frame for frame in frames if "exclave/" in frame and "site-packages" not in frame]
+        own = [frame for frame in frames if "exclave/" in frame and not frame.startswith("process ")]
         counts[_short(own[-1]) if own else "Python itself: start, imports, threads"] += int(count)
     total = sum(counts.values()) or 1
     return [(name, cpu_s * count / total) for name, count in counts.most_common()]

@@ -18,7 +18,7 @@ from exclave_adapter import Exclave
 from limits import sha256_of_files
 from measuring import Run, RunFailed, differences, folder_size, measure_all
 from tools import Command, State, Tool, ToolMissing
-from treefiles import WORK, Tree, entries
+from treefiles import MIB, WORK, Tree, entries, files
 
 RUN = WORK / "run"
 ASIDE = WORK / "aside"  # what is deleted at the end
@@ -37,6 +37,7 @@ class Figures:
     full_bytes: list[int] = field(default_factory=list)  # repository after the full backup
     added_bytes: list[int] = field(default_factory=list)  # what the third backup added to it
     verified_bytes: list[int] = field(default_factory=list)  # what the verification read
+    fixed_s: list[float] = field(default_factory=list)  # wall time of a verification that reads no packs
     sha256_rates: list[float] = field(default_factory=list)  # MB/s at which the same files can be read and hashed
     failure: str | None = None  # why there are no (more) figures
 
@@ -69,7 +70,7 @@ def bench_tree(
         for operation in OPERATIONS:
             if operation in (FULL, CHANGED):
                 trees.switch(tree, "original" if operation == FULL else "changed")
-                trees.read_once(tree)
+                read_files(tree.path)
             for entrant in entrants[turn:] + entrants[:turn]:
                 if entrant.figures.failure is not None or not takes_part(entrant, operation):
                     continue
@@ -125,12 +126,14 @@ def _verify(tool: Tool, state: State, figures: Figures, environment: dict[str, s
     paths.sort()
     figures.sha256_rates.append(sha256_of_files(paths, len(os.sched_getaffinity(0))))
     figures.verified_bytes.append(sum(path.stat().st_size for path in paths))
+    figures.fixed_s.append(measure_all(tool.verify_without_packs(state), environment, log).wall_s)
     return measure_all(tool.verify(state), environment, log)
 
 
 def _restore(tool: Tool, state: State, tree: Tree, environment: dict[str, str], log: Path, *, compare: bool) -> Run:
     target = RUN / "restored"
     target.mkdir()
+    read_files(state.repository)
     try:
         run = measure_all(tool.restore(state, target), environment, log)
         wrong = differences(tree.path, tool.restored(state, target)) if compare else []
@@ -147,6 +150,14 @@ def _copy(tree: Tree, environment: dict[str, str], log: Path) -> Run:
         return measure_all([Command(["cp", "-a", str(tree.path), str(target)], RUN)], environment, log)
     finally:
         put_aside(target)
+
+
+def read_files(folder: Path) -> None:
+    """Read every byte below the folder, so that it stands in the page cache whoever wrote it, and however."""
+    for path in sorted(files(folder)):
+        with path.open("rb", buffering=0) as reader:
+            while reader.read(MIB):
+                pass
 
 
 def put_aside(folder: Path) -> None:

@@ -36,7 +36,20 @@ from peers import PeerMissing
 from report import GOAL_HEAD, figure_rows, goal_rows, limit_lines, machine, markdown_table, notes, print_table
 from report import rewrite_page as rewrite
 from rich.console import Console
-from rounds import CHANGED, FULL, OURS, RESTORE, RUN, UNCHANGED, VERIFY, Say, bench_tree, delete_aside, put_aside
+from rounds import (
+    CHANGED,
+    FULL,
+    OURS,
+    RESTORE,
+    RUN,
+    UNCHANGED,
+    VERIFY,
+    Say,
+    bench_tree,
+    delete_aside,
+    put_aside,
+    read_files,
+)
 from tools import TOOLS, Tool, ToolMissing
 from treefiles import WORK, TreeImpossible
 
@@ -215,7 +228,7 @@ def _profile(options: argparse.Namespace, environment: dict[str, str], say: Say)
             put_aside(RUN)
             for folder in ("tmp", "home", OURS, "restored"):
                 (RUN / folder).mkdir(parents=True)
-            trees.read_once(tree)
+            read_files(tree.path)
             state = tool.prepare(RUN / OURS, tree.path)
             target = RUN / "restored"
             for operation in (FULL, UNCHANGED, CHANGED, RESTORE, VERIFY):

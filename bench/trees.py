@@ -72,14 +72,6 @@ def switch(tree: Tree, state: str) -> None:
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def read_once(tree: Tree) -> None:
-    """Read every byte of the tree, so that it stands in the page cache."""
-    for path in sorted(files(tree.path)):
-        with path.open("rb", buffering=0) as reader:
-            while reader.read(MIB):
-                pass
-
-
 def _same_file(one: Path, other: Path) -> bool:
     """Whether size and modification time agree: enough, because only `switch` writes here."""
     try:
