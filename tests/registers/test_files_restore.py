@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,58 @@ print(sink.unrestored.count)
 for what, path in sink.unrestored.first:
     print(what, path, sep="|")
 """
+
+
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("inherits", ["nothing", "group", "list"])
+def test_what_a_target_gives_new_files(mask: int, inherits: str, tmp_path: Path) -> None:
+    """Modes and owners are the captured ones, whatever the umask, the target's group or its default list would give."""
+    src, out = tmp_path / "src", tmp_path / "out"
+    src.mkdir()
+    out.mkdir()
+    (src / "deep").mkdir()
+    for mode in (0o644, 0o755, 0o600, 0o666, 0o777, 0o444, 0o4755, 0o000):
+        for folder in (src, src / "deep"):
+            (folder / f"{mode:o}").write_bytes(b"content")
+            (folder / f"{mode:o}").chmod(mode)
+    if inherits == "group":
+        if AS_ROOT:
+            os.chown(out, -1, 12)
+        out.chmod(0o2755)
+    if inherits == "list":
+        entries = [(1, 7), (4, 5), (16, 5), (32, 0)]
+        packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, perm, 0xFFFFFFFF) for tag, perm in entries)
+        os.setxattr(out, "system.posix_acl_default", packed)
+    vault = Vault(tmp_path / "cache")
+    version = vault.back_up(src)
+    before = os.umask(mask)
+    try:
+        sink, _ = vault.restore(version, out)
+    finally:
+        os.umask(before)
+    assert sink.unrestored.count == 0, sink.unrestored.first
+    for path in sorted(src.rglob("*")):
+        one, other = path.lstat(), (out / path.relative_to(src)).lstat()
+        assert (one.st_mode, one.st_uid, one.st_gid) == (other.st_mode, other.st_uid, other.st_gid), path
+
+
+def test_a_file_that_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose writing fails is left with mode 600: whoever finds one with another mode finds it complete."""
+    src = tmp_path / "src"
+    src.mkdir()
+    (src / "short").write_bytes(b"content")
+    (src / "short").chmod(0o644)
+    vault = Vault(tmp_path / "cache")
+    version = vault.back_up(src)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "pwrite", full)
+    with pytest.raises(UnavailableError, match="No space left"):
+        vault.restore(version, tmp_path / "out")
+    monkeypatch.undo()
+    assert (tmp_path / "out" / "short").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.skipif(not AS_ROOT, reason="needs root to become nobody")
