@@ -35,18 +35,26 @@ _OLE = (b"\xd0\xcf\x11\xe0",)
 _HEADS: dict[bytes, tuple[bytes, ...]] = {
     b"pdf": (b"%PDF-",), b"zip": _ZIP, b"docx": _ZIP, b"xlsx": _ZIP, b"pptx": _ZIP, b"odt": _ZIP, b"ods": _ZIP,
     b"odp": _ZIP, b"asice": _ZIP, b"asics": _ZIP, b"bdoc": _ZIP, b"edoc": _ZIP, b"jar": _ZIP, b"epub": _ZIP,
-    b"doc": _OLE, b"xls": _OLE, b"ppt": _OLE, b"msg": _OLE, b"jpg": (b"\xff\xd8\xff",), b"jpeg": (b"\xff\xd8\xff",),
+    b"doc": _OLE, b"xls": _OLE, b"ppt": _OLE, b"jpg": (b"\xff\xd8\xff",), b"jpeg": (b"\xff\xd8\xff",),
     b"png": (b"\x89PNG\r\n",), b"gif": (b"GIF8",), b"tif": (b"II", b"MM"), b"tiff": (b"II", b"MM"), b"bmp": (b"BM",),
     b"rtf": (b"{\\rtf",), b"gz": (b"\x1f\x8b",), b"xz": (b"\xfd7zXZ",), b"bz2": (b"BZh",), b"7z": (b"7z\xbc\xaf",),
     b"zst": (b"\x28\xb5\x2f\xfd",), b"sqlite": (b"SQLite format 3\0",), b"p7s": (b"0", b"-----"),
 }  # fmt: skip
 """Ending of a name → how such a file begins."""
+_ENDS = {_ZIP: b"PK\x05\x06", _HEADS[b"pdf"]: b"%%EOF"}
+"""What must stand in its last ``SAMPLE_BYTES``: programs that encrypt only the rest of a file leave its beginning."""
 _TEXTS = frozenset(
     b"txt csv tsv json xml xsd html htm svg md sql log ini yaml yml toml eml tex css js py sh conf".split()
 )
-_NOISY = frozenset({*_HEADS, *b"mp3 mp4 mov avi mkv ogg webm jp2 heic webp gpg pgp p7m age enc woff2 br lz4".split()})
+_NOISY = frozenset(
+    {
+        *_HEADS,
+        *b"mp3 mp4 mov avi mkv ogg webm jp2 heic webp gpg pgp p7m p12 pfx age enc woff2 br brotli lz4".split(),
+        *b"whl jmod apk deb rpm iso img pak crx xpi msi cab".split(),
+    }
+)
 """Endings whose files look like noise, or may."""
-_PARTED = frozenset({b"sqlite", b"doc", b"xls", b"ppt", b"msg", b"tif", b"tiff", b"bmp"})
+_PARTED = frozenset({b"sqlite", b"doc", b"xls", b"ppt", b"tif", b"tiff", b"bmp"})
 """Of ``_HEADS``, those that are not compressed throughout."""
 
 
@@ -61,7 +69,7 @@ def is_mismatch(ending: bytes, head: bytes, tail: bytes) -> bool:
     """Whether content with this beginning and end is not what ``ending`` promises; others promise nothing."""
     heads = _HEADS.get(ending)
     if heads is not None:
-        return not head.startswith(heads) or (heads is _ZIP and b"PK\x05\x06" not in tail)
+        return not head.startswith(heads) or _ENDS.get(heads, b"") not in tail
     if ending not in _TEXTS or head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return False
     return any(len(part.translate(None, _PLAIN)) * 25 > len(part) for part in (head, tail))
