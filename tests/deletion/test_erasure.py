@@ -114,11 +114,15 @@ def test_what_the_ledger_and_the_checker_say(home: AgeingHome, tmp_path: Path, m
     assert "version 2" in said.err
     assert "erased on" in said.err
     assert home.ok("retention", "gazette", *home.home)["registers"][0]["versions"][0]["sequence"] == 4
+    listed = home.versions()
+    assert [v["sequence"] for v in listed if "erased on" in v.get("erased", "")] == [1, 2, 3]
+    (state,) = home.fails(1, "status", *home.home)["registers"]
+    assert "versions 1, 2, 3: erased on" in state["deletions"][0]
 
 
 def _later(monkeypatch: pytest.MonkeyPatch, days: int = 31) -> None:
     """The commands' clock is that of the day after the delay."""
-    for name in ("delete", "verify", "retention", "warrant", "opening"):
+    for name in ("delete", "verify", "retention", "warrant", "opening", "snapshots", "status"):
         monkeypatch.setattr(f"exclave.cli.{name}.now", lambda: now() + days * 86_400_000_000)
 
 

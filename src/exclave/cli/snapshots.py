@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError
 from exclave.ids import RegisterId, instant_text, now
 from exclave.operations.suspicion import Suspicion, accept, suspicion_at_home, suspicion_by_warrant
+from exclave.verify.deletions import mark_erased
 from exclave.verify.history import CountedVersion, RegisterHistory, read_history
 
 
@@ -30,6 +32,8 @@ class _Shown:
     versions: tuple[CountedVersion, ...]
     witnessed: frozenset[int]
     suspicion: Suspicion | None
+    erased: Mapping[int, str]
+    """By sequence: when and by which warrant."""
 
 
 def snapshots(
@@ -73,6 +77,7 @@ def snapshots(
 
 def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], because: str) -> _Shown:
     history = read_history(where.view, where.sites, number, allow_unwitnessed=True)
+    history = mark_erased(where.view, where.sites, history, now())
     counted = frozenset(v.leaf.sequence for v in read_history(where.view, where.sites, number).versions)
     _tell_findings(name, history)
     suspicion = None
@@ -80,7 +85,7 @@ def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], be
         for sequence in accepted:
             accept(where.home, number, history.versions, sequence, because, now())
         suspicion = suspicion_at_home(where.home, number, history.versions)
-    return _Shown(name, number, history.versions, counted, suspicion)
+    return _Shown(name, number, history.versions, counted, suspicion, history.erased)
 
 
 def _opened(
@@ -92,13 +97,15 @@ def _opened(
     opened = open_by_warrant(
         site, fingerprint, warrant, answer or [], key, register=register, unwitnessed=False, only_these=False
     )
-    name, number, versions = opened.register.annex.name, opened.register.register, opened.history.versions
+    name, number, erased = opened.register.annex.name, opened.register.register, opened.history.erased
+    versions = opened.history.versions
+    kept = [v for v in versions if v.leaf.sequence not in erased]
     _tell_findings(name, opened.history)
     with progress_bar(name, quiet=quiet) as update:
         found = suspicion_by_warrant(
-            opened.where.view.state, opened.sites, opened.register, versions[-last:], accepted, update
+            opened.where.view.state, opened.sites, opened.register, kept[-last:], accepted, update
         )
-    return _Shown(name, number, versions, frozenset(v.leaf.sequence for v in versions), found)
+    return _Shown(name, number, versions, frozenset(v.leaf.sequence for v in versions), found, erased)
 
 
 def _tell_findings(name: str, history: RegisterHistory) -> None:
@@ -116,6 +123,7 @@ def _rows(shown: _Shown) -> list[dict[str, Any]]:
             "bytes": v.leaf.object_bytes,
             "sites": list(v.held_by),
             "witnessed": v.leaf.sequence in shown.witnessed,
+            **({"erased": shown.erased[v.leaf.sequence]} if v.leaf.sequence in shown.erased else {}),
             **({"signals": shown.suspicion.word(v.leaf.sequence)} if shown.suspicion else {}),
         }
         for v in shown.versions
@@ -134,7 +142,7 @@ def _judgement(shown: _Shown) -> dict[str, Any]:
         }
         for f in verdict.findings
     ]  # fmt: skip
-    return {"findings": findings, "last_clean": verdict.clean, "suspicious_since": verdict.since}
+    return {"findings": findings, "last_clean": shown.suspicion.clean(shown.erased), "suspicious_since": verdict.since}
 
 
 def _path(path: bytes) -> str:
@@ -155,6 +163,8 @@ def _show(shown: _Shown) -> None:
             for v in _rows(shown)
         ),
     )  # fmt: skip
+    for sequence in sorted(shown.erased):
+        say(f"  version {sequence}: {shown.erased[sequence]}")
     if shown.suspicion is not None and shown.suspicion.verdict.findings:
         _show_verdict(shown, shown.suspicion)
 
@@ -168,9 +178,10 @@ def _show_verdict(shown: _Shown, suspicion: Suspicion) -> None:
     verdict = suspicion.verdict
     if verdict.since is None:
         return
-    if verdict.clean is None:
+    number = suspicion.clean(shown.erased)
+    if number is None:
         say("No version before that is known to be clean.")
         return
-    clean = next(v for v in shown.versions if v.leaf.sequence == verdict.clean)
+    clean = next(v for v in shown.versions if v.leaf.sequence == number)
     time = instant_text(clean.leaf.time)[:19].replace("T", " ")
-    say(f"Last clean version: {verdict.clean}, the state of {time}. Later ones may hold damage: see `exclave diff`.")
+    say(f"Last clean version: {number}, the state of {time}. Later ones may hold damage: see `exclave diff`.")

@@ -108,6 +108,9 @@ def status(
                     for r in found.registers for s in r.sites
                 ),
             )  # fmt: skip
+        for r in found.registers:
+            for line in r.deletions:
+                say(f"{r.name}: {line}")
         for one in found.findings:
             note(f"{one.site}: {one.what}: {one.detail}")
         if kit is not None:

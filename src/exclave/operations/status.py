@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from exclave.errors import ExclaveError, SiteUnavailable
 from exclave.formats.card import Card
-from exclave.ids import Instant, Label, RegisterId
+from exclave.ids import Instant, Label, RegisterId, instant_text
+from exclave.rules.deletion import OrderState
 from exclave.rules.placement import placement_of
 from exclave.rules.scrub import LastRun, day_of, day_text, overdue
-from exclave.sites.contract import Site
-from exclave.verify.history import CLOCK_TOLERANCE_US, collect_history, read_copies
+from exclave.sites.contract import Site, Sources
+from exclave.verify.deletions import read_deletions
+from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, collect_history, read_copies
 from exclave.verify.scrubs import last_scrubs
 from exclave.verify.state import Finding, StateView
 
@@ -51,6 +53,8 @@ class RegisterStatus:
     """The placement rule holds and the last version is not older than the RPO."""
     problem: str
     sites: tuple[SiteStatus, ...]
+    deletions: tuple[str, ...] = ()
+    """Orders to delete that nobody has recorded as done, and versions that were erased; a line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +143,28 @@ def status(
             RegisterStatus(
                 name, rule.id, epoch.number, epoch.writer.name, mine, last.leaf.sequence if last else 0,
                 last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem, tuple(shown),
+                _deletions(view, at or sites, history, now),
             )
         )  # fmt: skip
     return StateStatus(
         charter.state_name, view.state, charter.number, charter.threshold, len(charter.custodians),
         charter.witnesses_needed, tuple(registers), tuple(findings),
     )  # fmt: skip
+
+
+def _deletions(view: StateView, sites: Sources, history: RegisterHistory, now: Instant) -> tuple[str, ...]:
+    """How far each order to delete is, by the ledger's own clock, and which versions are gone."""
+    if not history.facts:
+        return ()
+    found = read_deletions(view, sites, history, now=now)
+    lines = []
+    for ordered in found.orders:
+        verdict = found.verdict(view, ordered, public_since=ordered.fact.fact.time, now=now)
+        numbers = ", ".join(str(number) for number in sorted(ordered.sequences)[:10])
+        more = f" and {len(ordered.sequences) - 10} more" if len(ordered.sequences) > 10 else ""
+        if verdict.state is OrderState.DONE and ordered.done is not None:
+            what = f"erased on {instant_text(ordered.done.fact.time)} by the warrant {ordered.warrant.digest.hex()}"
+        else:
+            what = f"ordered to be erased ({verdict.state}): {verdict.why}"
+        lines.append(f"versions {numbers}{more}: {what}")
+    return tuple(lines)
