@@ -250,6 +250,32 @@ def test_silent_engine(scripted: _Scripted) -> None:
         site.get(KEY)
 
 
+def test_a_pack_is_put_without_a_question(scripted: _Scripted) -> None:
+    """A long object costs one request; only after a lost answer the engine is asked first whether it has it."""
+    site = _site(scripted.endpoint)
+    data = memoryview(bytes(2 << 20))
+
+    def methods() -> list[str]:
+        found = [line.split()[0] for line in scripted.requests]
+        scripted.requests.clear()
+        return found
+
+    scripted.raw = _http(200, META, "")
+    site.put_same(KEY, data)
+    assert methods() == ["PUT"]
+    scripted.raw = b""
+    with pytest.raises(SiteUnavailable):
+        site.put_same(KEY, data)
+    methods()
+    scripted.answer(500)
+    with pytest.raises(SiteUnavailable):
+        site.put_same(KEY, data)
+    assert methods() == ["HEAD"]
+    with pytest.raises(SiteUnavailable):
+        _site(scripted.endpoint).put_same(KEY, b"a short one may well be there")
+    assert methods() == ["HEAD"]
+
+
 META = 'ETag: "x"\r\nLast-Modified: Mon, 23 Nov 2026 14:22:00 GMT\r\n'
 
 
