@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, UnavailableError
@@ -16,7 +18,7 @@ from exclave.ids import Digest, Fingerprint, Key, RegisterId, parse_digest, sha2
 from exclave.rules.charters import CharterChain
 from exclave.rules.epochs import maker_of
 from exclave.rules.signatures import signers
-from exclave.sites.contract import Readable, Sources
+from exclave.sites.contract import ObjectStat, Readable, Sources
 
 MAX_NAMES = 1_000_000
 """Most names that are looked at in one listing. Names cost a planter nothing, so this is generous."""
@@ -30,6 +32,8 @@ MAX_TOLD = 100
 """Findings about single objects of one listing; a last one says that there are more."""
 MAX_POOL_BYTES = 8 << 20
 """Charters of one site that are held while their signers' cards are not known yet; with more, it is listed again."""
+AHEAD = 8
+"""Objects of one listing that are asked for at once: where a site is far, the wait for one answer is that for all."""
 _CARD_LIMIT = 8192
 
 
@@ -102,8 +106,8 @@ class Told:
         self._findings.append(finding(self.site, self.prefix, CorruptObject(reason), self.register))
 
 
-def _objects(source: Readable, prefix: str, limit: int, told: Told) -> Iterator[tuple[Key, bytes]]:
-    """The objects below ``prefix`` that can be read and may be right by name and size."""
+def _wanted(source: Readable, prefix: str, limit: int, told: Told) -> Iterator[ObjectStat]:
+    """What is listed below ``prefix`` and may be right by name and size, up to ``MAX_BYTES`` together."""
     budget = MAX_BYTES
     try:
         for place, stat in enumerate(source.list(prefix)):
@@ -114,23 +118,52 @@ def _objects(source: Readable, prefix: str, limit: int, told: Told) -> Iterator[
                 if not stat.key.startswith(prefix):
                     raise CorruptObject("a listing shows an object of another place")
                 parse_digest(stat.key[len(prefix) :])
-                if not 0 < stat.size_bytes <= limit:
-                    told.add(
-                        stat.key, MalformedError(f"{stat.size_bytes} bytes; 1 to {limit} can be right"), grave=False
-                    )
-                    continue
-                if stat.size_bytes > budget:
-                    told.cut(f"there are more than {MAX_BYTES} bytes; the rest was not read")
-                    return
-                data = source.get(stat.key, limit=limit)
-                budget -= len(data)
-                yield stat.key, data
             except MalformedError as error:
                 told.add(stat.key, error, grave=False)
+                continue
             except IntegrityError as error:
                 told.add(stat.key, error)
+                continue
+            if not 0 < stat.size_bytes <= limit:
+                told.add(stat.key, MalformedError(f"{stat.size_bytes} bytes; 1 to {limit} can be right"), grave=False)
+                continue
+            if stat.size_bytes > budget:
+                told.cut(f"there are more than {MAX_BYTES} bytes; the rest was not read")
+                return
+            budget -= stat.size_bytes
+            yield stat
     except IntegrityError as error:
         told.add(prefix, error)
+
+
+def _objects(source: Readable, prefix: str, limit: int, told: Told) -> Iterator[tuple[Key, bytes]]:
+    """The objects below ``prefix`` that can be read and may be right by name and size, a few of them read ahead."""
+    ahead = ThreadPoolExecutor(AHEAD, thread_name_prefix="state")
+    coming: deque[tuple[Key, Future[bytes]]] = deque()
+    stats = _wanted(source, prefix, limit, told)
+    budget = MAX_BYTES  # a listing may show them smaller than they are
+    try:
+        while True:
+            while len(coming) < AHEAD and (stat := next(stats, None)) is not None:
+                coming.append((stat.key, ahead.submit(source.get, stat.key, limit=limit)))
+            if not coming:
+                return
+            key, read = coming.popleft()
+            try:
+                data = read.result()
+            except MalformedError as error:
+                told.add(key, error, grave=False)
+                continue
+            except IntegrityError as error:
+                told.add(key, error)
+                continue
+            budget -= len(data)
+            if budget < 0:
+                told.cut(f"there are more than {MAX_BYTES} bytes; the rest was not read")
+                return
+            yield key, data
+    finally:
+        ahead.shutdown(wait=False, cancel_futures=True)
 
 
 def read_cards(
