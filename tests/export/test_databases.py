@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import random
 import sqlite3
@@ -17,6 +18,7 @@ import xmlschema
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exclave.errors import UsageError
 from exclave.ids import Instant
 from exclave.registers.neutral import NeutralSource, RowDigest, sums_text, table_sums
 from exclave.registers.neutral_postgres import PostgresNeutral
@@ -239,6 +241,32 @@ def test_export_of_a_sqlite_register(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "again.db")) as again:
         again.executescript((tmp_path / "land.sql").read_text())
     assert sqlite_digest(tmp_path / "again.db") == sqlite_digest(tmp_path / "land.db")
+
+
+def test_text_that_no_neutral_format_holds(tmp_path: Path) -> None:
+    """A SQLite text that is no UTF-8 is refused for SIARD, with the way out; nothing is silently changed."""
+    with sqlite3.connect(tmp_path / "land.db") as db:
+        db.execute("CREATE TABLE raw(x TEXT)")
+        db.execute("INSERT INTO raw VALUES(CAST(X'ff00fe' AS TEXT))")
+    db.close()
+    with neutral_sqlite(tmp_path / "land.db") as source, pytest.raises(UsageError) as refused:
+        write_siard(source, tmp_path / "land.siard", WHERE)
+    assert "--format sql" in refused.value.hint
+
+
+def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be written ends as a site's fault does, with a hint, and leaves nothing."""
+    odd_sqlite(tmp_path / "land.db")
+    home = SmallHome(tmp_path, [Register("land", [("db", "sqlite", {"path": str(tmp_path / "land.db")})])]).found()
+    home.backup()
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("exclave.operations.export.dump_sqlite", full)
+    arguments = ["export", "db", "--format", "sql", "--out", str(tmp_path / "land.sql"), *home.granted("restore")]
+    assert "No space left" in home.fails(10, *arguments, *home.where())["message"]
+    assert not list(tmp_path.glob("land.sql*"))
 
 
 def test_a_spoilt_archive_is_noticed(tmp_path: Path) -> None:

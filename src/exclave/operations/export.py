@@ -114,6 +114,11 @@ def _beside(target: Path) -> Iterator[Path]:
         raise UnavailableError(f"cannot write {str(work)!r}: {error.strerror}") from error
     try:
         yield work
+    except OSError as error:
+        raise UnavailableError(
+            f"the export cannot be written: {error.strerror or error}",
+            hint="Give the target space and write permission, and export again; nothing is left under its name.",
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

@@ -25,7 +25,7 @@ from exclave.runners.postgres import start_postgres, stop_postgres
 from exclave.runners.unprivileged import Account, reachable_binaries, unprivileged_user
 
 _NAME: Final = Label("export")
-_STORED_ROLE: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10"
+_FIRST_ROLE: Final = "SELECT rolname FROM pg_catalog.pg_roles WHERE oid = 10"
 """The role that made the cluster: it may read everything, whatever it is called."""
 
 
@@ -63,9 +63,14 @@ class Copy:
 
     @contextlib.contextmanager
     def neutral(self) -> Iterator[PostgresNeutral]:
-        with psycopg.connect(
-            host=self.source.host, port=self.source.port, user=self.source.user, dbname=self.source.dbname
-        ) as connection:
+        """The database to be read row by row, in one snapshot."""
+        try:
+            connection = psycopg.connect(
+                host=self.source.host, port=self.source.port, user=self.source.user, dbname=self.source.dbname
+            )
+        except psycopg.Error as error:
+            raise UnavailableError(f"the restored database cannot be asked: {error}") from error
+        with connection:
             yield PostgresNeutral(connection)
 
 
@@ -105,7 +110,7 @@ def running_copy(pgdata: Path, dbname: str, user: str) -> Iterator[Copy]:
 def _source(sockets: Path, port: int, user: str, dbname: str) -> PostgresSource:
     try:
         with psycopg.connect(host=str(sockets), port=port, user=user, dbname=dbname) as connection:
-            row = connection.execute(_STORED_ROLE).fetchone()
+            row = connection.execute(_FIRST_ROLE).fetchone()
     except psycopg.Error as error:
         raise UnavailableError(f"the restored database cannot be asked: {error}") from error
     return PostgresSource(str(sockets), port, str(row[0]) if row else user, dbname)

@@ -175,7 +175,8 @@ class MountedRegister:
         for version in list(self._open.values()):
             self._faults.look(version.reader)
         if error is not None:
-            self._faults.once("all sites", os.fsdecode(path) or "/", error.message)
+            # As a literal: a name from a version must not write to the operator's terminal.
+            self._faults.once("all sites", ascii(os.fsdecode(path)), error.message)
 
     def _found(self, path: bytes) -> Found | None:
         """The entry with the content and attributes that ``path`` shows, if it lies in a dataset."""

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import logging
 import os
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -20,8 +21,10 @@ from exclave.errors import ExclaveError, ServiceFailed, TargetNotEmpty, UsageErr
 from exclave.operations.mount import Attributes, MountedRegister
 from exclave.vault.reading import OpenFile
 
-FORM: Final = "fuse.exclave"
+FORM: Final = b"fuse.exclave"
 """What the kernel's table of mounts says of ours."""
+_OCTAL: Final = re.compile(rb"\\([0-7]{3})")
+"""How the table writes spaces and backslashes of a path."""
 _KEPT_S: Final = 3600
 _FILL_PLUS: Final = 2
 """``FUSE_FILL_DIR_PLUS``: an entry of a listing comes with all its attributes, so nobody asks for them again."""
@@ -117,11 +120,11 @@ def unmount(folder: Path) -> None:
 
 def _is_ours(folder: Path) -> bool:
     """Whether the kernel's table says that a mount of Exclave is there."""
-    place = os.path.abspath(folder)
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    place = os.path.abspath(os.fsencode(folder))
+    with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
-            head, _, tail = line.partition(" - ")
-            point = head.split()[4].encode("utf-8", "surrogateescape").decode("unicode_escape")
+            head, _, tail = line.partition(b" - ")
+            point = _OCTAL.sub(lambda found: bytes([int(found[1], 8)]), head.split()[4])
             if point == place and tail.split()[0] == FORM:
                 return True
     return False

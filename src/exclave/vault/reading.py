@@ -29,6 +29,8 @@ AHEAD_MOST: Final = 24 << 20
 _NEAR: Final = 1 << 20
 """The kernel asks for neighbouring pieces from several threads: so far out of order still counts as in order."""
 
+_TOLD: Final = 10_000
+"""Most lines that are written about faults: after so many the state of the sites is known to be bad."""
 _NODES: Final = 8
 """Parsed extent nodes of one open file that are kept; each some 200 KB."""
 
@@ -272,7 +274,7 @@ class FaultLog:
 
     def once(self, site: str, what: str, message: str) -> None:
         with self._lock:
-            if (site, what) in self._told:
+            if (site, what) in self._told or len(self._told) >= _TOLD:
                 return
             self._told.add((site, what))
         self._tell(f"{site}: {what}: {message}")
