@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,11 @@ class Suspicion:
     known: frozenset[int]
     """Versions whose signals were at hand."""
     accepted: tuple[Accepted, ...]
+
+    def clean(self, erased: Collection[int] = ()) -> int | None:
+        """The last version that is there, is known, and lies before the first finding; None if there is none."""
+        since = self.verdict.since
+        return max((n for n in self.known if n not in erased and (since is None or n < since)), default=None)
 
     def word(self, sequence: int) -> str:
         """For a table: ``ok``, ``suspicious``, ``after 17``, ``blind``, ``-``."""
