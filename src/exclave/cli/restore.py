@@ -54,7 +54,9 @@ def restore(
 
     with work_bar(one.annex.name, quiet=json) as bar:
         bar.poll(read=read_of(sites))
-        done = restore_version(reader, root, target.absolute(), only=dataset, compare=compare, progress=show)
+        done = restore_version(
+            reader, root, target.absolute(), only=dataset, compare=compare, resumable=True, progress=show
+        )
     if json:
         print_json({"restored": done, "bad_shares": one.bad})
         return

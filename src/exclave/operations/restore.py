@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from exclave.errors import (
@@ -17,13 +18,16 @@ from exclave.errors import (
     UnavailableError,
     UsageError,
 )
+from exclave.formats.entry import Entry
 from exclave.formats.manifest import FOLDER_KINDS, Root
 from exclave.formats.paths import ledger_origin
 from exclave.ids import Fingerprint, Instant, Label, RegisterId
 from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.custody import OpenedRegister
+from exclave.operations.restore_mark import begin, end, mark_of
 from exclave.registers.files import folder_digest
 from exclave.registers.files_restore import FolderSink
+from exclave.registers.files_resume import ResumedSink
 from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.sites.contract import Sources
 from exclave.vault.opener import PackReader
@@ -163,10 +167,12 @@ def restore_version(
     *,
     only: str | None = None,
     compare: bool = False,
+    resumable: bool = False,
     progress: Callable[[str, int, int], None] = lambda name, entries, size: None,
 ) -> Restored:
     """Each dataset into its own new folder below ``target``; ``only`` names a single one, which goes to ``target``.
 
+    ``resumable`` leaves a mark beside ``target`` while it runs, and goes on where an interrupted one left its own.
     ``compare`` reads the restored files again and raises ``CorruptObject`` if their digest is not the captured one.
     """
     chosen = [d for d in root.datasets if only is None or d.label == only]
@@ -174,13 +180,17 @@ def restore_version(
         raise MissingObject(
             f"this version has no dataset {only!r}; it has: {', '.join(d.label for d in root.datasets)}"
         )
-    if target.is_dir() and any(target.iterdir()):
+    mine = mark_of(root, only)
+    left = begin(target, mine) if resumable else None
+    if left is None and target.is_dir() and any(target.iterdir()):
         raise TargetNotEmpty(f"the folder {target} is not empty")
     done = []
     for dataset in chosen:
         folder = target if only is not None else target / dataset.label
-        sink = FolderSink(folder)
-        restorer = Restorer(reader, progress=lambda n, size, name=dataset.label: progress(name, n, size))  # type: ignore[misc]
+        resumed = ResumedSink(folder, trusted=left.boot == mine.boot) if left is not None else None
+        sink = resumed or FolderSink(folder)
+        has = resumed.has if resumed is not None else _has_none
+        restorer = Restorer(reader, progress=partial(progress, dataset.label), has=has)
         try:
             restorer.restore(dataset, sink)
         finally:
@@ -205,5 +215,12 @@ def restore_version(
                 tuple(sink.unrestored.first[:20]),
             )
         )
+    if resumable:
+        end(target)
     faults = {f"{label} {pack}": error.message for (label, pack), error in reader.faults.items()}
     return Restored(root.name, root.epoch, root.sequence, Instant(root.time), tuple(done), faults)
+
+
+def _has_none(entry: Entry) -> bool:
+    """Nothing is there yet."""
+    return False

@@ -40,7 +40,7 @@ class FolderSink:
     are made only after files, so no path leads through a link that an enemy's manifest planted.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, into_empty: bool = True) -> None:
         self._root = os.fsencode(root)
         self.unrestored = Unrestored()
         self._own = (os.geteuid(), os.getegid())
@@ -53,7 +53,7 @@ class FolderSink:
         """Folders that their owner may not enter: left last of all, since hard links may still lead into them."""
         try:
             os.makedirs(self._root, mode=0o700, exist_ok=True)
-            if os.listdir(self._root):
+            if into_empty and os.listdir(self._root):
                 raise TargetNotEmpty(f"the folder {os.fsdecode(self._root)!r} is not empty")
         except OSError as error:
             raise UnavailableError(f"cannot use {os.fsdecode(self._root)!r}: {error.strerror}") from error
@@ -69,12 +69,15 @@ class FolderSink:
         if entry.kind == Kind.FOLDER:
             if entry.path:
                 try:
-                    os.mkdir(self._full(entry.path), 0o700)
+                    self._make_folder(self._full(entry.path))
                 except OSError as error:
                     raise self._unwritable(entry, error) from error
             self._stack.append(entry)
         else:
             self._now.append(entry)
+
+    def _make_folder(self, full: bytes) -> None:
+        os.mkdir(full, 0o700)
 
     def begin(self, entry: Entry) -> FileSink:
         fd = self._create(entry, 0o600)

@@ -108,10 +108,16 @@ class Restorer:
     """Restores datasets of one version. ``progress(entries, bytes)`` is called after each window."""
 
     def __init__(
-        self, reader: PackReader, *, progress: Callable[[int, int], None] = lambda entries, size: None
+        self,
+        reader: PackReader,
+        *,
+        progress: Callable[[int, int], None] = lambda entries, size: None,
+        has: Callable[[Entry], bool] = lambda entry: False,
     ) -> None:
+        """``has``: whether a file is in its place already, from a restore that was interrupted."""
         self._reader = reader
         self._progress = progress
+        self._has = has
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="open")
         self._room = _Room(FLYING_BYTES)
@@ -147,6 +153,8 @@ class Restorer:
                 self._bytes += entry.size
                 if entry.kind != Kind.FILE:
                     sink.place(entry)
+                elif self._has(entry):
+                    pass
                 elif entry.size == 0:
                     sink.write_whole(entry, b"")
                 elif not record.lists and len(record.extents) == 1 and record.extents[0].chunk >= 0:
