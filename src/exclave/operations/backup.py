@@ -32,7 +32,7 @@ from exclave.operations.carry import carry_lists, carry_state
 from exclave.operations.deletion import carry_orders, charter_facts, leave_doomed
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
-from exclave.operations.new_epoch import forget_others, rekey_facts
+from exclave.operations.new_epoch import forget_others, rekey_facts, require_not_older
 from exclave.operations.signals import Observer, without_signals
 from exclave.registers.contract import Capture, Clock
 from exclave.rules.epochs import VerifiedEpoch
@@ -192,6 +192,7 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
     for label in to:
         if label not in rule.at:
             raise LegalBasisMissing(f"the charter gives no legal basis for this register at {label}", site=label)
+    require_not_older(home, view, register)
     epoch = view.epoch_chain(register).newest
     me = home.writer_card()
     if epoch.note.writer != me.digest:
@@ -244,7 +245,7 @@ def _reconcile(run: _Run, index: ChunkIndex) -> None:
     """
     epoch, cache, chain = run.epoch.number, run.home.cache(run.register), run.view.epoch_chain(run.register)
     mine = index_keys_of_pen(run.home.register_secrets(run.register).index_keys, chain)
-    if forget_others(cache, index, chain):
+    if forget_others(run.home, index, chain):
         for catalogue in cache.glob("*.catalogue"):
             # Its references are as old. A restart finds fewer of them, and an index without what they name.
             catalogue.unlink()

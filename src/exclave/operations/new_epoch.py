@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
 
-from exclave.errors import IntegrityError, MissingObject, UnavailableError
+from exclave.errors import IntegrityError, MalformedError, MissingObject, RolledBack, UnavailableError
 from exclave.formats.fact import Fact
-from exclave.ids import Digest, Epoch, Instant, Label
-from exclave.operations.home import read_limited, write_private
+from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, parse_digest, parse_positive
+from exclave.operations.home import Home, read_limited, write_private
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.pen import notes_of_pen
 from exclave.sites.contract import Site
@@ -16,21 +16,66 @@ from exclave.vault.index import ChunkIndex
 from exclave.verify.state import StateView
 
 REKEY = Label("rekey")
-_NOTE = "epoch-note"
 
 
-def forget_others(cache: Path, index: ChunkIndex, chain: EpochChain) -> bool:
+@dataclass(frozen=True, slots=True)
+class NotedEpoch:
+    """The newest epoch that this home knows of, kept in ``state/ID.epoch-note``."""
+
+    seen: bool
+    """False: a rekey was about to put it, and nobody may ever have seen it."""
+    number: Epoch
+    note: Digest
+
+
+def note_epoch(home: Home, register: RegisterId, noted: NotedEpoch) -> None:
+    """Durable when it returns."""
+    word = "seen" if noted.seen else "intended"
+    path = home.folder / "state" / f"{register}.epoch-note"
+    if read_noted(home, register) != noted:
+        write_private(path, f"{word} {noted.number} {noted.note.hex()}\n".encode())
+
+
+def read_noted(home: Home, register: RegisterId) -> NotedEpoch | None:
+    """What ``note_epoch`` kept, None if nothing was. ``MalformedError`` if it is damaged."""
+    path = home.folder / "state" / f"{register}.epoch-note"
+    if not path.exists():
+        return None
+    try:
+        word, number, note = read_limited(path, 200).decode("ascii").split()
+        return NotedEpoch({"seen": True, "intended": False}[word], Epoch(parse_positive(number)), parse_digest(note))
+    except (ValueError, KeyError, MalformedError) as error:
+        raise MalformedError(f"{path} is damaged", hint="Remove it once all sites answer.") from error
+
+
+def require_not_older(home: Home, view: StateView, register: RegisterId) -> None:
+    """``RolledBack`` if the sites show less than an epoch that this home wrote in, or whose note may lie at a site that
+    is away: what is written under the one before would be cut off when it comes back.
+    """
+    noted, newest = read_noted(home, register), view.epoch_chain(register).newest
+    if noted is None or noted.number <= newest.number:
+        return
+    rule = view.chain.newest.charter.register(register)
+    away = [s for s in (rule.at if rule is not None else ()) if s not in view.shown or register in view.shown[s].unread]
+    if noted.seen or away:
+        raise RolledBack(
+            f"no site shows epoch {noted.number} of this register, which this home knows of; away: {', '.join(away)}",
+            hint="Bring the sites up that have it, or run the rekey that was broken off again, with the same files.",
+            epoch=noted.number,
+        )
+
+
+def forget_others(home: Home, index: ChunkIndex, chain: EpochChain) -> bool:
     """Makes ``index`` forget packs that cannot be built on; whether there were any.
 
-    Packs of former writers, and all packs if the epoch that was written in last is not one of the chain (a fork that a
+    Packs of former writers, and all packs if the epoch that was noted last is not one of the chain (a fork that a
     charter decided otherwise): what was sealed under its opening key opens for nobody.
     """
-    path, newest = cache / _NOTE, chain.newest
-    last = Digest(read_limited(path, 64)) if path.exists() else newest.digest
-    gone = index.forget_before(Epoch(newest.number + 1) if last not in notes_of_pen(chain) else chain.pen_since)
-    if last != newest.digest or not path.exists():
-        # Before the first pack under this note. Dies before: the next run forgets the same again.
-        write_private(path, newest.digest)
+    noted, newest = read_noted(home, chain.register), chain.newest
+    known = noted is None or noted.note in notes_of_pen(chain)
+    gone = index.forget_before(chain.pen_since if known else Epoch(newest.number + 1))
+    # Before the first pack under this note. Dies before: the next run forgets the same again.
+    note_epoch(home, chain.register, NotedEpoch(True, newest.number, newest.digest))
     return gone
 
 

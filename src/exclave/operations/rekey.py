@@ -26,7 +26,7 @@ from exclave.errors import (
 )
 from exclave.formats.epochnote import ParsedEpoch, parse_epoch
 from exclave.formats.note import parse_note
-from exclave.ids import Instant, Label, RegisterId
+from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
 from exclave.operations.act_fact import patiently
 from exclave.operations.custody import Granted, OpenedRegister
@@ -34,7 +34,7 @@ from exclave.operations.deletion import keys_due
 from exclave.operations.epoch_make import MadeEpoch, cut_of, make_epoch, put_epoch, read_made
 from exclave.operations.home import Home, key_card, write_private
 from exclave.operations.ledger_entry import enter, settle_outbox
-from exclave.operations.new_epoch import rekey_facts
+from exclave.operations.new_epoch import NotedEpoch, note_epoch, rekey_facts
 from exclave.operations.restore import remembered_heads, require_newest, require_unforked
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.sites.contract import Site
@@ -145,6 +145,10 @@ def _rekey_one(run: _Run, register: RegisterId, opened: OpenedRegister) -> Rekey
         failed: dict[Label, str] = {}
         if made is not None:
             _require_unchanged(run, register, opened.annex.name, former, made)
+            if run.home is not None:
+                # From here on sites may show it: a home that dies writes nothing under the former one that they hide.
+                digest = parse_note(made.note).digest
+                note_epoch(run.home, register, NotedEpoch(False, Epoch(former.number + 1), digest))
             cards, warrant = [key_card(run.machine), former.writer], run.granted.note.encode()
             failed = put_epoch(run.view.state, register, made, cards, warrant, sites, run.say)  # (3)
         epoch = _read_back(run, register, opened.annex.name, made)  # (4)
