@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +16,8 @@ import typer
 
 from exclave.cli.main import app
 from exclave.operations.failover import stop_all
-from support.json_shape import IDENTITY, has, shape
-from support.small_home import SmallHome, run, served
+from support.json_shape import DELETION, IDENTITY, has, shape
+from support.small_home import SmallHome, run, served, start
 
 
 def _commands() -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -97,6 +100,7 @@ KEYS: dict[str, str] = {
     " shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed witnesses_needed]",
     "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects sequence"
     " signals sites time witnessed]]",
+    "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",
     "status": "charter custodians findings fingerprint identity ok registers[age_s epoch id mine name problem protected"
     " rpo_s rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
     "verify": "charter checked_at findings ok packs_read registers[age_s epoch latest latest_time placement_lacks"
@@ -107,6 +111,8 @@ KEYS: dict[str, str] = {
     "warrant show": "digest signatures warrant",
     "rekey": "registers[bad charter custodians epoch fact failed name overtaken register sites threshold used]",
     "restore": "bad_shares restored",
+    "mount": "mounted",
+    "export": "bad_shares exported faults",
     "diff": "after before datasets[bytes_after bytes_before changes counts kind left_out name tables] nodes_read"
     " register same time_after time_before",
     "failover run": "decided epoch lost place registers[answered bad_shares datasets[bytes digest_embassy digest_exact"
@@ -117,6 +123,17 @@ KEYS: dict[str, str] = {
     "demo": "stopped",
 }
 """Keys of what each command prints with ``--json``; of lists of objects, the keys of their first element."""
+
+
+def mounted_json(*arguments: str) -> Any:
+    """What a mount prints once it can be used; it is ended then."""
+    process = start(*arguments)
+    try:
+        while process.poll() is None and not os.path.ismount(arguments[1]):
+            time.sleep(0.05)
+    finally:
+        process.terminate()
+    return json.loads(process.communicate(timeout=60)[0])
 
 
 def test_json_of_every_command(tmp_path: Path) -> None:
@@ -142,6 +159,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("charter show", *home.home)
     ok("backup", *home.home)
     ok("snapshots", *home.home)
+    ok("retention", *home.home)
     ok("status", *home.home)
     ok("verify", *home.home)
     ok("scrub", "lux", *home.home)
@@ -161,6 +179,8 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     granted = [*home.where(), "--warrant", warrant, *answers, "--key", key]
     ok("restore", *granted, "--target", str(tmp_path / "target"))
     ok("diff", "gazette", "1", "1", *granted)
+    ok("export", "acts", *granted, "--format", "bagit", "--out", str(tmp_path / "bag"))
+    seen["mount"] = mounted_json("mount", str(tmp_path / "look"), *granted, "--json")
     try:
         ok("failover run", *granted, "--dir", str(folder))
         ok("failover status", "--dir", str(folder))
@@ -173,8 +193,9 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     for name, keys in KEYS.items():
         assert has(keys, seen[name]), f"{name}: {shape(seen[name])}"
     with_json = {" ".join(p) for p, c in COMMANDS.items() if any("--json" in o.opts for o in c.params)}
-    # Commands below `identity` are played in tests/identity/test_identity_commands.py, which fails for one that is not.
-    elsewhere = {f"identity {name}" for name in IDENTITY}
+    # Commands below `identity` are played in tests/identity/test_identity_commands.py, which fails for one that is not;
+    # those below `delete` in tests/deletion/test_deletion_commands.py.
+    elsewhere = {f"identity {name}" for name in IDENTITY} | {f"delete {name}" for name in DELETION}
     assert with_json == set(KEYS) | elsewhere, "a command with --json is not covered"
     without = {"serve console", "serve witness", "serve identity", "identity nginx"}
     assert {" ".join(p) for p in COMMANDS} - with_json == without

@@ -55,3 +55,13 @@ IDENTITY: dict[str, str] = {
     " state why",
 }
 """Of each command below ``identity``, played in ``tests/identity/test_identity_commands.py``."""
+
+DELETION: dict[str, str] = {
+    "object": "failed order register sites",
+    "propose": "digest order path",
+    "publish": "delay_s entered order",
+    "record": "orders",
+    "run": "orders[absent complete due erased erased_bytes order packs pending register shared state waits why] site",
+    "status": "registers[orders[digest entered objections order verdict warrant] register]",
+}
+"""Of each command below ``delete``, played in ``tests/deletion/test_deletion_commands.py``."""
