@@ -4,58 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from exclave.app import open_named_sites
-from exclave.cli.delete import _facts as _facts_of
-from exclave.cli.output import plain
-from exclave.cli.where import view_of
 from exclave.errors import Busy, MissingObject, NotAuthorised
 from exclave.formats.deletion import DONE
-from exclave.formats.warrant import Act
-from exclave.ids import Instant, Key, Label, now, parse_digest, parse_register_id
+from exclave.ids import Label, now, parse_digest
 from exclave.operations import act_fact, backup, deletion
-from exclave.operations.custody import grant
 from exclave.rules.deletion import OrderState
 from exclave.sites.contract import Site
-from exclave.sites.erasing import DirectoryEraser, Locked
-from exclave.verify.embassy import verify_embassy
-from exclave.verify.history import read_history
 from exclave.verify.inventory import read_lists
-from support.deleting import AgeingHome, DyingEraser, Killed
+from support.deleting import AgeingHome, facts_of
 from support.refusal import refused
 from support.small_home import run
 
 SOURCE = Path(__file__).parents[2] / "src" / "exclave"
 Packs = dict[str, set[str]]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> AgeingHome:
-    """Four versions of which three are to go, and an order that is public at all sites."""
-    home = AgeingHome(tmp_path_factory.mktemp("deleting") / "state")
-    home.found()
-    home.grown(4)
-    home.ordered()
-    return home
-
-
-@pytest.fixture
-def home(made: AgeingHome, tmp_path: Path) -> Iterator[AgeingHome]:
-    """The same again for each test: what it did is put back in place."""
-    kept = tmp_path / "kept"
-    # Copied away and back: the files stay, so that they have been there as long as they say.
-    os.rename(made.root, kept)
-    shutil.copytree(kept, made.root, symlinks=True)
-    yield made
-    for name in ("retention_days", "delay_s", "extra"):
-        made.__dict__.pop(name, None)
-    shutil.rmtree(made.root)
-    os.rename(kept, made.root)
 
 
 def shown(home: AgeingHome, *sites: str, code: int = 0) -> Any:
@@ -276,7 +242,7 @@ def test_no_site_of_home_deletes() -> None:
 
 def test_a_writer_who_says_that_it_is_done(home: AgeingHome) -> None:
     """A coerced home cannot skip the delay: sites do not go by its word, and the checker accuses it."""
-    where = _facts(home)
+    where = facts_of(home)
     view, facts, history = where
     order = deletion.read_deletions(view, facts.sites, history, now=now()).orders[0]
     note = view.warrants[order.warrant.digest]
@@ -292,19 +258,12 @@ def test_a_writer_who_says_that_it_is_done(home: AgeingHome) -> None:
     assert len(missing) >= 4, "packs of the versions that were to go are still damage"
 
 
-def _facts(home: AgeingHome) -> Any:
-    where = view_of(home.folder, None, "")
-    register = parse_register_id(home.id_of())
-    facts = _facts_of(where, register)
-    return where.view, facts, read_history(where.view, where.sites, register)
-
-
 def test_a_fact_without_a_warrant(home: AgeingHome) -> None:
     """What the writer alone enters orders nothing: no site goes by it, and a missing pack stays damage."""
     home.grown(1)
     order = home.propose("alone")
     parsed = deletion.read_order_file(order)
-    view, facts, _ = _facts(home)
+    view, facts, _ = facts_of(home)
     for site in facts.sites.values():
         site.put_same(deletion.deletion_key(view.state, parsed.register, parsed.digest), parsed.encode().encode())
     with facts.alone():
@@ -338,14 +297,14 @@ def test_a_host_who_deletes_by_himself(home: AgeingHome) -> None:
 
 
 def _doomed(home: AgeingHome) -> set[str]:
-    view, facts, history = _facts(home)
+    view, facts, history = facts_of(home)
     deletions = deletion.read_deletions(view, facts.sites, history, now=now())
     return {name.hex() for name in deletion.doomed_packs(view, facts.sites, history, deletions)}
 
 
 def test_a_living_list_that_nobody_has(home: AgeingHome) -> None:
     """If it cannot be told what living versions need, nothing goes."""
-    _, _, history = _facts(home)
+    _, _, history = facts_of(home)
     root = history.latest.leaf.objects.hex()
     for site in home.sites:
         (home.site(site) / home.fingerprint / home.id_of() / "list" / root).unlink()
@@ -377,7 +336,7 @@ def test_a_backup_leaves_alone_what_is_to_go(home: AgeingHome, tmp_path: Path) -
 
 def _needed(home: AgeingHome) -> set[str]:
     """Packs of the newest version."""
-    view, facts, history = _facts(home)
+    view, facts, history = facts_of(home)
     found = read_lists(view.state, history.register, [history.latest.leaf.objects], facts.sites)
     return {name.hex() for name in found.packs}
 
@@ -403,115 +362,10 @@ def test_publishing_during_a_backup(home: AgeingHome, monkeypatch: pytest.Monkey
     order = home.propose("second")
     signed = home.signed(order)
     monkeypatch.setattr(act_fact, "WAIT_S", 1.0)
-    _, facts, _ = _facts(home)
+    _, facts, _ = facts_of(home)
     with facts.alone():
         refused(Busy.exit_code, "delete", "publish", str(order), *signed, *home.home)
     assert parse_digest(home.publish(order, signed)["order"])
-
-
-# Crashes
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_killed_at_every_erasure(home: AgeingHome, before: bool) -> None:
-    """Whatever is left is harmless: living versions are whole at every moment, and the next run goes on."""
-    total = home.erase("lux", look=True).pending
-    assert len(total) >= 3
-    for _ in total:
-        with pytest.raises(Killed):
-            home.erase("lux", power=DyingEraser(DirectoryEraser(str(home.site("lux"))), 1, before=before))
-        if before:
-            home.erase("lux", power=_Once(home))
-        assert [v["complete"] for v in shown_at_31_days(home) if v["site"] == "lux"] == [1]
-    done = home.erase("lux")
-    assert (done.complete, done.erased, done.absent) == (True, 0, len(total))
-
-
-class _Once:
-    """Erases one object and leaves the rest as if it had been killed after it."""
-
-    def __init__(self, home: AgeingHome) -> None:
-        self._inner, self._done = DirectoryEraser(str(home.site("lux"))), False
-
-    def shown_since(self, key: Key) -> Any:
-        return self._inner.shown_since(key)
-
-    def erase(self, key: Key) -> Locked | None:
-        if self._done:
-            return Locked(None, "another day")
-        self._done = True
-        return self._inner.erase(key)
-
-
-def shown_at_31_days(home: AgeingHome) -> list[dict[str, Any]]:
-    sites = open_named_sites(f"{name}={home.urls[name]}" for name in home.sites)
-    report = verify_embassy(sites, home.pinned, now=Instant(now() + 31 * 86_400_000_000))
-    assert not [f for f in report.findings if f.grave and f.fault in ("missing-object", "corrupt-object")]
-    return list(plain(report)["registers"][0]["sites"])
-
-
-class _DyingSite:
-    """A site whose user is killed at its ``at``-th write, before or after it."""
-
-    def __init__(self, inner: Site, count: list[int], at: int, *, before: bool) -> None:
-        self._inner, self._count, self._at, self._before = inner, count, at, before
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(self._inner, name)
-        if name not in ("put_new", "put_same", "replace_if"):
-            return real
-
-        def write(*parts: Any) -> Any:
-            self._count[0] += 1
-            if self._count[0] == self._at and self._before:
-                raise Killed
-            found = real(*parts)
-            if self._count[0] == self._at:
-                raise Killed
-            return found
-
-        return write
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_killed_at_every_write_of_publishing(home: AgeingHome, before: bool) -> None:
-    """The order is in the ledger once or not at all, and the same command finishes it."""
-    home.grown(1)
-    order = home.propose("dying")
-    signed = home.signed(order)
-    parsed = deletion.read_order_file(order)
-    at = 0
-    while True:
-        at += 1
-        view, facts, history = _facts(home)
-        count = [0]
-        sites = {n: _DyingSite(s, count, at, before=before) for n, s in facts.sites.items()}
-        dying = act_fact.RegisterFacts(
-            view,
-            parsed.register,
-            facts.machine,
-            sites,
-            {},
-            facts.outbox,
-            facts.alone,  # type: ignore[arg-type]
-        )
-        granted = deletion_grant(view, facts, signed, parsed)
-        try:
-            deletion.publish(view, parsed, granted, dying, sites, now=now())  # type: ignore[arg-type]
-        except Killed:
-            assert sum(f.fact.say[:1] == (parsed.digest.hex(),) for f in history.facts) <= 1
-            continue
-        break
-    assert at > 6
-    _, _, history = _facts(home)
-    assert sum(f.fact.say[:1] == (parsed.digest.hex(),) for f in history.facts) == 1
-    assert shown(home)["ok"]
-
-
-def deletion_grant(view: Any, facts: Any, signed: list[str], parsed: Any) -> Any:
-    answers = [Path(path) for name, path in zip(signed[2::2], signed[3::2], strict=True) if name == "--answer"]
-    return grant(view, Path(signed[1]), answers, act=Act.DELETE, place=None, machine=facts.machine, now=now(),
-                 object=parsed.digest)  # fmt: skip
 
 
 def test_two_orders_that_share_a_pack(home: AgeingHome) -> None:

@@ -8,9 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from exclave.app import open_named_sites
-from exclave.ids import Digest, Fingerprint, Instant, Key, Label, now, parse_digest, parse_fingerprint
+from exclave.cli.delete import writer_facts
+from exclave.cli.where import view_of
+from exclave.ids import (
+    Digest,
+    Fingerprint,
+    Instant,
+    Key,
+    Label,
+    now,
+    parse_digest,
+    parse_fingerprint,
+    parse_register_id,
+)
+from exclave.operations.act_fact import RegisterFacts
 from exclave.operations.erasure import Here, SiteErasure, carry_out
 from exclave.sites.erasing import DirectoryEraser, ErasingSite, Locked
+from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.state import StateView
 from support.small_home import SmallHome
 
 DAY = 86_400_000_000
@@ -144,3 +159,10 @@ class DyingEraser:
         if self._left == 0:
             raise Killed
         return done
+
+
+def facts_of(home: AgeingHome) -> tuple[StateView, RegisterFacts, RegisterHistory]:
+    """The state as its sites show it, the way to enter facts from home, and what the ledger has."""
+    where = view_of(home.folder, None, "")
+    register = parse_register_id(home.id_of())
+    return where.view, writer_facts(where, register), read_history(where.view, where.sites, register)

@@ -85,7 +85,7 @@ def publish(
     """Make a warranted order public, at the sites and in the ledger: its delay begins. Run by the register's writer."""
     where = view_of(home, None, "")
     wanted = verbs.read_order_file(order)
-    facts = _facts(where, wanted.register)
+    facts = writer_facts(where, wanted.register)
     granted = grant(
         where.view, warrant, answer or (), act=Act.DELETE, place=None, machine=facts.machine, now=now(),
         object=wanted.digest,
@@ -198,7 +198,7 @@ def record(register: Register, home: HomeFolder = Path(), json: Json = False) ->
     """Enter in the ledger what was erased, as the sites show it now. Run by the register's writer."""
     where = view_of(home, None, "")
     number = _one(where, register)
-    facts = _facts(where, number)
+    facts = writer_facts(where, number)
     done = verbs.record(where.view, facts.sites, number, facts, now=now())
     if json:
         print_json({"orders": {digest.hex(): entered for digest, entered in done.items()}})
@@ -210,7 +210,7 @@ def record(register: Register, home: HomeFolder = Path(), json: Json = False) ->
         _show_failed(entered)
 
 
-def _facts(where: Where, register: RegisterId) -> RegisterFacts:
+def writer_facts(where: Where, register: RegisterId) -> RegisterFacts:
     """Entering facts into the register's ledger from this home, which must have the pen."""
     home = where.home
     if home is None:
