@@ -36,11 +36,11 @@ from exclave.vault.sealer import HERE, Slot
 
 LEAF_LEAST = 64
 LEAF_MOST = 2048
-LEAF_MASK = 0xFF
+LEAF_MASK = 0x7F
 LEAF_MOST_CHUNKS = 8192
 LEAF_MOST_BYTES = 2 << 20
 """A leaf is closed when its records are longer than this; readers refuse a node of more than 8 MiB."""
-BRANCH_CUT = 4
+BRANCH_CUT = 8
 BRANCH_MOST = 1024
 BRANCH_MOST_PATHS = 1 << 20
 """Bytes of the paths in a branch: paths of 64 KiB must not make it longer than a node may be."""
