@@ -72,7 +72,7 @@ def bench_link(tree: Tree, environment: dict[str, str], say: Say) -> LinkFigures
 def _engine(link: Link, folder: Path) -> Iterator[str]:
     """SeaweedFS on the far side; the URL of a site in it, for the near side."""
     seaweed.write_files(folder)
-    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "GOMEMLIMIT": "1GiB"}
+    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "GOMEMLIMIT": "2GiB"}
     argv = [*link.inside(link.far), *seaweed.weed_command(PORTS, FAR)]
     with (folder / "weed.log").open("wb") as said:
         process = subprocess.Popen(argv, cwd=folder, stdout=said, stderr=said, env=environment)

@@ -91,6 +91,7 @@ def main() -> int:
 
     def say(text: str) -> None:
         console.print(f"[{time.monotonic() - began:5.0f} s] {text}", markup=False)
+        sys.stdout.flush()  # into a file too, so that a long run can be watched
 
     if options.profile:
         return _profile(options, environment, say)

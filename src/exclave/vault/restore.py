@@ -26,12 +26,12 @@ WINDOW_PLACES = 1 << 16
 """Each takes some hundred bytes of memory: a manifest of one-byte extents must not fill it."""
 WINDOWS = 3
 """So many are fetched and written while the next is planned."""
-RUN_BYTES = 4 << 20
-"""Longest run that is asked for at once."""
-FLYING_BYTES = 48 << 20
-FETCHERS = 12
-"""Requests on their way. Over 40 ms and 1 Gbit/s two runs fill the link only once their connections are at full
-speed; the others wait for that."""
+RUN_BYTES = 8 << 20
+"""Longest run that is asked for at once. A site may have to read more than it is asked for at both ends."""
+FLYING_BYTES = 64 << 20
+FETCHERS = 8
+"""Requests on their way. One run alone would fill a link of 40 ms and 1 Gbit/s, but for the time that its connection
+takes to come to speed, that the site takes to begin, and that we take to write it."""
 WORKERS = max(2, os.cpu_count() or 2)
 
 
