@@ -108,6 +108,8 @@ class S3Site:
         self._place = place
         self._sorted_at_once = sorted_at_once
         self._bucket_seen = False
+        self._doubtful: set[Key] = set()
+        """What may be there, since the answer to a write was lost."""
         self._small = _store(place, keys, authorities, small_timeout_s)
         self._large = _store(place, keys, authorities, large_timeout_s)
 
@@ -229,12 +231,15 @@ class S3Site:
     def put_same(self, key: Key, data: bytes | memoryview) -> None:
         check_write(data)
         try:
-            if self.stat(key) is None:
+            # Most objects are new, and to ask first would cost each a round trip.
+            if key not in self._doubtful or self.stat(key) is None:
                 self._put(key, data, "create")
+                self._doubtful.discard(key)
                 return
         except AlreadyExists:
             pass
         except OutcomeUnknown as error:  # harmless here: repeating it finds the object, or writes it
+            self._doubtful.add(key)
             raise SiteUnavailable(error.message, key=key) from error
         try:
             same = self.get(key, limit=len(data)) == data
