@@ -359,7 +359,7 @@ class Packs:
             for entry, extents, _, lists in node[3]:
                 yield entry, self.content(node, extents, lists)
             return
-        for pack, *rest in node[2]:  # version, level, references; 32 zero bytes: the pack that this node lies in
+        for pack, *rest in node[2]:  # version, level, references, paths; 32 zero bytes: the pack that this node is in
             yield from self.records([pack if any(pack) else tree[0], *rest], level - 1)
     def content(self, node: list[Any], extents: list[Any], lists: list[Any]) -> Any:
         for position, start, length in extents:
