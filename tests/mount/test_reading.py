@@ -187,6 +187,25 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
             assert cache._kept_bytes == sum(map(len, cache._kept.values()))
 
 
+def test_many_orderly_readers_share_the_room(tmp_path: Path) -> None:
+    """Sixteen files read in order at once through a small memory: every byte is right, few are fetched twice."""
+    (tmp_path / "tree").mkdir()
+    contents = {b"%02d" % n: random.Random(n).randbytes(2 << 20) for n in range(16)}
+    for name, content in contents.items():
+        (tmp_path / "tree" / os.fsdecode(name)).write_bytes(content)
+    vault = Vault(tmp_path / "cache")
+    version = vault.back_up(tmp_path / "tree")
+    site = recorded(vault)
+    with looked_up(vault, version.manifest, {Label("one"): site}, cache_bytes=24 << 20) as (tree, _, cache):
+        files = {name: opened(tree, name) for name in contents}
+        site.forget()
+        for at in range(0, 2 << 20, 128 << 10):
+            for name, file in files.items():
+                assert file.read(at, 128 << 10) == contents[name][at : at + (128 << 10)]
+                assert sum(cache._ahead.values()) <= 12 << 20
+        assert site.totals.read_bytes < 1.5 * sum(map(len, contents.values()))
+
+
 def test_many_readers_fetch_a_chunk_once(tmp_path: Path) -> None:
     """Sixteen threads that want the same place at the same time cause one fetch."""
     (tmp_path / "tree").mkdir()

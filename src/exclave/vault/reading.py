@@ -50,6 +50,8 @@ class ChunkCache:
         self._kept: OrderedDict[Place, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._coming: dict[Place, Future[bytes]] = {}
+        self._ahead: dict[Place, int] = {}
+        """Lengths of chunks on their way that nobody has asked for yet: together at most half of what is kept."""
         self._lock = threading.Lock()
         self._closed = False
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="read")
@@ -82,15 +84,23 @@ class ChunkCache:
         return coming.result()
 
     def ahead(self, reader: PackReader, refs: Iterable[Ref]) -> None:
-        """Begins to fetch those chunks that are neither here nor on their way. A failure is noticed by who needs it."""
+        """Begins to fetch those chunks that are neither here nor on their way, as far as there is room for them.
+
+        A failure is noticed by who needs the chunk.
+        """
         batches: list[list[Ref]] = []
         size = 0
         with self._lock:
+            room = self.limit_bytes // 2 - sum(self._ahead.values())
             for ref in refs:
+                if ref.raw > room:
+                    break  # many read in order at once: what is fetched too early would be dropped unread
                 place = _place(ref)
                 if self._closed or place in self._kept or place in self._coming:
                     continue
                 self._coming[place] = Future()
+                self._ahead[place] = ref.raw
+                room -= ref.raw
                 if not batches or batches[-1][0].pack != ref.pack or size + ref.length > BATCH_BYTES:
                     batches.append([])
                     size = 0
@@ -113,6 +123,7 @@ class ChunkCache:
                         self._pool.submit(self._fetch, reader, pack, [ref])
                     return
                 for place in left:
+                    self._ahead.pop(place, None)
                     self._coming.pop(place).set_exception(error)
 
     def _arrived(self, ref: Ref, data: bytes) -> None:
@@ -122,6 +133,7 @@ class ChunkCache:
             self._kept_bytes += len(data)
             while self._kept_bytes > self.limit_bytes and len(self._kept) > 1:
                 self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+            self._ahead.pop(place, None)
             waiting = self._coming.pop(place)
         waiting.set_result(data)
 
