@@ -23,6 +23,7 @@ def main(wanted: list[str]) -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="exclave-crash-") as name:
             verb = kind(Path(name))
+            verb.reset()
             with Faults(Path(name), verb.roots) as faults:
                 calls = faults.run(verb.command()).calls
                 todo, began, ended = cases(calls), time.monotonic(), collections.Counter[int]()

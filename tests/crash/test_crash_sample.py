@@ -29,6 +29,7 @@ def test_any_durable_call_may_be_the_last(kind: type[Verb], tmp_path: Path) -> N
     next run completes.
     """
     verb = kind(tmp_path)
+    verb.reset()
     with Faults(tmp_path, verb.roots) as faults:
         calls = faults.run(verb.command()).calls
         chosen = sample(cases(calls), SIZE[kind.name], SEED)
@@ -37,7 +38,7 @@ def test_any_durable_call_may_be_the_last(kind: type[Verb], tmp_path: Path) -> N
             for case, _, problem in play(verb, faults, chosen)
             if problem
         ]
-    assert len(calls) > 100
+    assert len(calls) > 10
     assert problems == []
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from exclave.errors import Bug
+from support.deleting import AgeingHome
 from support.faults import Call, Faults, Mode, Outcome
 from support.rekeying import People
 from support.small_home import Register, run, tree_of
@@ -46,11 +48,16 @@ class Verb(ABC):
         (acts / "act-1").write_text("Act 1\n")
         (acts / "act-2").write_bytes(random.Random(1).randbytes(40_000))
         register = Register("gazette", [("acts", "files", {"path": str(acts)})], at=SITES)
-        self.home = People(self.root, [register], sites=SITES).found()
+        self.home = self.make(register)
+        self.home.found()
         self.home.backup()
         self.trees = {1: tree_of(acts)}
         self.prepare()
         shutil.copytree(self.root, self.saved, symlinks=True)
+
+    def make(self, register: Register) -> People:
+        """The home, not founded yet."""
+        return People(self.root, [register], sites=SITES)
 
     @property
     def acts(self) -> Path:
@@ -170,7 +177,55 @@ class Rekey(Verb):
         assert [f.kind for f in self.home.facts()].count("rekey") == 1, "the fact is entered once"
 
 
-VERBS: tuple[type[Verb], ...] = (Backup, Rekey)
+class _Ageing(AgeingHome, People):
+    """Only the newest version is kept, and an order lies open for a second."""
+
+    delay_s = 1
+
+
+class Delete(Verb):
+    """The operator of a site erases four versions that an order names."""
+
+    name = "delete"
+
+    def make(self, register: Register) -> People:
+        return _Ageing(self.root, [register], sites=SITES)
+
+    def prepare(self) -> None:
+        for number in (2, 3, 4, 5):
+            (self.acts / "act-2").write_bytes(random.Random(number).randbytes(60_000))
+            self.home.backup()
+        assert isinstance(self.home, _Ageing)
+        self.home.ordered()
+        self.home.backup()
+        self.trees = {5: tree_of(self.acts), 6: tree_of(self.acts)}
+        self._granted = self.home.granted("restore", name="before")
+
+    def reset(self) -> None:
+        super().reset()
+        time.sleep(1.2)  # the order's delay counts from when its file came there, and it was just copied
+
+    def command(self) -> list[str]:
+        return self._at("lux", "home")
+
+    def _at(self, site: str, other: str) -> list[str]:
+        urls = self.home.urls
+        where = [f"{site}={urls[site]}", "--site", f"{other}={urls[other]}"]
+        return ["delete", "run", *where, "--fingerprint", self.home.fingerprint]
+
+    def finish(self) -> None:
+        self.home.ok(*self._at("home", "lux"))
+        self.home.ok("delete", "record", "gazette", *self.home.home)
+        for number in (1, 2, 3, 4):
+            target = str(self.root / "gone")
+            self.home.fails(22, "restore", *self.home.where(), *self._granted, "--version", str(number),
+                            "--target", target)  # fmt: skip
+
+    def restore_options(self) -> list[str]:
+        return self._granted
+
+
+VERBS: tuple[type[Verb], ...] = (Backup, Delete, Rekey)
 
 
 def cases(calls: tuple[Call, ...]) -> list[Case]:

@@ -32,7 +32,7 @@ def _child(shim: ctypes.CDLL, asked: dict[str, Any]) -> None:
 
 def serve() -> None:
     """Until standard input ends."""
-    for name in ("backup", "rekey", "restore", "verify"):
+    for name in ("backup", "delete", "rekey", "restore", "verify"):
         import_module(f"exclave.cli.{name}")
     shim = ctypes.CDLL(os.environ["LD_PRELOAD"])
     sys.stdout.write("ready\n")
