@@ -186,6 +186,8 @@ def test_a_legal_hold_by_custodians(home: AgeingHome) -> None:
     assert "hold" in home.erase("lux").verdict.why
     refused(30, "delete", "propose", "gazette", str(home.root / "more"), "--reason", "x", *home.home)
     assert home.ok("retention", "gazette", *home.home)["registers"][0]["hold"]
+    drafted = home.ok("charter", "propose", str(home.root / "warned"), *home.home)
+    assert any("legal hold by luc ends with this charter" in warning for warning in drafted["warnings"])
     home.new_charter("lifted")
     assert home.erase("lux").verdict.state is OrderState.DUE
 

@@ -15,6 +15,7 @@ from exclave.errors import UsageError
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.ids import Digest, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
 from exclave.operations import charter as verb
+from exclave.operations.deletion import holds_lifted
 from exclave.operations.home import Home
 from exclave.verify.state import StateView, read_state
 
@@ -50,7 +51,7 @@ def propose(
     opened = open_home(home)
     view = _view(opened)
     made = verb.propose(opened, draft.absolute(), view, now=now(), drop=drop or (), epochs=_chosen(epoch))
-    warnings = verb.lost_power(made, view)
+    warnings = (*verb.lost_power(made, view), *holds_lifted(view, open_sites(opened) if view else {}, made.charter))
     if json:
         print_json({"draft": draft, "number": made.charter.number, "digest": made.fingerprint, "warnings": warnings,
                     "registers": {str(n): r for n, r in opened.register_ids().items()}})  # fmt: skip

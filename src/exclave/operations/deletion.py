@@ -16,6 +16,7 @@ from exclave.errors import (
     UnavailableError,
     UsageError,
 )
+from exclave.formats.charter import ParsedCharter
 from exclave.formats.deletion import (
     CHARTER,
     DONE,
@@ -80,6 +81,25 @@ def retention(view: StateView, sources: Sources, register: RegisterId, *, now: I
     deletions = read_deletions(view, sources, history, now=now, listen=True)
     hold = _hold(view, deletions)
     return Kept(register, hold, decide(deletions.made, deletions.charters, now, held=bool(hold)))
+
+
+def holds_lifted(view: StateView | None, sources: Sources, draft: ParsedCharter) -> tuple[str, ...]:
+    """What a person must know before the next charter is signed: legal holds of custodians that end with it.
+
+    A register whose ledger cannot be read now is left to `exclave retention`.
+    """
+    told: list[str] = []
+    for rule in draft.registers if view is not None else ():
+        if view is None or rule.hold is not None or view.chain.newest.charter.register(rule.id) is None:
+            continue
+        try:
+            history = read_history(view, sources, rule.id)
+        except IntegrityError:
+            continue
+        hold = _hold(view, read_deletions(view, sources, history, now=draft.issued, listen=True))
+        if hold:
+            told.append(f"register {rule.id}: the {hold} ends with this charter; `legal_hold` in exclave.toml keeps it")
+    return tuple(told)
 
 
 def _hold(view: StateView, deletions: Deletions) -> str:
