@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from exclave.errors import SiteUnavailable
 from exclave.formats.note import parse_note
 from exclave.formats.scrubbed import parse_scrub_report
 from exclave.ids import Instant, Key, RegisterId, now, sha256
@@ -18,7 +20,11 @@ from exclave.operations.home import key_card
 from exclave.rules.scrub import DAY_US, day_of, day_text
 from exclave.rules.signatures import verify_signed_by
 from exclave.sites.directory import DirectorySite
+from exclave.sites.memory import MemorySite
 from exclave.sites.opening import open_site
+from exclave.verify.inventory import NamedObject
+from exclave.verify.part import read_objects
+from support.hostile import PassThrough
 from support.seaweed import Seaweed
 from support.small_home import SmallHome
 
@@ -166,24 +172,43 @@ def test_repair_without_keys(tmp_path: Path) -> None:
 
 
 def test_bad_sector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pack that the disk cannot read any more is repaired; a site that answers nothing is unavailable, not spoilt."""
+    """A pack that the disk cannot read any more is found and repaired."""
     home = SmallHome(tmp_path).found()
     home.backup()
-    victim, real = packs(home, "lux")[0], os.read
-    broken = {victim.stat().st_ino}
-    wide = False
+    victim = packs(home, "lux")[0]
+    broken = victim.stat().st_ino
 
-    def read(fd: int, length: int) -> bytes:
-        found = os.fstat(fd)
-        if found.st_ino in broken or (wide and length > 4096 and "/sites/lux/" in os.readlink(f"/proc/self/fd/{fd}")):
+    def failing(real: Any, fd: int, *rest: Any) -> Any:
+        if os.fstat(fd).st_ino == broken:
             raise OSError(errno.EIO, "Input/output error")
-        return real(fd, length)
+        return real(fd, *rest)
 
-    monkeypatch.setattr(os, "read", read)
+    for name in ("read", "readv", "pread", "preadv"):
+        monkeypatch.setattr(os, name, partial(failing, getattr(os, name)))
     done = home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]
     assert done["found"][0]["repaired_from"] in ("home", "nord")
-    assert victim.stat().st_ino not in broken
+    assert victim.stat().st_ino != broken
     assert sha256(victim.read_bytes()).hex() == victim.name
+
+
+def test_silent_site_is_not_spoilt() -> None:
+    """A site that gives nothing any more is unavailable; one object among others that it does not give is wrong."""
+    site = MemorySite()
+    good = [b"object %d" % number for number in range(30)]
+    items = [NamedObject(Key(f"a/{sha256(data).hex()}"), sha256(data), None, 100) for data in good]
+    for item, data in zip(items, good, strict=True):
+        site.put_new(item.key, data)
+
+    class Silent(PassThrough):
+        def get(self, key: Key, *, limit: int = 0) -> bytes:
+            if self.only(key):
+                raise SiteUnavailable(f"{key} is not given")
+            return super().get(key, limit=limit)
+
+    one = Silent(site, lambda key: key == items[3].key)
+    assert [w.object for w in read_objects(one, items, read=lambda size: None)] == [items[3]]
+    with pytest.raises(SiteUnavailable):
+        list(read_objects(Silent(site), items, read=lambda size: None))
 
 
 def test_planted_rubbish(tmp_path: Path) -> None:
