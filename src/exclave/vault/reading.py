@@ -222,6 +222,9 @@ class OpenFile:
             known = self._nodes.get(bisect_right(ends, offset))
         if known is not None:
             return known
+        # About where it will be, so that the nodes before it come together and not one by one.
+        about = min(offset * len(self._lists) // max(self.size, 1), len(self._lists) - 1)
+        self._cache.ahead(self._reader, self._lists[len(ends) : about + 1])
         while True:
             number = bisect_right(ends, offset)
             if number >= len(self._lists):
