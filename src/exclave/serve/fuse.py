@@ -81,7 +81,7 @@ def serve_mount(
     except RuntimeError as error:
         if calls.shown:
             return  # libfuse says so of a mount that a signal ended
-        hint = "The line above says why. A user who is not root needs fusermount3 (Debian: apt install fuse3) and /dev/fuse"
+        hint = "The line above says why. A user other than root needs /dev/fuse and fusermount3 (apt install fuse3)"
         hint += ", and for --allow-other `user_allow_other` in /etc/fuse.conf." if allow_other else "."
         raise ServiceFailed(f"{folder} could not be mounted", hint=hint) from error
 
