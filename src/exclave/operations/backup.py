@@ -31,7 +31,7 @@ from exclave.ids import Sequence as VersionNumber
 from exclave.operations.carry import carry_lists, carry_state
 from exclave.operations.deletion import carry_orders, charter_facts, leave_doomed
 from exclave.operations.home import Home
-from exclave.operations.ledger_entry import Entered, enter, settle_outbox
+from exclave.operations.ledger_entry import Entered, enter, settle_outbox, shown_size
 from exclave.operations.new_epoch import forget_others, rekey_facts, require_not_older
 from exclave.operations.signals import Observer, without_signals
 from exclave.registers.contract import Capture, Clock
@@ -145,6 +145,7 @@ def backup(
         try:
             _reconcile(run, index)  # (2)
             settle_outbox(run.view, run.epoch, home.writer_key(), sites=run.sites, now=clock(), outbox=outbox)
+            size = shown_size(run.view, run.epoch, run.sites)
             sequence, not_before, history = _next_version(run, clock())
             _carry(run, history, index, clock())
             writer = _writer(run, config.name, index, progress)
@@ -168,7 +169,7 @@ def backup(
                 ]  # fmt: skip
                 entered = enter(  # (5)
                     run.view, run.epoch, home.writer_key(), entries,
-                    sites=holders, witnesses=witnesses, now=clock(), outbox=outbox,
+                    sites=holders, witnesses=witnesses, now=clock(), outbox=outbox, expected=size,
                 )  # fmt: skip
                 _still_mine(run, sites, entered.first + len(entries))
                 run.failed.update(entered.failed)

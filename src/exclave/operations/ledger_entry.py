@@ -66,6 +66,7 @@ def enter(
     witnesses: Mapping[Label, str],
     now: Instant,
     outbox: Path,
+    expected: int | None = None,
 ) -> Entered:
     """Appends ``entries`` to the log of ``epoch``, whose writer ``key`` is.
 
@@ -75,12 +76,18 @@ def enter(
     ``outbox`` is a file of the writer's: it holds the last entries from before they are claimed at a site until the
     next ones are, so that no site that was away, and not the loss of the one that had them, can make the writer append
     others in their place. ``sites`` must hold all that the entries promise; the log is written at the first that
-    works. ``witnesses``: their addresses. Raises ``Fenced`` if a witness knows of a later epoch, ``PlacementUnmet``
+    works. ``witnesses``: their addresses. ``expected``: the size of the log that the entries were composed for;
+    ``HeadMoved`` if it is another one by now. Raises ``Fenced`` if a witness knows of a later epoch, ``PlacementUnmet``
     if no site takes the entries.
     """
     failed: dict[Label, str] = {}
 
     def keep(size: int) -> None:
+        if expected is not None and size != expected:
+            raise HeadMoved(
+                f"the ledger has {size} entries, and had {expected} when this was composed",
+                hint="Make sure that no second machine writes with this home's key; then run the command again.",
+            )
         # A restart finds the outbox, and `settle_outbox` brings these entries to whichever site is there then.
         write_private(outbox, msgspec.msgpack.encode((epoch.digest, *_unpublished(epoch, earlier, size, entries))))
 
@@ -128,6 +135,12 @@ def _unpublished(
     if earlier is not None and earlier[0] == epoch.digest and earlier[1] + len(earlier[2]) == size:
         return earlier[1], [*earlier[2], *entries]
     return size, list(entries)
+
+
+def shown_size(view: StateView, epoch: VerifiedEpoch, sites: Mapping[Label, Site]) -> int:
+    """How many entries of the log of ``epoch`` any site shows."""
+    head = _largest_head(view, epoch, sites, {})
+    return head.size if head is not None else 0
 
 
 def settle_outbox(
