@@ -15,6 +15,7 @@ from exclave.ids import Label, now, parse_digest
 from exclave.operations import act_fact, backup, deletion
 from exclave.rules.deletion import OrderState
 from exclave.sites.contract import Site
+from exclave.verify.erasable import doomed_packs
 from exclave.verify.inventory import read_lists
 from support.deleting import AgeingHome, facts_of
 from support.refusal import refused
@@ -172,7 +173,7 @@ def test_objections_of_others(home: AgeingHome, tmp_path: Path) -> None:
 
 def test_objections_that_nobody_can_read_to_the_end(home: AgeingHome, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flood could hide one, so nothing may go."""
-    monkeypatch.setattr("exclave.verify.deletions.MAX_OBJECTIONS", 10)
+    monkeypatch.setattr("exclave.verify.objections.MAX_OBJECTIONS", 10)
     folder = home.site("nord") / home.fingerprint / home.id_of() / "objection"
     folder.mkdir()
     for number in range(11):
@@ -301,7 +302,7 @@ def test_a_host_who_deletes_by_himself(home: AgeingHome) -> None:
 def _doomed(home: AgeingHome) -> set[str]:
     view, facts, history = facts_of(home)
     deletions = deletion.read_deletions(view, facts.sites, history, now=now())
-    return {name.hex() for name in deletion.doomed_packs(view, facts.sites, history, deletions)}
+    return {name.hex() for name in doomed_packs(view, facts.sites, history, deletions)}
 
 
 def test_a_living_list_that_nobody_has(home: AgeingHome) -> None:

@@ -29,8 +29,8 @@ from exclave.formats.manifest import Secrets
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.operations.carry import carry_lists, carry_state
-from exclave.operations.deletion import carry_orders, charter_facts, leave_doomed
 from exclave.operations.home import Home
+from exclave.operations.keeping import carry_orders, charter_facts, leave_doomed
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox, shown_size
 from exclave.operations.new_epoch import forget_others, rekey_facts, require_not_older
 from exclave.operations.signals import Observer, without_signals

@@ -28,7 +28,7 @@ from exclave.formats.paths import list_key
 from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.ledger.publish import publish
 from exclave.operations.carry import carry_state
-from exclave.operations.deletion import carry_orders
+from exclave.operations.keeping import carry_orders
 from exclave.sites.contract import Readable, Site
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Deletions, read_deletions

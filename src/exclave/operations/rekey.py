@@ -30,9 +30,9 @@ from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.keys.file import KeyFile
 from exclave.operations.act_fact import patiently
 from exclave.operations.custody import Granted, OpenedRegister
-from exclave.operations.deletion import keys_due
 from exclave.operations.epoch_make import MadeEpoch, cut_of, make_epoch, put_epoch, read_made
 from exclave.operations.home import Home, key_card, write_private
+from exclave.operations.keeping import keys_due
 from exclave.operations.ledger_entry import enter, settle_outbox
 from exclave.operations.new_epoch import NotedEpoch, note_epoch, rekey_facts
 from exclave.operations.restore import remembered_heads, require_newest, require_unforked

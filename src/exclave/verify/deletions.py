@@ -20,36 +20,28 @@ from exclave.errors import (
     WarrantExpired,
     WarrantForeign,
 )
-from exclave.formats.card import Card
 from exclave.formats.charter import CharterRegister
 from exclave.formats.deletion import (
     CHARTER,
     DONE,
-    MAX_OBJECTION_BYTES,
     MAX_ORDER_CHARS,
     ORDERED,
     DeletionOrder,
     Objection,
     parse_deletion,
-    parse_objection,
 )
-from exclave.formats.note import ParsedNote, parse_note
-from exclave.formats.paths import deletion_key, objection_key, objection_prefix
+from exclave.formats.paths import deletion_key
 from exclave.formats.warrant import Act
-from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, instant_text, parse_digest, sha256
+from exclave.ids import Digest, Epoch, Instant, RegisterId, instant_text, parse_digest, sha256
 from exclave.ids import Sequence as VersionNumber
-from exclave.rules.charters import VerifiedCharter
 from exclave.rules.deletion import Before, OrderState, Verdict, judge_order, objecting
 from exclave.rules.retention import Made
-from exclave.rules.signatures import verify_signed_by
 from exclave.rules.warrants import AuthorisedWarrant, authorise_warrant
-from exclave.sites.contract import Readable, Sources
+from exclave.sites.contract import Sources
 from exclave.verify.history import CountedFact, CountedVersion, RegisterHistory
+from exclave.verify.objections import read_objections
 from exclave.verify.state import Finding, StateView, finding
 
-MAX_OBJECTIONS = 4096
-"""Most notes that are looked at below one site's prefix. Of more, nobody can tell whether an objection is among them:
-then nothing may be deleted."""
 _ORDER_LIMIT = 4 * MAX_ORDER_CHARS
 
 
@@ -178,7 +170,7 @@ def read_deletions(
     unheard = ""
     if orders or listen:
         under = (view.chain.newest, *(ordered.warrant.charter for ordered in orders))
-        heard, unheard = _objections(view, sources, register, under, findings, brought)
+        heard, unheard = read_objections(view, sources, register, under, findings, brought)
     charters = tuple(
         (c.charter.number, rule) for c in view.chain.charters if (rule := c.charter.register(register)) is not None
     )
@@ -360,86 +352,3 @@ def _voided(view: StateView, history: RegisterHistory, counted: CountedFact) -> 
         if number > counted.epoch and writer != writers.get(counted.epoch):
             return f"epoch {number} has another writer than the epoch in which it was entered: give the order again"
     return ""
-
-
-def _objections(
-    view: StateView,
-    sources: Sources,
-    register: RegisterId,
-    charters: Iterable[VerifiedCharter],
-    findings: list[Finding],
-    brought: Iterable[bytes],
-) -> tuple[dict[bytes, Objection], str]:
-    """Objections from all sources that custodians of ``charters`` signed, and why they may not be all."""
-    cards: dict[Label, list[Card]] = {}
-    for card in {card.digest: card for charter in charters for card in charter.cards}.values():
-        cards.setdefault(card.name, []).append(card)
-    found: dict[bytes, Objection] = {}
-    unheard = ""
-    for data in brought:
-        _hear(view, register, data, cards, found)
-    for name, source in sources.items():
-        try:
-            if not _hear_all(view, register, source, cards, found):
-                unheard = f"{name} shows more than {MAX_OBJECTIONS} objections, so nobody can read them all"
-                findings.append(finding(name, "objections", CorruptObject(unheard), register, grave=False))
-        except UnavailableError as error:
-            unheard = f"{name} does not show whether anybody objects: {error.message}"
-    return found, unheard
-
-
-def _hear_all(
-    view: StateView,
-    register: RegisterId,
-    source: Readable,
-    cards: Mapping[Label, list[Card]],
-    found: dict[bytes, Objection],
-) -> bool:
-    """Adds every good objection at ``source``; False if it shows too many to read."""
-    for place, stat in enumerate(source.list(objection_prefix(view.state, register))):
-        if place >= MAX_OBJECTIONS:
-            return False
-        if stat.size_bytes > MAX_OBJECTION_BYTES:
-            continue
-        try:
-            data = source.get(stat.key, limit=MAX_OBJECTION_BYTES)
-        except IntegrityError:
-            continue  # Another site may show it; a host that spoils it could as well have dropped it.
-        if objection_key(view.state, register, data) == stat.key:
-            _hear(view, register, data, cards, found)
-    return True
-
-
-def _hear(
-    view: StateView,
-    register: RegisterId,
-    data: bytes,
-    cards: Mapping[Label, list[Card]],
-    found: dict[bytes, Objection],
-) -> None:
-    try:
-        note = parse_note(data)
-        objection = verify_objection(view, note, cards.get(parse_objection(note.text).custodian, []))
-    except (MalformedError, NotAuthorised, IntegrityError):
-        return  # Anybody may have put it there.
-    if objection.register == register:
-        found[data] = objection
-
-
-def verify_objection(view: StateView, note: ParsedNote, cards: Iterable[Card]) -> Objection:
-    """The objection in ``note``, if the custodian that it names signed it with one of ``cards``.
-
-    ``MalformedError``, ``WarrantForeign`` (of another state), ``NotAuthorised``, ``CorruptObject``.
-    """
-    objection = parse_objection(note.text)
-    if objection.state != view.state:
-        raise WarrantForeign("the objection is for another state")
-    problem: ExclaveError = NotAuthorised(f"{objection.custodian} is no custodian of this state")
-    for card in cards:
-        try:
-            verify_signed_by(note, card)
-        except (NotAuthorised, CorruptObject) as error:
-            problem = error
-        else:
-            return objection
-    raise problem
