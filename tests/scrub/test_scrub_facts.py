@@ -22,6 +22,7 @@ from exclave.rules.signatures import verify_signed_by
 from exclave.sites.directory import DirectorySite
 from exclave.sites.memory import MemorySite
 from exclave.sites.opening import open_site
+from exclave.vault.index import ChunkIndex
 from exclave.verify.inventory import NamedObject
 from exclave.verify.part import read_objects
 from support.hostile import PassThrough
@@ -151,6 +152,29 @@ def test_auditor(tmp_path: Path) -> None:
     assert home.fails(21, *audit)["error"] == "corrupt-object"
     home.fails(2, "scrub", "lux", *home.where("lux"), "--report", str(tmp_path / "other"))
     home.fails(2, "scrub", "mars", *home.where("lux"))
+
+
+def test_repaired_packs_are_used_again(tmp_path: Path) -> None:
+    """A pack that a backup found spoilt and a scrub has repaired is believed again: its content is not shipped anew."""
+    home = SmallHome(tmp_path).found()
+    (home.root / "acts" / "bulk").write_bytes(os.urandom(500_000))
+    home.backup()
+    victim = max(packs(home, "lux"), key=lambda path: path.stat().st_size)
+    good = victim.read_bytes()
+    victim.unlink()
+    victim.write_bytes(good[:-1])  # of another size: the next listing gives it up
+    home.backup()
+    home.ok("scrub", "nord", "--days", "1", *home.home)
+    done = home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]
+    assert [f["key"].rpartition("/")[2] for f in done["found"]] == [victim.name]
+    index = ChunkIndex(home.folder / "cache" / home.id_of() / "index.sqlite")
+    try:
+        assert index.spoilt_at("lux") == set()
+    finally:
+        index.close()
+    os.utime(home.root / "acts" / "bulk")
+    assert home.backup()[0]["shipped_bytes"] < 400_000
+    assert home.verify()["findings"] == []
 
 
 def test_repair_without_keys(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def test_a_refused_pack_does_not_cost_a_site_the_others(vault: Vault, src: Path,
     assert index.spoilt_at(TWO) == {name}
     assert index.placed_at(TWO) == version.needs - {name}
     assert set(done.failed) == (set() if old else {TWO})
-    assert old or "two must remove it" in done.failed[TWO]
+    assert old or "scrub two --days 1" in done.failed[TWO]
     index.close()
     vault.sites = sites
     again = vault.back_up(src)

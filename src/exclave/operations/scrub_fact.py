@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 from exclave.errors import Fenced
 from exclave.formats.fact import Fact
+from exclave.formats.paths import pack_prefix
 from exclave.formats.scrubbed import KIND
-from exclave.ids import Instant, Label
+from exclave.ids import Instant, Label, parse_digest
 from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.operations.scrub import RegisterScrub
 from exclave.sites.contract import Site
+from exclave.vault.index import ChunkIndex
 from exclave.verify.history import read_copies
 from exclave.verify.state import read_state
 
@@ -41,8 +43,23 @@ def enter_scrub(
     level = {name: site for name, site in at.items() if newest.agreed.get(name, 0) >= newest.size}
     outbox = home.folder / "state" / f"{done.register}.outbox"
     with patiently(lambda: home.alone(done.register)):
+        _tell_index(home, done, label)
         settle_outbox(view, epoch, home.writer_key(), sites=level, now=now, outbox=outbox)
         fact = Fact(done.register, epoch.number, now, KIND, None, (done.line(label).encode(),))
         return enter(
             view, epoch, home.writer_key(), [fact.encode()], sites=level, witnesses=witnesses, now=now, outbox=outbox
         )
+
+
+def _tell_index(home: Home, done: RegisterScrub, label: Label) -> None:
+    """The cache may have given these packs up. Dies before: their chunks are shipped once more in others."""
+    prefix = pack_prefix(home.fingerprint(), done.register)
+    packs = [f.key for f in done.found if f.repaired_from is not None and f.key.startswith(prefix)]
+    path = home.cache(done.register) / "index.sqlite"
+    if not packs or not path.exists():
+        return
+    index = ChunkIndex(path)
+    try:
+        index.repaired([parse_digest(key.rpartition("/")[2]) for key in packs], label)
+    finally:
+        index.close()

@@ -67,7 +67,7 @@ class CaughtUp:
             return self.refused[label].message
         for name in sorted(names):
             if (label, name) in self.spoilt:
-                return f"{self.spoilt[label, name].message}: {label} must remove it; the next backup goes on without it"
+                return f"{self.spoilt[label, name].message}: `exclave scrub {label} --days 1` repairs it"
         sources = [error.message for (_, name), error in self.faults.items() if bytes.fromhex(name) in names]
         return f"lacks {len(names)} objects of this version, and no other site gave them" + (
             f": {sources[0]}" if sources else ""

@@ -201,6 +201,11 @@ class ChunkIndex:
             db.execute("DELETE FROM placed WHERE site=? AND pack=(SELECT number FROM pack WHERE name=?)", (site, name))
             _refuse(db, site, name, size_bytes)
 
+    def repaired(self, names: Iterable[Digest], site: str) -> None:
+        """What ``site`` held under these names was put right: the next listing confirms it, or it is read again."""
+        with self._using(writing=True) as db:
+            db.executemany("DELETE FROM refused WHERE site=? AND name=?", ((site, name) for name in names))
+
     def spoilt_at(self, site: str) -> set[Digest]:
         """Known packs under whose names ``site`` holds something else."""
         query = "SELECT r.name FROM refused r JOIN pack p ON p.name = r.name WHERE r.site=?"
