@@ -296,8 +296,7 @@ def open_shares(site: Site, epoch: Note, keys: dict[str, OpeningKey], given: dic
     key = OpeningKey(combine(good))
     if base64.b64encode(key.public).decode() != epoch.one("opening"):
         raise Failed(f"the shares of epoch {number} are those committed to, but do not make its key: try other ones")
-    older = epoch.all("ancestor")[0][0]  # "without" and epochs whose keys were taken away may follow
-    box = site.read(f"{register}/box/{older}", older)
+    box = site.read(f"{register}/box/{(older := epoch.all('ancestor')[0][0])}", older)  # "without …" may follow it
     plain = key.open(box, "exclave/ancestor/v1", register, number) or b""
     return {former: OpeningKey(seed) for former, seed in struct.iter_unpack(">I32s", plain)} | {number: key}
 

@@ -15,21 +15,26 @@ from pathlib import Path
 
 import pytest
 
-from support.thirty_years import ThirtyYears, entries, expected, made, out_of_order, told
+from support.thirty_years import LOST, ThirtyYears, entries, expected, made, out_of_order, told
 
 TOOL = Path(__file__).parents[2] / "tools" / "last_resort.py"
 FROZEN = Path(__file__).parents[1] / "vectors" / "site"
 PEOPLE = ("anna", "boris", "clara")
 
 
-def restore(site: Path, keys: Path, state: str, version: int, target: Path) -> dict[str, str]:
-    """What the tool brings back of a version, in a process with nothing of the package in reach."""
+def run(site: Path, keys: Path, state: str, version: int, target: Path) -> subprocess.CompletedProcess[str]:
+    """The tool in a process with nothing of the package in reach."""
     named = [part for name in PEOPLE for part in ("--key", str(keys / f"{name}.key"))]
     command = [sys.executable, "-I", str(TOOL), "--site", str(site), "--state", state, "--version", str(version)]
-    done = subprocess.run(
+    return subprocess.run(
         [*command, *named, "--target", str(target)],
         capture_output=True, text=True, timeout=120, env={"LC_ALL": "C.UTF-8"}, check=False,
     )  # fmt: skip
+
+
+def restore(site: Path, keys: Path, state: str, version: int, target: Path) -> dict[str, str]:
+    """What the tool brings back of a version."""
+    done = run(site, keys, state, version, target)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
     return told(target)
 
@@ -52,12 +57,21 @@ def test_every_variant_of_now(new: ThirtyYears, tmp_path: Path) -> None:
 
 
 def test_every_epoch_of_now(new: ThirtyYears, tmp_path: Path) -> None:
-    """The same people open versions of a failover's and of a rekey's epoch; an empty dataset is no folder."""
-    second = restore(new.site_folder("home"), new.folder, new.state, 2, tmp_path / "second")
-    first = restore(new.site_folder("home"), new.folder, new.state, 1, tmp_path / "first")
+    """The same people open versions of a first, a failover's and a rekey's epoch, but none whose key was left out."""
+    for version in (3, 4):
+        found = restore(new.site_folder("home"), new.folder, new.state, version, tmp_path / str(version))
+        assert sorted(found) == ["acts", "acts/act"]
+    lost = run(new.site_folder("home"), new.folder, new.state, LOST, tmp_path / "lost")
+    assert (lost.returncode, "Traceback" in lost.stderr) == (1, False)
+    assert "opens with none of the keys of the epochs [1, 3, 4]" in lost.stderr
+
+
+def test_a_failover_and_an_empty_dataset(tmp_path: Path) -> None:
+    """Before that key was left out, its version opened; an empty dataset of it is no folder."""
+    state = made(tmp_path / "state", large=50_000, register_name=None, lost=False)
+    first = restore(state.site_folder("home"), state.folder, state.state, 1, tmp_path / "first")
+    second = restore(state.site_folder("home"), state.folder, state.state, 2, tmp_path / "second")
     assert second == {path: what for path, what in first.items() if path.partition("/")[0] == "acts"}
-    third = restore(new.site_folder("home"), new.folder, new.state, 3, tmp_path / "third")
-    assert sorted(third) == ["acts", "acts/act"]
 
 
 def test_sizes_of_packs(new: ThirtyYears) -> None:

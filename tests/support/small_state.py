@@ -203,11 +203,17 @@ class SmallState:
         return Log.open(self.primary, self.ledger_prefix(made), origin, made.by.card, made.by.pair, now=self.time)
 
     def new_epoch(
-        self, act: Act = Act.FAILOVER, *, by: Actor | None = None, signers: Iterable[Actor] | None = None
+        self,
+        act: Act = Act.FAILOVER,
+        *,
+        by: Actor | None = None,
+        signers: Iterable[Actor] | None = None,
+        without: tuple[int, ...] = (),
     ) -> SmallEpoch:
         """The next epoch, by a warrant that ``signers`` (None: the quorum) sign; the former ledger is cut here.
 
-        ``by``: the warrant's machine. It becomes the writer, unless the act is to rekey.
+        ``by``: the warrant's machine. It becomes the writer, unless the act is to rekey. ``without``: epochs whose keys
+        are left out of the ancestor box.
         """
         new, former = by or machine(f"rescue-{len(self.epochs)}"), self.epoch
         writes = former.by if act is Act.REKEY else new
@@ -216,7 +222,7 @@ class SmallState:
         warrant = signed(self.warrant_text(act, new), new, *people)
         number = len(self.epochs) + 1
         cut = Cut(former.note.digest, log.size, log.root)
-        made = self._make_epoch(number, writes, cut, warrant.digest, maker=new)
+        made = self._make_epoch(number, writes, cut, warrant.digest, maker=new, without=without)
         self.put_card(new.card)
         self.put_everywhere(lambda note: warrant_key(self.state, note), warrant)
         index_keys = {**self.secrets.index_keys, number: stream(f"index/{number}")(32)}
@@ -280,7 +286,13 @@ class SmallState:
         return signed(text, *self.custodians[: self.threshold])
 
     def _make_epoch(
-        self, number: int, by: Actor, cut: Cut | None, warrant: Digest | None, maker: Actor | None = None
+        self,
+        number: int,
+        by: Actor,
+        cut: Cut | None,
+        warrant: Digest | None,
+        maker: Actor | None = None,
+        without: tuple[int, ...] = (),
     ) -> SmallEpoch:
         seed = sha256(f"small-state/{number}".encode())
         cards = [c.card for c in self.custodians]
@@ -295,8 +307,9 @@ class SmallState:
         opening = OpeningKey(seed).public.raw
         self._ancestors = b""
         if number > 1:
-            seeds = {e.note.epoch: e.seed for e in self.epochs}
-            self._ancestors = seal_ancestors(seeds, SealingKey(opening), self.register, Epoch(number))
+            seeds = {e.note.epoch: e.seed for e in self.epochs if e.note.epoch not in without}
+            gone = [Epoch(one) for one in without]
+            self._ancestors = seal_ancestors(seeds, SealingKey(opening), self.register, Epoch(number), without=gone)
         note = ParsedEpoch(
             register=self.register,
             epoch=Epoch(number),
@@ -307,6 +320,7 @@ class SmallState:
             threshold=self.threshold,
             shares=lines,
             ancestor=sha256(self._ancestors) if self._ancestors else None,
+            without=tuple(Epoch(number) for number in without),
         )
         assert parse_epoch(note.encode()) == note
         return SmallEpoch(note, seed, {s.custodian: box for s, box in zip(lines, boxes, strict=True)}, by, maker or by)

@@ -33,11 +33,19 @@ VARIANTS = {
     "kinds of entries": tuple(kind.name.lower() for kind in Kind),
     "content": ("empty", "small", "compressed", "stored as it is", "holes", "inline extents", "listed extents"),
     "trees": ("one leaf", "branches", "entries out of order", "an empty dataset"),
-    "epochs": ("first", "failover, with an ancestor box", "rekey, with two ancestors", "a later charter"),
+    "epochs": (
+        "first",
+        "failover, with an ancestor box",
+        "rekey, with two ancestors",
+        "rekey without the key of an epoch",
+        "a later charter",
+    ),
     "registers": ("sealed name", "public name"),
     "ledger": ("versions", "facts", "signals in a manifest"),
 }
 """What ``made`` contains; for people, and for the test that counts."""
+LOST = 2
+"""A version that nobody can open any more, since a rekey left its epoch's key out on purpose."""
 OLD_NS = 1_600_000_000_123_456_789
 
 
@@ -141,8 +149,10 @@ def journal(folder: Path) -> Iterator[Captured]:
     yield from FolderCapture(folder, lambda: Instant(1)).items()
 
 
-def made(folder: Path, *, large: int, register_name: str | None, devices: bool = False) -> ThirtyYears:
-    """The state, with three versions in three epochs and a charter after them."""
+def made(
+    folder: Path, *, large: int, register_name: str | None, devices: bool = False, lost: bool = True
+) -> ThirtyYears:
+    """The state: four versions in four epochs, a charter in between. The second's key is gone: see ``LOST``."""
     state = ThirtyYears(folder, register_name=register_name)
     state.write_datasets(
         ("acts", "files", entries(large, devices=devices), True),
@@ -156,6 +166,9 @@ def made(folder: Path, *, large: int, register_name: str | None, devices: bool =
     state.next_charter()
     state.new_epoch(Act.REKEY)
     state.write_datasets(("acts", "files", small(), True))
+    if lost:
+        state.new_epoch(Act.REKEY, without=(2,))
+        state.write_datasets(("acts", "files", small(), True))
     for person in state.custodians[: state.threshold]:
         state.key_file(str(person.name))
     return state

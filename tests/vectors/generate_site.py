@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from support.thirty_years import made, told
+from support.thirty_years import LOST, made, told
 
 HERE = Path(__file__).parent
 TOOL = HERE.parents[1] / "tools" / "last_resort.py"
@@ -38,13 +38,13 @@ def main() -> None:
             state = made(place / "state", large=NOISE_BYTES, register_name=register_name)
             site = state.site_folder("home")
             with tarfile.open(HERE / "site" / f"{name}.tar", "w") as archive:
-                for path in sorted(p for p in site.rglob("*") if p.is_file()):
+                for path in sorted(p for p in site.rglob("*") if p.is_file() and ".tmp" not in p.parts):
                     archive.add(path, f"site/{path.relative_to(site)}", filter=plain)
                 for path in sorted((place / "state").glob("*.key")):
                     archive.add(path, f"keys/{path.name}", filter=plain)
             keys = [part for path in sorted((place / "state").glob("*.key")) for part in ("--key", str(path))]
             versions = {}
-            for version in range(1, state.sequence + 1):
+            for version in sorted({*range(1, state.sequence + 1)} - {LOST}):
                 command = [sys.executable, "-I", str(TOOL), "--site", str(site), "--state", state.state, *keys]
                 target = place / f"version-{version}"
                 subprocess.run([*command, "--version", str(version), "--target", str(target)], check=True)
