@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from exclave.errors import Busy, MissingObject, NotAuthorised
-from exclave.formats.deletion import DONE
+from exclave.formats.deletion import DONE, ORDERED
+from exclave.formats.fact import Fact
 from exclave.ids import Label, now, parse_digest
 from exclave.operations import act_fact, backup, deletion
 from exclave.rules.deletion import OrderState
@@ -270,7 +271,7 @@ def test_a_fact_without_a_warrant(home: AgeingHome) -> None:
     for site in facts.sites.values():
         site.put_same(deletion.deletion_key(view.state, parsed.register, parsed.digest), parsed.encode().encode())
     with facts.alone():
-        entry = deletion.Fact(parsed.register, parsed.epoch, now(), deletion.ORDERED, None, (parsed.digest.hex(),))
+        entry = Fact(parsed.register, parsed.epoch, now(), ORDERED, None, (parsed.digest.hex(),))
         act_fact.enter(view, view.epoch_chain(parsed.register).newest, facts.machine, [entry.encode()],
                        sites=facts.sites, witnesses={}, now=now(), outbox=facts.outbox)  # fmt: skip
     found = home.erase_all("lux", look=True)
