@@ -120,7 +120,7 @@ class Scrubber:
         sources = {self.label: self.site, **self.others}
         logs = read_copies(self.view, sources, register)
         if by_ledger:
-            last = last_scrubs(logs, [self.label], self.now).get(self.label)
+            last = last_scrubs(collect_history(logs), [self.label]).get(self.label)
             since = last.through if last is not None and last.days == self.days else None
         part = part_of(self.days, since, day_of(self.now))
         inventory = self._inventory(register, logs, sources)

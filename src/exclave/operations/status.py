@@ -13,7 +13,7 @@ from exclave.rules.placement import placement_of
 from exclave.rules.scrub import LastRun, day_of, day_text, overdue
 from exclave.sites.contract import Site, Sources
 from exclave.verify.deletions import read_deletions
-from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, collect_history, read_copies
+from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, read_history
 from exclave.verify.scrubs import last_scrubs
 from exclave.verify.state import Finding, StateView
 
@@ -98,8 +98,7 @@ def status(
         name = names.get(rule.id, rule.id)
         at = {label: site for label, site in sites.items() if label in rule.at}
         try:
-            logs = read_copies(view, at or sites, rule.id)
-            history = collect_history(logs)
+            history = read_history(view, at or sites, rule.id)
             epoch = view.epoch_chain(rule.id).newest
         except ExclaveError as error:
             registers.append(
@@ -111,7 +110,7 @@ def status(
         last = history.versions[-1] if history.versions else None
         age = (now - last.leaf.time) / 1e6 if last else 0.0
         shown = []
-        scrubs = last_scrubs(logs, set(at), now)
+        scrubs = last_scrubs(history, set(at))
         for label in at:
             here = [v for v in history.versions if label in v.held_by]
             time = here[-1].leaf.time if here else Instant(0)

@@ -9,6 +9,7 @@ from exclave.errors import CorruptObject, ExclaveError, IntegrityError, Malforme
 from exclave.formats.deletion import CHARTER, DONE, ORDERED
 from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
+from exclave.formats.scrubbed import KIND as SCRUBBED
 from exclave.formats.tile import TILE_WIDTH
 from exclave.ids import Epoch, RegisterId, instant_text
 from exclave.rules.checkpoints import VerifiedCheckpoint
@@ -22,7 +23,7 @@ CLOCK_TOLERANCE_US = 5 * 60 * 1_000_000
 MAX_ENTRIES = 1 << 22
 """Most entries that are read of one register."""
 _MAX_LOST_BUNDLES = 16
-_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE})
+_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE, SCRUBBED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class CountedVersion:
 
 @dataclass(frozen=True, slots=True)
 class CountedFact:
-    """One fact about keeping and deleting, where it stands, and the sources whose head covers it."""
+    """One fact about keeping, deleting or scrubbing, where it stands, and the sources whose head covers it."""
 
     epoch: Epoch
     index: int
@@ -87,7 +88,7 @@ class RegisterHistory:
     """In order of sequence, none twice."""
     findings: tuple[Finding, ...]
     facts: tuple[CountedFact, ...] = ()
-    """In the ledger's order: which charter versions are made under, orders to delete, and what was erased."""
+    """In the ledger's order: which charter versions are made under, orders to delete, what was erased, and scrubs."""
     erased: Mapping[int, str] = field(default_factory=dict)
     """By sequence: when and by which warrant a version was erased, in words. Filled by ``deletions.mark_erased``."""
 
