@@ -40,6 +40,7 @@ HERE = bytes(32)
 
 MOST_WAITING = 12
 ROOMS_KEPT = 8
+"""As many packs as may be open, sealed or on their way at once."""
 WORTH_FILLING_BYTES = 32 << 10
 """A pack with less room than this is closed."""
 
