@@ -20,6 +20,8 @@ from measuring import Run, RunFailed, differences, folder_size, measure_all
 from tools import Command, State, Tool, ToolMissing
 from treefiles import MIB, WORK, Tree, entries, files
 
+from exclave.verify.embassy import WORKERS
+
 RUN = WORK / "run"
 ASIDE = WORK / "aside"  # what is deleted at the end
 OURS, COPY = "exclave", "cp"
@@ -124,7 +126,7 @@ def _verify(tool: Tool, state: State, figures: Figures, environment: dict[str, s
     assert isinstance(tool, Exclave)
     paths = [Path(entry.path) for entry in entries(str(state.repository)) if entry.is_file(follow_symlinks=False)]
     paths.sort()
-    figures.sha256_rates.append(sha256_of_files(paths, len(os.sched_getaffinity(0))))
+    figures.sha256_rates.append(sha256_of_files(paths, WORKERS))
     figures.verified_bytes.append(sum(path.stat().st_size for path in paths))
     figures.fixed_s.append(measure_all(tool.verify_without_packs(state), environment, log).wall_s)
     return measure_all(tool.verify(state), environment, log)
