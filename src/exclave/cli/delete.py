@@ -262,9 +262,7 @@ def _show_run(name: str, done: tuple[SiteErasure, ...], look: bool) -> None:
                 ("still there", "until", "why"),
                 ((p.key.rpartition("/")[2][:16] + "…", when(p.until or 0), p.why) for p in one.pending[:20]),
             )
-            say(
-                f"  {counted(len(one.pending), 'object', 'objects')} in all: run this again after these times."
-            )
+            say(f"  {counted(len(one.pending), 'object', 'objects')} in all: run this again after these times.")
         if one.waits:
             say(f"  {one.waits}")
 
