@@ -1,4 +1,4 @@
-"""A state's life, in any order, against a plain model: backups, rekeys, charters, crashes, sites that come and go.
+"""A state's life, in any order, against a plain model: backups, rekeys, deletions, charters, crashes, lost sites.
 
 The model knows trees of bytes by version, and names of people. Formats, keys, ledgers and sites are the real ones,
 driven by the commands. ``EXCLAVE_MODEL_EXAMPLES`` and ``EXCLAVE_MODEL_STEPS`` make it longer.
@@ -10,6 +10,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -20,7 +21,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from exclave.errors import PlacementUnmet, RolledBack
+from exclave.errors import MissingObject, PlacementUnmet, RolledBack
+from exclave.formats.deletion import parse_deletion
+from support.deleting import AgeingHome
 from support.rekeying import People
 from support.small_home import SITES, run, tree_of
 
@@ -65,12 +68,18 @@ def dying(at: int, *, after: bool) -> Iterator[Callable[[], bool]]:
 
 
 @lru_cache(maxsize=1)
-def _template() -> People:
+def _template() -> Ageing:
     root = Path(tempfile.mkdtemp(prefix="exclave-model-"))
-    home = People(root / "small")
+    home = Ageing(root / "small")
     home.found()
     home.backup()
     return home
+
+
+class Ageing(AgeingHome, People):
+    """Only the newest version is kept, and an order to delete lies open for a second."""
+
+    delay_s = 1
 
 
 class Life(RuleBasedStateMachine):
@@ -79,7 +88,10 @@ class Life(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="exclave-life-"))
-        self.home = _template().copy(self.root / "small")
+        home = _template().copy(self.root / "small")
+        assert isinstance(home, Ageing)
+        self.home = home
+        self.erased: dict[int, Tree] = {}
         self.acts = self.root / "small" / "acts"
         self.versions: dict[int, Tree] = {1: tree_of(self.acts)}
         self.maybe: list[Tree] = []
@@ -101,7 +113,7 @@ class Life(RuleBasedStateMachine):
             if self.pending:
                 self.rekey_again()
             self.backup()
-            assert self.home.verify()["findings"] == []
+            self.nothing_grave()
             for number in self.versions:
                 self.restores(number)
         finally:
@@ -216,7 +228,7 @@ class Life(RuleBasedStateMachine):
         chosen = tuple(sorted(people))
         threshold = min(threshold, len(chosen))
         signers = dict.fromkeys((*self.people[: self.threshold], *chosen[:threshold]))
-        self.home.change(list(signers), people=chosen, threshold=threshold)
+        People.change(self.home, list(signers), people=chosen, threshold=threshold)
         self.people, self.threshold = chosen, threshold
 
     @precondition(lambda self: not self.away and self.needed > 1)
@@ -255,9 +267,46 @@ class Life(RuleBasedStateMachine):
         shutil.rmtree(self.home.site(name))
         self.home.site(name).mkdir()
         self.backup()
-        assert self.home.verify()["findings"] == []
+        self.nothing_grave()
+
+    # Deletion
+
+    @precondition(lambda self: not self.away and not self.pending and len(self.versions) > 1)
+    @rule()
+    def deletes(self) -> None:
+        """All versions but the newest: ordered, signed by the quorum, erased at every site, entered."""
+        self.backup()
+        self.number += 1
+        order = self.home.propose(f"order-{self.number}")
+        self.home.publish(order, self.home.signed(order, *self.people[: self.threshold]))
+        self.backup()
+        gone = {int(v.sequence) for v in parse_deletion(order.read_bytes()).versions}
+        assert max(self.versions) not in gone, "the newest version is never ordered away"
+        time.sleep(1.3)
+        for site in SITES:
+            assert all(done.complete for done in self.home.erase_all(site, days=0))
+        self.home.ok("delete", "record", "gazette", *self.home.home)
+        for number in gone & self.versions.keys():
+            self.erased[number] = self.versions.pop(number)
+
+    @precondition(lambda self: not self.away and bool(self.erased))
+    @rule(data=st.data())
+    def what_was_erased_is_gone_or_right(self, data: st.DataObject) -> None:
+        """Packs that living versions need stay, and with them perhaps all of an erased one: never anything else."""
+        number = data.draw(st.sampled_from(sorted(self.erased)))
+        self.number += 1
+        granted = self.home.granted("restore", *self._answers(), name=f"gone-{self.number}")
+        target = self.root / f"gone-{self.number}"
+        said = run("restore", *self.home.where(), *granted, "--target", str(target), "--version", str(number), "--json")
+        assert said.code in (0, MissingObject.exit_code), said.out
+        if said.code == 0:
+            assert tree_of(target / "acts") == self.erased[number]
 
     # Looking
+
+    def nothing_grave(self) -> None:
+        """``verify`` ends well. What a death left begun in the ledger of an epoch that ended is told."""
+        assert [finding for finding in self.home.verify()["findings"] if finding["grave"]] == []
 
     @precondition(lambda self: not self.away)
     @rule(data=st.data())

@@ -47,7 +47,7 @@ class People(SmallHome):
         """The same state with all that belongs to it, in another folder."""
         shutil.copytree(self.root, root, symlinks=True)
         registers = [replace(r, datasets=[_moved(d, self.root, root) for d in r.datasets]) for r in self.registers]
-        made = People(root, registers, sites=self.sites, threshold=self.threshold)
+        made = type(self)(root, registers, sites=self.sites, threshold=self.threshold)
         made.people, made.drafts, made.fingerprint = dict(self.people), self.drafts, self.fingerprint
         made.write_config()
         return made
