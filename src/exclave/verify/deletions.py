@@ -281,6 +281,7 @@ def _orders(
             continue
         try:
             warrant = _warrant(view, counted, digest, history.register)
+            _require_in_force(view, history, counted, warrant)
             order = fetch_order(view, sources, history.register, digest)
             _check_order(view, order, counted, leaves)
         except (IntegrityError, NotAuthorised, MalformedError) as error:
@@ -314,6 +315,18 @@ def _warrant(view: StateView, counted: CountedFact, digest: Digest, register: Re
     if not warrant.warrant.not_before <= counted.fact.time <= warrant.warrant.not_after:
         raise WarrantExpired("it was entered outside of the time that its warrant allows")
     return warrant
+
+
+def _require_in_force(
+    view: StateView, history: RegisterHistory, counted: CountedFact, warrant: AuthorisedWarrant
+) -> None:
+    """The warrant is not older than the charter that the ledger names: a dismissed quorum orders nothing."""
+    numbers = {c.digest: c.charter.number for c in view.chain.charters}
+    at = (counted.epoch, counted.index)
+    named = (numbers.get(_named(f), 1) for f in history.facts if f.fact.kind == CHARTER and (f.epoch, f.index) < at)
+    newest, given = max(named, default=1), warrant.charter.charter.number
+    if given < newest:
+        raise WarrantForeign(f"its warrant was given under charter {given}, and charter {newest} was in force by then")
 
 
 def fetch_order(view: StateView, sources: Sources, register: RegisterId, digest: Digest) -> DeletionOrder:
