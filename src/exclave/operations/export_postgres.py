@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from exclave.errors import CorruptObject, UnavailableError
 from exclave.ids import Label
@@ -43,8 +44,7 @@ class Copy:
 
     def dump(self, target: Path) -> None:
         """``pg_dump`` of the database as SQL, without owners and rights, which are the old server's."""
-        argv = [str(self.bindir / "pg_dump"), "--no-owner", "--no-privileges", "--no-password", "--encoding=UTF8"]
-        argv += ["-h", self.source.host, "-p", str(self.source.port), "-U", self.source.user, self.source.dbname]
+        argv = [str(self.bindir / "pg_dump"), *dump_options(self.source)]
         with open(target, "xb") as out:
             done = subprocess.run(
                 argv,
@@ -72,6 +72,14 @@ class Copy:
             raise UnavailableError(f"the restored database cannot be asked: {error}") from error
         with connection:
             yield PostgresNeutral(connection)
+
+
+def dump_options(source: PostgresSource) -> list[str]:
+    """Of ``pg_dump``. What a version says that its database is called is a name here, whatever it looks like: never an
+    option, and no other server's address.
+    """
+    address = make_conninfo(host=source.host, port=source.port, user=source.user, dbname=source.dbname)
+    return ["--no-owner", "--no-privileges", "--no-password", "--encoding=UTF8", f"--dbname={address}"]
 
 
 @contextlib.contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from exclave.errors import ExclaveError, SiteUnavailable
 from exclave.formats.card import Card
+from exclave.formats.scrubbed import ScrubLine
 from exclave.ids import Instant, Label, RegisterId, instant_text
 from exclave.rules.deletion import OrderState
 from exclave.rules.placement import placement_of
@@ -14,7 +15,7 @@ from exclave.rules.scrub import LastRun, day_of, day_text, overdue
 from exclave.sites.contract import Site, Sources
 from exclave.verify.deletions import read_deletions
 from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, read_history
-from exclave.verify.scrubs import last_scrubs
+from exclave.verify.scrubs import last_scrubs, left_wrong
 from exclave.verify.state import Finding, StateView
 
 
@@ -110,12 +111,12 @@ def status(
         last = history.versions[-1] if history.versions else None
         age = (now - last.leaf.time) / 1e6 if last else 0.0
         shown = []
-        scrubs = last_scrubs(history, set(at))
+        scrubs, lefts = last_scrubs(history, set(at)), left_wrong(history, set(at))
         for label in at:
             here = [v for v in history.versions if label in v.held_by]
             time = here[-1].leaf.time if here else Instant(0)
             line = scrubs.get(label)
-            run = LastRun(line.days, line.through, line.wrong, line.repaired) if line else None
+            run = _last_run(line, lefts.get(label)) if line else None
             late = overdue(
                 run, promised=(scrub_days or {}).get(label, 0), today=day_of(now),
                 held_since=day_of(here[0].leaf.time) if here else None,
@@ -149,6 +150,11 @@ def status(
         charter.state_name, view.state, charter.number, charter.threshold, len(charter.custodians),
         charter.witnesses_needed, tuple(registers), tuple(findings),
     )  # fmt: skip
+
+
+def _last_run(line: ScrubLine, left: ScrubLine | None) -> LastRun:
+    run = LastRun(line.days, line.through, line.wrong, line.repaired)
+    return replace(run, left=left.wrong - left.repaired, left_on=left.through) if left is not None else run
 
 
 def _deletions(view: StateView, sites: Sources, history: RegisterHistory, now: Instant) -> tuple[str, ...]:

@@ -22,6 +22,10 @@ from exclave.ids import Instant, instant_text
 
 ESCAPED: Final = "exclave-bytes="
 """How the name of a payload file begins that stands for one that cannot be in a bag; base 32 of the name follows."""
+HASHED: Final = "exclave-sha256="
+"""How a name begins that would be too long so; the SHA-256 of the name follows."""
+_MOST_BYTES: Final = 255
+"""Of a name in a file system."""
 _ALGORITHMS: Final = ("sha256", "sha512")
 _BLOCK: Final = 1 << 20
 _FOLD: Final = 3900
@@ -31,8 +35,9 @@ _FOLD: Final = 3900
 def payload_name(path: bytes) -> str:
     """Where an entry's content lies below ``data/``.
 
-    Names that are no UTF-8, and those with a line end or a percent sign, on whose encoding readers of bags differ, are
-    written otherwise; so are names that look as if they had been, so that no two names become one.
+    Names that are no UTF-8, those with a line end or a percent sign, on whose encoding readers of bags differ, and
+    those with a space at the end, which they drop, are written otherwise; so are names that look as if they had been,
+    so that no two names become one.
     """
     return "/".join(map(_component, path.split(b"/")))
 
@@ -42,9 +47,10 @@ def _component(name: bytes) -> str:
         text = name.decode("utf-8")
     except UnicodeDecodeError:
         text = ""
-    if text and not any(c in "%\r\n" for c in text) and not text.startswith(ESCAPED):
+    if text == text.rstrip() != "" and not any(c in "%\r\n" for c in text) and not text.startswith((ESCAPED, HASHED)):
         return text
-    return ESCAPED + base64.b32encode(name).decode("ascii").rstrip("=").lower()
+    escaped = ESCAPED + base64.b32encode(name).decode("ascii").rstrip("=").lower()
+    return escaped if len(escaped) <= _MOST_BYTES else HASHED + hashlib.sha256(name).hexdigest()
 
 
 class BagSink:

@@ -15,6 +15,8 @@ from exclave.registers.neutral_sqlite import name_of
 
 _BATCH_ROWS: Final = 500
 _ENCODINGS: Final = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
+_MOST_SEMICOLONS: Final = 10_000
+"""In one statement of the schema: each costs a look at all that comes before it."""
 _OWN: Final = re.compile(r"sqlite_(?!sequence\Z|stat)", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ def _statements(db: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
         if name.startswith("sqlite_stat"):
             yield "", 0, "ANALYZE sqlite_master;\n"
         elif name != "sqlite_sequence":
-            yield "", 0, f"{sql};\n"
+            yield "", 0, _statement(name, sql)
     for name, _ in tables:
         if name == "sqlite_sequence" or name.startswith("sqlite_stat"):
             yield "", 0, f"DELETE FROM {name_of(name)};\n"  # noqa: S608
@@ -64,8 +66,28 @@ def _statements(db: sqlite3.Connection) -> Iterator[tuple[str, int, str]]:
             yield "", 0, f"INSERT INTO sqlite_master(type, name, tbl_name, rootpage, sql) VALUES({values});\n"
         yield "", 0, "PRAGMA writable_schema = OFF;\n"
     for kind in ("index", "view", "trigger"):
-        yield from (("", 0, f"{sql};\n") for k, _, _, _, sql in found if k == kind and sql)
+        yield from (("", 0, _statement(str(name), str(sql))) for k, name, _, _, sql in found if k == kind and sql)
     yield "", 0, "COMMIT;\n"
+
+
+def _statement(name: str, sql: str) -> str:
+    """What the schema says of ``name``, if that is one statement and no more.
+
+    SQLite itself runs only the first one when it opens a file; whoever loads the dump would run them all, and the
+    commands of its shell between them.
+    """
+    ends = [at for at, sign in enumerate(sql, 1) if sign == ";"]
+    if (
+        "\0" in sql
+        or len(ends) > _MOST_SEMICOLONS
+        or any(sqlite3.complete_statement(sql[:end]) for end in ends)
+        or not sqlite3.complete_statement(f"{sql};")
+    ):
+        raise CorruptObject(
+            f"what the SQLite database says of {name!r} is not one statement: whoever loads it would run the rest too",
+            hint="Somebody wrote that into the database's schema. Restore the file, and look at it with care.",
+        )
+    return f"{sql};\n"
 
 
 def _rows(db: sqlite3.Connection, table: str, encoding: str) -> Iterator[tuple[str, int, str]]:

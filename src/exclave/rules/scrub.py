@@ -101,6 +101,10 @@ class LastRun:
     """All that fell on a day up to this one was read."""
     wrong: int
     repaired: int
+    left: int = 0
+    """Objects that it or a former run left wrong, since which no run has read everything and found it right."""
+    left_on: int = 0
+    """The day of that run."""
 
 
 def overdue(last: LastRun | None, *, promised: int, held_since: int | None, today: int) -> str:
@@ -114,8 +118,15 @@ def overdue(last: LastRun | None, *, promised: int, held_since: int | None, toda
             return f"never scrubbed, though it is to be read every {promised} days"
         return ""
     days = promised or last.days
+    if last.through > today + 1:  # a clock may be ahead by hours
+        return f"the last scrub says that it was on {day_text(last.through)}, which is yet to come"
     if today - last.through > days:
         return f"not scrubbed since {day_text(last.through)}: more than {days} days"
     if last.wrong > last.repaired:
         return f"the scrub of {day_text(last.through)} left {last.wrong - last.repaired} objects wrong or missing"
+    if last.left:
+        return (
+            f"the scrub of {day_text(last.left_on)} left {last.left} objects wrong or missing; all has to be read again"
+            " (exclave scrub --days 1)"
+        )
     return ""
