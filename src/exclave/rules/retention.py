@@ -68,19 +68,20 @@ def decide(
 
     A version's age counts from the latest of its own time and the times of all entered before it, so that a clock that
     went back makes nothing old. The first version entered of a day, month or year stands for it, so that nothing that
-    is entered later takes its place; it may be first by its own time or by that latest one.
+    is entered later takes its place; it may be first by its own time or by that latest one. What lay ahead of a version
+    when it was entered does not count there: nobody takes the places of days to come.
     """
     if not charters:
         return ()
     hold = held or charters[-1][1].hold is not None
-    first = _Firsts()
+    own, aged = _Firsts(), _Firsts()
     standings: list[Standing] = []
     latest = Instant(0)
     for place, version in enumerate(versions):
         if version.time <= now:
             latest = max(latest, version.time)
         since = max(version.time, latest)
-        ranks = first.of(version.time) | first.of(since)
+        ranks = own.of(version.time) | aged.of(since)
         found = [(FOREVER, Rule.HOLD)] if hold else []
         if place == len(versions) - 1:
             found.append((FOREVER, Rule.NEWEST))
@@ -102,22 +103,29 @@ def terms_of(charters: Sequence[tuple[int, CharterRegister]], oldest: int) -> tu
 
 
 class _Firsts:
-    """Which periods have a version already."""
+    """Which periods have a version already, of those that do not lie ahead of the last one asked about."""
 
     def __init__(self) -> None:
-        self._seen: set[tuple[int, ...]] = set()
+        self._taken: dict[Rule, list[tuple[int, ...]]] = {Rule.YEARLY: [], Rule.MONTHLY: [], Rule.DAILY: []}
+        """Ascending."""
 
     def of(self, time: Instant) -> frozenset[Rule]:
-        """The periods of ``time`` (UTC) that have none yet; they have one from now on."""
+        """The periods of ``time`` (UTC) that have none yet; they have one from now on, and later ones have none."""
         moment = _moment(time)
         names = {
             Rule.YEARLY: (moment.year,),
             Rule.MONTHLY: (moment.year, moment.month),
             Rule.DAILY: (moment.year, moment.month, moment.day),
         }
-        new = frozenset(rule for rule, name in names.items() if name not in self._seen)
-        self._seen.update(names.values())
-        return new
+        new: set[Rule] = set()
+        for rule, name in names.items():
+            taken = self._taken[rule]
+            while taken and taken[-1] > name:
+                taken.pop()
+            if not taken or taken[-1] != name:
+                taken.append(name)
+                new.add(rule)
+        return frozenset(new)
 
 
 def _ends(rule: CharterRegister, since: Instant, ranks: frozenset[Rule]) -> list[tuple[Instant, Rule]]:
