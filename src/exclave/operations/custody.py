@@ -297,6 +297,12 @@ def open_register(
     rule = view.chain.newest.charter.register(register)
     if rule is None:
         raise WarrantForeign(f"the charter does not list register {register}")
+    if rule.epoch not in keys:
+        raise CorruptObject(
+            f"epoch {newest.number} of register {register} leaves out the key of epoch {rule.epoch}, and the annex is"
+            " sealed to that",
+            hint="The machine that rekeyed did wrong. Keep the shares of former epochs; tell the continuity officer.",
+        )
     box = find_box(sources, view.state, register, rule.annex_box)
     plain = keys[rule.epoch].open(box, annex_info(register, rule.epoch))
     if sha256(plain) != rule.annex_plain:

@@ -236,7 +236,7 @@ def status(view: StateView, sources: Sources, register: RegisterId, *, now: Inst
     for ordered in deletions.orders:
         since = witnessed_since(view, sources, history, ordered.fact)
         if since is not None:
-            since = max(since, ordered.fact.fact.time)
+            since = max(since, ordered.since)
         verdict = deletions.verdict(view, ordered, public_since=since, now=now)
         against = tuple(o for o in deletions.objections if o.order in (ordered.digest, None))
         found.append(
@@ -255,7 +255,7 @@ def record(
     """
     history = read_history(view, sites, register)
     deletions = read_deletions(view, sites, history, now=now)
-    since = {o.digest: o.fact.fact.time for o in deletions.orders}
+    since = {o.digest: o.since for o in deletions.orders}
     allowed = [
         o for o in deletions.orders
         if deletions.verdict(view, o, public_since=since[o.digest], now=now).state in (OrderState.DUE, OrderState.DONE)

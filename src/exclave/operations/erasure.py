@@ -112,9 +112,10 @@ def carry_out(
         deletions = read_deletions(view, answering, history, now=now, brought=notes)
         if not deletions.orders:
             continue
-        if len(rule.at) > 1 and len(answering) < 2:
+        knowing = {name for log in history.epochs for name in log.heads}
+        if len(rule.at) > 1 and len(knowing) < 2:
             raise NotAuthorised(
-                f"{here.label} alone may not know of later versions or objections; no other site answers",
+                f"{here.label} alone may not know of later versions or objections; no other site of it answers",
                 hint="Name at least one other site of the register with --site.",
             )
         everything = read_history(view, answering, rule.id, allow_unwitnessed=True)

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from exclave.errors import IntegrityError, UnavailableError, UsageError
+from exclave.errors import IntegrityError, MissingObject, UnavailableError, UsageError
 from exclave.formats.deletion import CHARTER
 from exclave.formats.fact import Fact
 from exclave.formats.paths import deletion_key, objection_key, warrant_key
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.sites.contract import Site
 from exclave.vault.index import ChunkIndex
+from exclave.verify import erasable
 from exclave.verify.deletions import Deletions, named_charter, read_deletions
-from exclave.verify.erasable import doomed_packs
 from exclave.verify.history import RegisterHistory, read_history
 from exclave.verify.inventory import read_lists
 from exclave.verify.state import StateView
@@ -44,7 +44,7 @@ def leave_doomed(
     What lies in them is shipped again in other packs, so that the version to come outlives the erasure. A restart does
     the same again, as long as a site lists such a pack.
     """
-    doomed = doomed_packs(view, sites, history, deletions)
+    doomed = erasable.doomed_packs(view, sites, history, deletions)
     since = max(((o.fact.epoch, o.fact.index) for o in deletions.orders if o.order.keys is not None), default=None)
     if since is not None:
         # A key is to go, and no pack says to which one it is sealed: what was entered since is known not to need it.
@@ -58,12 +58,19 @@ def leave_doomed(
 
 
 def keys_due(view: StateView, sites: Mapping[Label, Site], register: RegisterId, now: Instant) -> frozenset[Epoch]:
-    """Former epochs whose keys a new epoch leaves out, because an order takes them away that nobody stopped in time.
+    """Former epochs whose keys a new epoch leaves out: an order takes them away that nobody stopped in time, and no
+    living version may need them.
 
-    ``UsageError`` if the annex of the charter in force could not be opened without one of them.
+    ``UsageError`` if the annex of the charter in force could not be opened without one of them; ``MissingObject`` if
+    nobody can tell what living versions need.
     """
-    history = read_history(view, sites, register)
-    due = read_deletions(view, sites, history, now=now).keys_due(view, now)
+    history = read_history(view, sites, register, allow_unwitnessed=True)
+    due, lost = erasable.keys_due(view, sites, history, read_deletions(view, sites, history, now=now), now)
+    if lost:
+        raise MissingObject(
+            f"whether a living version needs a key that is to go cannot be told: {lost}",
+            hint="Repair the sites' object lists first.",
+        )
     rule = view.chain.newest.charter.register(register)
     if rule is not None and rule.epoch in due:
         raise UsageError(

@@ -32,7 +32,7 @@ from exclave.formats.deletion import (
 )
 from exclave.formats.paths import deletion_key
 from exclave.formats.warrant import Act
-from exclave.ids import Digest, Epoch, Instant, RegisterId, instant_text, parse_digest, sha256
+from exclave.ids import Digest, Instant, RegisterId, instant_text, parse_digest, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.deletion import Before, OrderState, Verdict, judge_order, objecting
 from exclave.rules.retention import Made
@@ -53,8 +53,12 @@ class Ordered:
     digest: Digest
     warrant: AuthorisedWarrant
     fact: CountedFact
+    since: Instant
+    """When it was entered: as its fact says, and not before the versions that the ledger has before it."""
+    dones: tuple[tuple[CountedFact, Instant], ...]
+    """The facts that say that it was carried out, each with when it was entered in the same sense."""
     done: CountedFact | None
-    """The fact that says that it was carried out, the first of several; None if there is none."""
+    """Of these the first that says it rightly, or else the first; None if there is none."""
     voided: str
     """Why it may not be carried out any more; empty if it may."""
 
@@ -104,7 +108,7 @@ class Deletions:
 
         The ledger's word that it was done already permits nothing: its writer alone could say so too early.
         """
-        if ordered.voided and ordered.done is None:
+        if ordered.voided and not ordered.sequences <= self.gone:
             return Verdict(OrderState.VOID, ordered.voided, None)
         if self.unheard:
             return Verdict(OrderState.STOPPED, self.unheard, None)
@@ -118,7 +122,10 @@ class Deletions:
             return self.permission(view, ordered, public_since=public_since, now=now)
         if ordered.sequences <= self.gone:
             return Verdict(OrderState.DONE, "the ledger says that it was carried out", ordered.done.fact.time)
-        was = _as_of_done(view, self, ordered, now)
+        found = self.permission(view, ordered, public_since=public_since, now=now)
+        if found.state is OrderState.DUE:
+            return found  # Whoever said so too early keeps nobody from doing it, and from saying so, in time.
+        was = _as_of_done(view, self, ordered, *ordered.dones[0], now)
         return Verdict(
             OrderState.STOPPED, f"the ledger says that it was carried out, against the rules: {was.why}", None
         )
@@ -127,7 +134,7 @@ class Deletions:
         """Versions that need not be anywhere any more: erased by the ledger's word, or due by its own clock."""
         found: dict[VersionNumber, Erased] = {}
         for ordered in self.orders:
-            verdict = self.verdict(view, ordered, public_since=ordered.fact.fact.time, now=now)
+            verdict = self.verdict(view, ordered, public_since=ordered.since, now=now)
             if verdict.state in (OrderState.DONE, OrderState.DUE):
                 last = ordered.done or ordered.fact
                 for sequence in ordered.sequences:
@@ -136,13 +143,13 @@ class Deletions:
                         found[sequence] = gone
         return found
 
-    def keys_due(self, view: StateView, now: Instant) -> frozenset[Epoch]:
-        """Epochs whose keys an order takes away that may be carried out, or was."""
-        return frozenset(
-            ordered.order.keys
+    def taking_keys(self, view: StateView, now: Instant) -> tuple[Ordered, ...]:
+        """Orders that take an epoch's key away and may be carried out, or were."""
+        return tuple(
+            ordered
             for ordered in self.orders
             if ordered.order.keys is not None
-            and self.verdict(view, ordered, public_since=ordered.fact.fact.time, now=now).state
+            and self.verdict(view, ordered, public_since=ordered.since, now=now).state
             in (OrderState.DONE, OrderState.DUE)
         )
 
@@ -165,11 +172,11 @@ def read_deletions(
     Without any order nobody is asked for objections, unless ``listen`` says so: there may be a legal hold.
     """
     register, findings = history.register, list[Finding]()
-    orders = _orders(view, sources, history, findings)
+    orders = _orders(view, sources, history, findings, now)
     heard: dict[bytes, Objection] = {}
     unheard = ""
     if orders or listen:
-        under = (view.chain.newest, *(ordered.warrant.charter for ordered in orders))
+        under = {ordered.digest: ordered.warrant.charter for ordered in orders}
         heard, unheard = read_objections(view, sources, register, under, findings, brought)
     charters = tuple(
         (c.charter.number, rule) for c in view.chain.charters if (rule := c.charter.register(register)) is not None
@@ -179,39 +186,45 @@ def read_deletions(
         tuple(findings),
     )  # fmt: skip
     for ordered in orders:
-        if ordered.done is None:
-            continue
-        was = _as_of_done(view, found, ordered, now)
-        if was.state is OrderState.DUE:
-            found = replace(found, gone=found.gone | ordered.sequences)
-        else:
+        for done, time in ordered.dones:
+            was = _as_of_done(view, found, ordered, done, time, now)
+            if was.state is OrderState.DUE:
+                found = replace(found, gone=found.gone | ordered.sequences, orders=tuple(
+                    replace(o, done=done) if o is ordered else o for o in found.orders
+                ))  # fmt: skip
+                break
             wrong = NotAuthorised(f"the ledger says that versions were erased, against the rules: {was.why}")
-            what = f"the deletion in entry {ordered.done.index} of epoch {ordered.done.epoch}"
+            what = f"the deletion in entry {done.index} of epoch {done.epoch}"
             findings.append(finding("?", what, wrong, register, grave=True))
     return replace(found, findings=tuple(findings))
 
 
-def _as_of_done(view: StateView, known: Deletions, ordered: Ordered, now: Instant) -> Verdict:
-    """What was right when the ledger says that ``ordered`` was done: by the charters and objections of then.
+def _as_of_done(
+    view: StateView, known: Deletions, ordered: Ordered, done: CountedFact, at: Instant, now: Instant
+) -> Verdict:
+    """What was right when the ledger says ``done`` of ``ordered``, at the time ``at``: by the charters and objections
+    of then.
 
     A later charter or hold, and an objection that is dated later, make nothing wrong afterwards.
     """
-    if ordered.done is None:
-        return Verdict(OrderState.WAITING, "it was not carried out", None)
-    time = min(ordered.done.fact.time, now)
+    time = min(at, now)
     least = ordered.warrant.charter.charter.number
-    newest = max((m.charter for m in known.every if _before(m, ordered.done)), default=1)
+    newest = max((m.charter for m in known.every if m.epoch <= done.epoch and m.time <= time), default=1)
     under = next(c for c in view.chain.charters if c.charter.number == max(least, newest))
     charters = [(number, rule) for number, rule in known.charters if number <= under.charter.number]
     said = [o for o in known.objections if o.time <= time]
     against, everything = objecting(said, ordered.digest, ordered.warrant.charter, under)
     versions = [m for m in known.every if m.sequence in ordered.sequences or m.sequence not in known.gone]
-    since = ordered.fact.fact.time
-    return judge_order(ordered.order, Before(versions, charters, against, everything, since), time)
+    return judge_order(ordered.order, Before(versions, charters, against, everything, ordered.since), time)
 
 
-def _before(made: Made, counted: CountedFact) -> bool:
-    return made.epoch <= counted.epoch and made.time <= counted.fact.time
+def _entered(history: RegisterHistory, counted: CountedFact, now: Instant) -> Instant:
+    """When a fact was entered: as it says, and not before any version that the ledger has before it. Its writer cannot
+    date it back behind what others have seen; versions whose times lie in the future say nothing.
+    """
+    place = (counted.epoch, counted.index)
+    before = (v.leaf.time for v in history.versions if (v.epoch, v.index) < place and v.leaf.time <= now)
+    return max(counted.fact.time, max(before, default=Instant(0)))
 
 
 def mark_erased(
@@ -271,7 +284,7 @@ def _named(counted: CountedFact) -> Digest:
 
 
 def _orders(
-    view: StateView, sources: Sources, history: RegisterHistory, findings: list[Finding]
+    view: StateView, sources: Sources, history: RegisterHistory, findings: list[Finding], now: Instant
 ) -> tuple[Ordered, ...]:
     found: dict[Digest, Ordered] = {}
     leaves = {version.leaf.sequence: version for version in history.versions}
@@ -288,8 +301,11 @@ def _orders(
             what = f"the order to delete in entry {counted.index} of epoch {counted.epoch}"
             findings.append(finding("?", what, error, history.register, grave=False))
             continue
-        done = next((f for f in history.facts if _finishes(f, counted, digest)), None)
-        found[digest] = Ordered(order, digest, warrant, counted, done, _voided(view, history, counted))
+        dones = tuple((f, _entered(history, f, now)) for f in history.facts if _finishes(f, counted, digest))
+        found[digest] = Ordered(
+            order, digest, warrant, counted, _entered(history, counted, now), dones, dones[0][0] if dones else None,
+            _voided(view, history, counted),
+        )  # fmt: skip
     return tuple(found.values())
 
 

@@ -5,16 +5,16 @@ A pack goes only when no living version names it, whatever epoch that version is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from exclave.errors import MissingObject
 from exclave.formats.paths import box_key
-from exclave.ids import Digest, Epoch, Key, RegisterId
+from exclave.ids import Digest, Epoch, Instant, Key, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.sites.contract import Sources
 from exclave.verify.deletions import Deletions, Ordered
-from exclave.verify.history import CountedVersion, RegisterHistory
+from exclave.verify.history import RegisterHistory
 from exclave.verify.inventory import read_lists
 from exclave.verify.state import StateView
 
@@ -64,8 +64,7 @@ def erasable(
     boxes: dict[Key, str] = {}
     waits = ""
     if ordered.order.keys is not None:
-        kept = [v for v in history.versions if v.leaf.sequence not in gone]
-        waits = _keys_wait(view, sources, history, ordered, ordered.order.keys, kept, living.packs)
+        waits = _keys_wait(view, sources, history, ordered, ordered.order.keys, gone, living.packs)
         boxes = {} if waits else _key_boxes(view, history.register, ordered.order.keys)
     return Erasable(history.register, packs, len(dead.packs) - len(packs), boxes, waits)
 
@@ -76,17 +75,35 @@ def _keys_wait(
     history: RegisterHistory,
     ordered: Ordered,
     epoch: Epoch,
-    kept: Sequence[CountedVersion],
+    gone: Collection[VersionNumber],
     living: Mapping[Digest, int],
 ) -> str:
-    """Why the key of ``epoch`` cannot go yet; empty if nothing needs it any more.
-
-    Only what was entered after the order can be known not to need it: writers seal everything anew from then on.
-    """
-    chain, entered = view.epoch_chain(history.register), (ordered.fact.epoch, ordered.fact.index)
+    """Why the boxes with the key of ``epoch`` cannot go yet; empty if nothing needs them any more."""
     rule = view.chain.newest.charter.register(history.register)
     if rule is None or rule.epoch <= epoch:
         return f"the annex is sealed to epoch {rule.epoch if rule else '?'}: a new charter must name a later one first"
+    if why := _needed(view, sources, history, ordered, epoch, gone, living):
+        return why
+    if epoch not in view.epoch_chain(history.register).newest.note.without:
+        return f"the key of epoch {epoch} is among the older keys still: a rekey leaves it out"
+    return ""
+
+
+def _needed(
+    view: StateView,
+    sources: Sources,
+    history: RegisterHistory,
+    ordered: Ordered,
+    epoch: Epoch,
+    gone: Collection[VersionNumber],
+    living: Mapping[Digest, int],
+) -> str:
+    """Why a version that is not ``gone`` may need the key of ``epoch``; empty if none does.
+
+    Only what was entered after the order can be known not to need it: writers seal everything anew from then on.
+    """
+    entered = (ordered.fact.epoch, ordered.fact.index)
+    kept = [v for v in history.versions if v.leaf.sequence not in gone]
     older = [v for v in kept if v.epoch >= epoch and (v.epoch, v.index) < entered]
     if older:
         return (
@@ -95,9 +112,27 @@ def _keys_wait(
     before = [v.leaf.objects for v in history.versions if v.epoch >= epoch and (v.epoch, v.index) < entered]
     if living.keys() & read_lists(view.state, history.register, before, sources).packs.keys():
         return f"a living version names a pack that may be sealed to epoch {epoch}: its key goes with that version"
-    if epoch not in chain.newest.note.without:
-        return f"the key of epoch {epoch} is among the older keys still: a rekey leaves it out"
     return ""
+
+
+def keys_due(
+    view: StateView, sources: Sources, history: RegisterHistory, deletions: Deletions, now: Instant
+) -> tuple[frozenset[Epoch], str]:
+    """Epochs whose keys an order takes away that may be carried out, or was, and that no living version may need; and
+    why an object list hides whether one does, empty if none is lost.
+    """
+    due, lost = set[Epoch](), ""
+    taking = deletions.taking_keys(view, now)
+    gone = frozenset(deletions.erased(view, now)) if taking else frozenset()
+    kept = [v.leaf.objects for v in history.versions if v.leaf.sequence not in gone]
+    living = read_lists(view.state, history.register, kept if taking else (), sources)
+    for ordered in taking:
+        epoch = ordered.order.keys
+        if epoch is not None and not _needed(view, sources, history, ordered, epoch, gone, living.packs):
+            due.add(epoch)
+    if due and living.lost:
+        lost = next(iter(living.lost.values())).message
+    return frozenset(due), lost
 
 
 def _key_boxes(view: StateView, register: RegisterId, epoch: Epoch) -> dict[Key, str]:

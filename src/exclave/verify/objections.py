@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from exclave.errors import (
     CorruptObject,
@@ -17,7 +18,7 @@ from exclave.formats.card import Card
 from exclave.formats.deletion import MAX_OBJECTION_BYTES, Objection, parse_objection
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import objection_key, objection_prefix
-from exclave.ids import Label, RegisterId
+from exclave.ids import Digest, RegisterId
 from exclave.rules.charters import VerifiedCharter
 from exclave.rules.signatures import verify_signed_by
 from exclave.sites.contract import Readable, Sources
@@ -32,14 +33,15 @@ def read_objections(
     view: StateView,
     sources: Sources,
     register: RegisterId,
-    charters: Iterable[VerifiedCharter],
+    under: Mapping[Digest, VerifiedCharter],
     findings: list[Finding],
     brought: Iterable[bytes],
 ) -> tuple[dict[bytes, Objection], str]:
-    """Objections from all sources that custodians of ``charters`` signed, and why they may not be all."""
-    cards: dict[Label, list[Card]] = {}
-    for card in {card.digest: card for charter in charters for card in charter.cards}.values():
-        cards.setdefault(card.name, []).append(card)
+    """Objections from all sources that custodians signed, and why they may not be all: those of the newest charter, and
+    against an order those of the charter, in ``under``, that its warrant was given under. A key that was replaced
+    speaks no more.
+    """
+    cards = _Cards(view.chain.newest, under)
     found: dict[bytes, Objection] = {}
     unheard = ""
     for data in brought:
@@ -54,11 +56,24 @@ def read_objections(
     return found, unheard
 
 
+@dataclass(frozen=True, slots=True)
+class _Cards:
+    newest: VerifiedCharter
+    under: Mapping[Digest, VerifiedCharter]
+
+    def who_may(self, objection: Objection) -> list[Card]:
+        """Keys with which this objection may be signed."""
+        charters = [self.newest]
+        if objection.order is not None and objection.order in self.under:
+            charters.append(self.under[objection.order])
+        return [card for charter in charters for card in charter.cards if card.name == objection.custodian]
+
+
 def _hear_all(
     view: StateView,
     register: RegisterId,
     source: Readable,
-    cards: Mapping[Label, list[Card]],
+    cards: _Cards,
     found: dict[bytes, Objection],
 ) -> bool:
     """Adds every good objection at ``source``; False if it shows too many to read."""
@@ -80,12 +95,12 @@ def _hear(
     view: StateView,
     register: RegisterId,
     data: bytes,
-    cards: Mapping[Label, list[Card]],
+    cards: _Cards,
     found: dict[bytes, Objection],
 ) -> None:
     try:
         note = parse_note(data)
-        objection = verify_objection(view, note, cards.get(parse_objection(note.text).custodian, []))
+        objection = verify_objection(view, note, cards.who_may(parse_objection(note.text)))
     except (MalformedError, NotAuthorised, IntegrityError):
         return  # Anybody may have put it there.
     if objection.register == register:

@@ -25,6 +25,7 @@ from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Erased, read_deletions
+from exclave.verify.erasable import keys_due
 from exclave.verify.feeds import FeedHeads, absent_batches, head_key, read_heads
 from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, collect_history, read_copies
 from exclave.verify.inventory import read_lists
@@ -122,7 +123,7 @@ class RegisterCheck:
             deletions = read_deletions(self._view, self._sources, self._history, now=self._now)
             self.findings += deletions.findings
             self._erased = deletions.erased(self._view, self._now)
-            self._keys_due = deletions.keys_due(self._view, self._now)
+            self._keys_due, _ = keys_due(self._view, self._sources, self._history, deletions, self._now)
 
     @property
     def _living(self) -> tuple[CountedVersion, ...]:
@@ -168,7 +169,8 @@ class RegisterCheck:
         lost = sorted(set(chain.newest.note.without) - self._keys_due)
         for number in lost:
             error = NotAuthorised(
-                f"epoch {chain.newest.number} leaves out the key of epoch {number}, and no order says so"
+                f"epoch {chain.newest.number} leaves out the key of epoch {number}, and no order says so, or a version"
+                " may need it"
             )
             self._note("?", "epochs", error, grave=True)
         return bool(lost)
