@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from exclave.errors import ExclaveError, MalformedError, UsageError
 from exclave.ids import Instant, instant_text
@@ -71,24 +73,33 @@ def print_json(value: object) -> None:
     sys.stdout.flush()
 
 
+_UNSEEN: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What commands a terminal, turns the direction of text, or cannot be written."""
+
+
+def visible(text: str) -> str:
+    """``text`` of a person, a host or a version, so that it does nothing to the terminal but stand there."""
+    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table on standard output."""
+    """A table on standard output. Cells are no markup: brackets in a file's name are brackets."""
     made = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(str(cell) for cell in row))
+        made.add_row(*(Text(visible(str(cell))) for cell in row))
     out.print(made)
 
 
 def say(text: str) -> None:
     """A line for a person, without markup."""
-    out.print(text, markup=False)
+    out.print(visible(text), markup=False)
 
 
 def note(text: str) -> None:
     """A line about what is going on, on standard error."""
-    err.print(text, markup=False, style="dim")
+    err.print(visible(text), markup=False, style="dim")
 
 
 def size_text(size_bytes: float) -> str:
@@ -133,12 +144,18 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Any]:
     if quiet or not err.is_terminal:
         yield lambda text, entries, size: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def update(text: str, entries: int, size: int) -> None:
-            bar.update(task, description=f"{what}: {text}, {entries} entries", completed=size)
+            bar.update(task, description=visible(f"{what}: {text}, {entries} entries"), completed=size)
 
         yield update
 
@@ -154,7 +171,7 @@ def fail(error: ExclaveError, as_json: bool) -> int:
     if as_json:
         print_json(error_json(error))
     else:
-        err.print(f"exclave: {error.message}", style="bold red", markup=False)
+        err.print(visible(f"exclave: {error.message}"), style="bold red", markup=False)
         if error.hint:
-            err.print(f"  {error.hint}", markup=False)
+            err.print(visible(f"  {error.hint}"), markup=False)
     return error.exit_code

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from rich.live import Live
 from rich.text import Text
 
-from exclave.cli.output import duration, err, size_text
+from exclave.cli.output import duration, err, size_text, visible
 from exclave.ids import Label
 from exclave.sites.contract import Site
 from exclave.sites.recording import RecordingSite
@@ -69,7 +69,7 @@ def describe(work: Work, *, passed_s: float, read_rate: float, shipped_rate: flo
         full = int(share * _BAR)
         drawn = f" [{'#' * full}{'.' * (_BAR - full)}]" if width >= 2 * _BAR else ""
         bar = f"{drawn} {'~' if work.estimated else ''}{share:.0%}"
-    head = f"{work.what}: {work.text}" if work.text else work.what
+    head = visible(f"{work.what}: {work.text}" if work.text else work.what)
     room = max(width - len(bar), 1)
     first = (head if len(head) <= room else head[: room - 1] + "…") + bar
     parts = []
