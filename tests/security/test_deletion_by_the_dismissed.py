@@ -14,7 +14,7 @@ from exclave.formats.note import ParsedNote
 from exclave.formats.paths import deletion_key
 from exclave.formats.warrant import Act
 from exclave.ids import Instant, Label, now, parse_register_id
-from exclave.keys.file import load
+from exclave.keys.file import KeyFile, load
 from exclave.operations.act_fact import RegisterFacts
 from exclave.operations.custody import Granted, grant, request_warrant, sign_warrant
 from exclave.operations.deletion import put_objection, read_order_file
@@ -72,6 +72,13 @@ def enter(home: AgeingHome, order: Path, granted: Granted, kind: Label, *, time:
     facts.record(kind, granted, said, again=True, now=time)
 
 
+def put(home: AgeingHome, said: Objection, key: KeyFile) -> None:
+    """An objection, signed with ``key``, at every site."""
+    text, (view, facts, _) = said.encode(), facts_of(home)
+    note = ParsedNote(text, sign_text(text, key.name, key.signing()))
+    put_objection(view, facts.register, note.encode(), facts.sites)
+
+
 def read(home: AgeingHome, *, days: float = 0) -> tuple[Deletions, RegisterHistory]:
     """What everybody finds ``days`` from now: orders, and the history with the versions that count as erased."""
     time = Instant(now() + int(days * DAY))
@@ -126,11 +133,8 @@ def test_a_key_that_was_replaced_holds_nothing(home: ChangingHome) -> None:
     home.key("aino").with_suffix(".card").unlink()
     People.change(home, ("kaja", "luc"), people=("aino", "kaja", "luc"))
     view, facts, _ = facts_of(home)
-    text = Objection(
-        view.state, facts.register, view.chain.newest.digest, None, former.name, now(), "A thief has it"
-    ).encode()
-    note = ParsedNote(text, sign_text(text, former.name, former.signing()))
-    put_objection(view, facts.register, note.encode(), facts.sites)
+    said = Objection(view.state, facts.register, view.chain.newest.digest, None, former.name, now(), "A thief has it")
+    put(home, said, former)
     assert not read(home)[0].objections
     assert home.erase("lux").verdict.state is OrderState.DUE
 
@@ -148,3 +152,19 @@ def test_a_site_that_knows_nothing_of_a_register_is_no_other_site(tmp_path: Path
     with pytest.raises(NotAuthorised, match="alone"):
         home.erase("lux", "nord")
     assert home.erase("lux", "home").verdict.state is OrderState.STOPPED
+
+
+def test_an_objection_that_is_dated_back_is_told_of(home: ChangingHome) -> None:
+    """A limit: one custodian who dates his word back makes a deletion that was right look wrong, gravely."""
+    order = home.propose()
+    granted = coerced(home, order, days=0)
+    enter(home, order, granted, ORDERED, time=now())
+    enter(home, order, granted, DONE, time=Instant(now() + 31 * DAY))
+    assert len(read(home, days=40)[0].gone) == 2
+    view, facts, _ = facts_of(home)
+    then, digest = Instant(now() + 10 * DAY), read_order_file(order).digest
+    said = Objection(view.state, facts.register, view.chain.newest.digest, digest, Label("aino"), then, "Too late")
+    put(home, said, load(str(home.key("aino"))))
+    deletions, _ = read(home, days=40)
+    assert not deletions.gone
+    assert [(f.grave, "objected to by aino" in f.detail) for f in deletions.findings] == [(True, True)]
