@@ -15,6 +15,12 @@ def test_brackets_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in shown for name in ("a[/b]", "report[final].pdf", "[conceal]hidden"))
 
 
+def test_name_is_no_row(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line end in a name begins no row of its own."""
+    table(("kind", "path"), [["new", "a\nchanged  b"]])
+    assert "a\\nchanged  b" in capsys.readouterr().out
+
+
 def test_names_do_not_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Escape sequences, turned text and what has no character are shown as what they are."""
     hostile = "x\x1b[2K\x1b]52;c;eA==\x07\x9b1A\r\u202egpj.exe\udcff"

@@ -20,8 +20,10 @@ def _history(*lines: ScrubLine) -> RegisterHistory:
     return cast(RegisterHistory, SimpleNamespace(facts=facts))
 
 
-def _line(day: int, *, wrong: int = 0, repaired: int = 0, read: int = 20, site: Label = LUX) -> ScrubLine:
-    return ScrubLine(site, 30, day, day, read, 500, 1, wrong, repaired)
+def _line(
+    day: int, *, wrong: int = 0, repaired: int = 0, read: int = 20, packs: int = 500, site: Label = LUX
+) -> ScrubLine:
+    return ScrubLine(site, 30, day, day, read, packs, 1, wrong, repaired)
 
 
 def test_damage_is_not_forgotten_the_next_day() -> None:
@@ -39,6 +41,11 @@ def test_damage_ends_when_everything_was_read() -> None:
     assert left_wrong(_history(_line(990, wrong=2), _line(991, read=500, wrong=2, repaired=2)), [LUX]) == {}
     assert left_wrong(_history(_line(900, wrong=2), _line(961)), [LUX]) == {}
     assert left_wrong(_history(_line(900, wrong=2), _line(960)), [LUX]) != {}
+
+
+def test_older_head_does_not_end_damage() -> None:
+    """A site that shows a head of long ago for a day, all of whose few packs are right, has put nothing right."""
+    assert left_wrong(_history(_line(990, wrong=2), _line(991, read=3, packs=3)), [LUX]) != {}
 
 
 def test_scrub_of_the_future_does_not_silence_status() -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from exclave.operations.mount import CACHE_BYTES, MountedRegister, version_name
 from exclave.operations.restore import choose_version
 from exclave.serve.fuse import prepare_folder, serve_mount
 
+_LOOK_S = 20.0
+"""So much longer than the warrant a mount stays at most, after a machine was asleep."""
 _EXAMPLE = (
     "Example: exclave mount /mnt/land --site lux=dir:/mnt/lux --fingerprint 3f9a… --warrant r.warrant"
     " --answer r-kaja.answer --answer r-luc.answer --key machine.key"
@@ -92,18 +95,26 @@ def _keep_secrets_in() -> None:
 
 
 class _Deadline:
-    """Ends this process's mount, as Ctrl-C does, when the warrant ends."""
+    """Ends this process's mount, as Ctrl-C does, when the warrant ends.
+
+    The clock is looked at again and again: a timer stands still while the machine sleeps. Nor does a clock that is set
+    back make a warrant longer.
+    """
 
     def __init__(self, instant: Instant) -> None:
         self.passed = False
-        seconds = min(max((instant - now()) / 1e6, 0.0), threading.TIMEOUT_MAX)
-        self._timer = threading.Timer(seconds, self._pass)
-        self._timer.daemon = True
-        self._timer.start()
+        self._instant = instant
+        self._until_s = time.monotonic() + (instant - now()) / 1e6
+        self._cancelled = threading.Event()
+        threading.Thread(target=self._watch, name="deadline", daemon=True).start()
 
-    def _pass(self) -> None:
-        self.passed = True
-        os.kill(os.getpid(), signal.SIGTERM)
+    def _watch(self) -> None:
+        while (left_s := min((self._instant - now()) / 1e6, self._until_s - time.monotonic())) > 0:
+            if self._cancelled.wait(min(left_s, _LOOK_S)):
+                return
+        if not self._cancelled.is_set():
+            self.passed = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def cancel(self) -> None:
-        self._timer.cancel()
+        self._cancelled.set()

@@ -83,12 +83,12 @@ def visible(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table on standard output. Cells are no markup: brackets in a file's name are brackets."""
+    """A table on standard output. Cells are no markup, and one line: a file's name cannot look like a row."""
     made = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")
     for row in rows:
-        made.add_row(*(Text(visible(str(cell))) for cell in row))
+        made.add_row(*(Text(visible(str(cell)).replace("\n", "\\n")) for cell in row))
     out.print(made)
 
 

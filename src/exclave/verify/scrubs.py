@@ -13,14 +13,18 @@ from exclave.verify.history import RegisterHistory
 def left_wrong(history: RegisterHistory, sites: Collection[Label]) -> dict[Label, ScrubLine]:
     """Of each of ``sites`` the newest run that left something wrong, unless a later one read everything and found it
     right, or two periods went by. The run of the next day reads other objects: that it found nothing proves nothing.
+
+    "Everything" of fewer packs does not count: a site that shows an older head for a day holds less, by its own word.
     """
     found: dict[Label, ScrubLine] = {}
     for line in _lines(history, sites):
         left = found.get(line.site)
         if line.wrong > line.repaired:
             found[line.site] = line
-        elif left is not None and (line.packs_read == line.packs or line.through - left.through > 2 * line.days):
-            del found[line.site]
+        elif left is not None:
+            whole = line.packs_read == line.packs >= left.packs
+            if whole or line.through - left.through > 2 * line.days:
+                del found[line.site]
     return found
 
 
