@@ -347,8 +347,8 @@ def _needed(home: AgeingHome) -> set[str]:
 
 def test_a_writer_who_names_a_pack_since(home: AgeingHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A version that was entered after the order, by a writer who knew nothing of it, loses nothing."""
-    old = tmp_path / "version-2"
-    restored(home, old, "--version", "2")
+    old = tmp_path / "version-3"
+    restored(home, old, "--version", "3")
     shutil.copy(old / "acts" / "act-1", home.root / "acts" / "act-1")
     doomed = _doomed(home)
     monkeypatch.setattr(backup, "leave_doomed", lambda *parts: 0)
