@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,16 @@ from exclave.errors import NotAuthorised
 from exclave.formats.deletion import DONE, ORDERED, Objection
 from exclave.formats.note import ParsedNote
 from exclave.formats.paths import deletion_key
+from exclave.formats.tile import bundle_key
 from exclave.formats.warrant import Act
-from exclave.ids import Instant, Label, now, parse_register_id
+from exclave.ids import Instant, Key, Label, now, parse_register_id
 from exclave.keys.file import KeyFile, load
 from exclave.operations.act_fact import RegisterFacts
 from exclave.operations.custody import Granted, grant, request_warrant, sign_warrant
 from exclave.operations.deletion import put_objection, read_order_file
 from exclave.rules.deletion import OrderState
 from exclave.rules.signatures import sign_text
+from exclave.sites.erasing import DirectoryEraser
 from exclave.verify.deletions import Deletions, mark_erased, read_deletions
 from exclave.verify.history import RegisterHistory
 from support.deleting import DAY, AgeingHome, facts_of
@@ -168,3 +170,46 @@ def test_an_objection_that_is_dated_back_is_told_of(home: ChangingHome) -> None:
     deletions, _ = read(home, days=40)
     assert not deletions.gone
     assert [(f.grave, "objected to by aino" in f.detail) for f in deletions.findings] == [(True, True)]
+
+
+@dataclass
+class Dated:
+    """A store where the bundles of entries came twenty days late, but for ``early``."""
+
+    inner: DirectoryEraser
+    early: Key
+
+    def shown_since(self, key: Key) -> Instant | None:
+        since = self.inner.shown_since(key)
+        late = "/tile/entries/" in key and key != self.early
+        return Instant(since + 20 * DAY) if late and since is not None else since
+
+    def erase(self, key: Key) -> None:
+        self.inner.erase(key)
+
+
+def test_a_bundle_that_was_planted_tells_no_time(home: ChangingHome) -> None:
+    """An object that the writer put in good time under the name of a bundle to come, with other bytes than the log's,
+    makes no order older than its entry."""
+    home.ordered()
+    home.backup()
+    view, facts, history = facts_of(home)
+    counted = next(f for f in history.facts if f.fact.kind == ORDERED)
+    prefix = view.log_reader(history.epochs[0].epoch, facts.sites[Label("lux")]).prefix
+    early = bundle_key(prefix, 0, counted.index + 1)
+    (home.site("lux") / early).chmod(0o600)
+    (home.site("lux") / early).write_bytes(b"planted")
+    power = Dated(DirectoryEraser(str(home.site("lux"))), early)
+    assert home.erase("lux", power=power, days=31).verdict.state is OrderState.WAITING
+    assert home.erase("lux", power=power, days=51).verdict.state is OrderState.DUE
+
+
+def test_other_bytes_under_the_order_s_name_are_no_order(home: ChangingHome) -> None:
+    """A site that shows something else in the place of the order has not laid it open, however long that lies there."""
+    digest = home.ordered()
+    (path,) = home.objects("deletion")
+    assert path.name == digest.hex()
+    path.chmod(0o600)
+    path.write_bytes(b"planted")
+    assert home.erase("lux").verdict.state is OrderState.WAITING
+    assert home.erase("home").verdict.state is OrderState.DUE

@@ -23,16 +23,17 @@ from exclave.errors import (
 from exclave.formats.deletion import erased_digest
 from exclave.formats.note import MAX_NOTE_BYTES, parse_note
 from exclave.formats.paths import deletion_key, pack_key
-from exclave.formats.tile import TILE_WIDTH, bundle_key
+from exclave.formats.tile import TILE_WIDTH, bundle_key, encode_bundle
 from exclave.formats.warrant import Act
 from exclave.ids import Digest, Fingerprint, Instant, Key, Label, RegisterId
 from exclave.rules.deletion import OrderState, Verdict
 from exclave.rules.warrants import authorise_warrant
 from exclave.sites.contract import Readable, Site
 from exclave.sites.erasing import ErasingSite
-from exclave.verify.deletions import Deletions, Ordered, read_deletions
+from exclave.verify.deletions import Deletions, Ordered, fetch_order, read_deletions
 from exclave.verify.erasable import Erasable, erasable
-from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.history import CountedFact, RegisterHistory, read_history
+from exclave.verify.logs import ProvenTree
 from exclave.verify.state import StateView, read_state
 from exclave.verify.witnessed import witnessed_since
 
@@ -169,20 +170,41 @@ class _Work:
         view, fact, power = self.view, ordered.fact, self.here.power
         if self.here.label not in fact.held_by:
             return None
-        reader = view.log_reader(self.history.epochs[fact.epoch - 1].epoch, self.here.site)
-        bundle, place = divmod(fact.index, TILE_WIDTH)
-        widths = range(place + 1, TILE_WIDTH + 1)
-        entry = (power.shown_since(bundle_key(reader.prefix, bundle, width)) for width in widths)
+        try:
+            fetch_order(view, {self.here.label: self.here.site}, self.deletions.register, ordered.digest)
+        except (IntegrityError, MalformedError):
+            return None  # What lies under its name here is something else.
         times = (
             power.shown_since(deletion_key(view.state, self.deletions.register, ordered.digest)),
             min(
                 (since for key in self._warrants(ordered) if (since := power.shown_since(key)) is not None),
                 default=None,
             ),
-            next((since for since in entry if since is not None), None),
+            self._entered_since(fact),
             witnessed_since(view, self.sources, self.history, fact),
         )
         return None if None in times else max(time for time in times if time is not None)
+
+    def _entered_since(self, fact: CountedFact) -> Instant | None:
+        """Since when this site has a bundle with the entry: the very bytes of the log, not what lies under its name."""
+        log = self.history.epochs[fact.epoch - 1]
+        prefix = self.view.log_reader(log.epoch, self.here.site).prefix
+        index, place = divmod(fact.index, TILE_WIDTH)
+        try:
+            entries = ProvenTree(self.here.site, prefix, log.heads[self.here.label]).bundle(index)
+        except IntegrityError:
+            return None
+        for width in range(place + 1, len(entries) + 1):
+            key, data = bundle_key(prefix, index, width), encode_bundle(entries[:width])
+            since = self.here.power.shown_since(key)
+            if since is None:
+                continue
+            try:
+                if self.here.site.get(key, limit=len(data)) == data:
+                    return since
+            except IntegrityError:
+                continue  # A longer one.
+        return None
 
     def _warrants(self, ordered: Ordered) -> Iterator[Key]:
         """Copies of the warrant at this site that enough custodians signed, each by itself."""
