@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from exclave.errors import CorruptObject, MalformedError, SiteFull, UsageError, WrongFingerprint
+from exclave.errors import CorruptObject, MalformedError, SiteFull, SiteUnavailable, UsageError, WrongFingerprint
 from exclave.formats.carried import CARRIED_KEY, MAX_CARRIED_BYTES, Carried, CarriedRegister, parse_carried
 from exclave.ids import Digest, Instant, Label, RegisterId
 from exclave.operations.deliver import Delivery, deliver, plan_delivery, require_basis
@@ -122,6 +122,7 @@ def ship(
     }
     _write(disk, _say(view, label, part, chosen, now, finished=False))  # (1) a restart finds this, and writes on
     view = read_state({**sources, DISK: disk}, view.state)  # what the disk lacks of it is written
+    _require_answer(view, DISK)
     plans = [plan_delivery(view, r, disk, sources, now=now, wanted=packs.__contains__) for r, packs in chosen.items()]
     plan_done(sum(plan.needed_bytes for plan in plans))
     done = [deliver(view, p, DISK, disk, sources, always_publish=True, progress=progress) for p in plans]  # (2)
@@ -129,6 +130,15 @@ def ship(
     carried = _say(view, label, part, chosen, now, finished=whole)
     _write(disk, carried)  # (3)
     return Shipped(carried, tuple(done))
+
+
+def _require_answer(view: StateView, label: Label) -> None:
+    """Of a site that did not answer nobody knows which notes it lacks: they would be left out without a word."""
+    if label not in view.shown:
+        why = next((f.detail for f in view.findings if f.site == label and f.what == "site"), "it did not answer")
+        raise SiteUnavailable(
+            f"{label} could not be read: {why}", hint="Look at it, and try again; nothing is lost.", site=label
+        )
 
 
 def _say(
@@ -182,8 +192,11 @@ def take_over(
     """Takes over what ``disk`` holds into ``target``, which the charter knows as ``label``; every object is checked.
 
     (1) which registers are there, and may lie here: nothing is written before · (2) what the target lacks of each ·
-    (3) objects, and the ledgers once nothing is lacking. ``LegalBasisMissing`` in (1). ``plan_done(bytes)`` after (2).
+    (3) objects, and the ledgers once nothing is lacking. ``LegalBasisMissing`` in (1), ``SiteUnavailable`` if either
+    did not answer. ``plan_done(bytes)`` after (2).
     """
+    for needed in (DISK, label):
+        _require_answer(view, needed)
     shown = view.shown[DISK].epochs
     there = [rule.id for rule in view.chain.newest.charter.registers if shown.get(rule.id) and only in (None, rule.id)]
     if not there:
