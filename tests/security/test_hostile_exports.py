@@ -12,6 +12,8 @@ from psycopg.conninfo import conninfo_to_dict
 from exclave.errors import CorruptObject
 from exclave.operations.export_postgres import dump_options
 from exclave.registers.bag import payload_name
+from exclave.registers.neutral import Form
+from exclave.registers.neutral_sqlite import SqliteNeutral
 from exclave.registers.postgres_source import PostgresSource
 from exclave.registers.sqlite_dump import dump_sqlite
 
@@ -77,3 +79,16 @@ def test_long_names_do_not_stop_an_archive() -> None:
     shown = [payload_name(name) for name in names]
     assert len(set(shown)) == len(names)
     assert all(len(name.encode()) <= 255 and name == name.rstrip() for name in shown)
+
+
+def test_wide_tables_have_a_shape(tmp_path: Path) -> None:
+    """A table with as many columns as SQLite allows is not called damaged."""
+    path = tmp_path / "wide.db"
+    with sqlite3.connect(path) as db:
+        db.execute(f"CREATE TABLE w({', '.join(f'c{n}' for n in range(2000))})")
+        db.execute("INSERT INTO w(c0, c1999) VALUES (7, x'00')")
+    db.close()
+    source = SqliteNeutral(path)
+    (table,) = source.shape().tables
+    assert (table.columns[0].form, table.columns[1999].form) == (Form.INTEGER, Form.BINARY)
+    source.close()

@@ -13,6 +13,8 @@ from exclave.errors import CorruptObject, UsageError
 from exclave.registers.neutral import Cell, Column, ForeignKey, Form, Key, Shape, Table, View, float_text
 
 _BATCH_ROWS: Final = 500
+_BATCH_COLUMNS: Final = 200
+"""Five numbers are asked for each; SQLite gives at most 2000 at once."""
 _SCHEMA: Final = "main"
 _SQL: Final = {
     Form.INTEGER: "BIGINT",
@@ -79,6 +81,10 @@ class SqliteNeutral:
 
     def _forms(self, table: str, columns: list[tuple[str, str]]) -> list[Form]:
         """What each column's values are, after one look at all of them."""
+        parts = (columns[at : at + _BATCH_COLUMNS] for at in range(0, len(columns), _BATCH_COLUMNS))
+        return [form for part in parts for form in self._forms_of(table, part)]
+
+    def _forms_of(self, table: str, columns: list[tuple[str, str]]) -> list[Form]:
         counts = ", ".join(
             f"sum(typeof({c})='integer'), sum(typeof({c})='real'), sum(typeof({c})='text'), sum(typeof({c})='blob'),"
             f" sum(typeof({c})='integer' AND {c} IN (0, 1))"
