@@ -27,8 +27,9 @@ WHERE {_OURS} AND (c.relkind IN ('r', 'm', 'v') AND c.relpersistence = 'p' OR c.
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """  # noqa: S608
 _COLUMNS: Final = """
-SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), t.typname::text, a.atttypmod, a.attnotnull,
-       pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod),
+       CASE WHEN t.typnamespace = 'pg_catalog'::pg_catalog.regnamespace THEN t.typname::text ELSE '' END,
+       a.atttypmod, a.attnotnull, pg_catalog.pg_get_expr(d.adbin, d.adrelid)
 FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %s AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
