@@ -28,7 +28,7 @@ from exclave.formats.charter import (
 )
 from exclave.formats.epochnote import Cut, EpochShare, ParsedEpoch, parse_epoch
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES, ParsedNote, Signature, parse_note
-from exclave.formats.warrant import OBJECT_ACTS, MAX_REGISTERS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
+from exclave.formats.warrant import MAX_REGISTERS, OBJECT_ACTS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
 from exclave.ids import Country, Digest, Epoch, Fingerprint, Instant, Label, RegisterId
 from exclave.keys.file import KeyKind, ParsedKeyFile, parse_key_file
 from support.custody import HOUR, REGISTER, START, Land, answer, machine, people, request_text, signed

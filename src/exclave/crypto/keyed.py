@@ -33,5 +33,5 @@ class ContentHash:
 
 
 def derived_key(key: bytes, context: bytes) -> bytes:
-    """A 32-byte key out of a 32-byte ``key`` for ``context``: keyed BLAKE3. Whoever has it learns nothing of ``key``."""
+    """A 32-byte key out of a 32-byte ``key`` for ``context``: keyed BLAKE3. It tells nothing of ``key``."""
     return blake3(context, key=key).digest()
