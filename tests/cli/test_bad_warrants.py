@@ -142,7 +142,7 @@ def test_another_machine(home: SmallHome, target: Path) -> None:
 
 
 def test_another_act(home: SmallHome, target: Path) -> None:
-    """A warrant to restore does not fail over; one to rekey, drill or fail back does not restore; one to delete names a file."""
+    """To restore does not fail over; to rekey, drill or fail back does not restore; to delete names a file."""
     warrant = home.request("restore", name="only-restore")
     refused(33, *_failover(home, target, warrant, home.answer(warrant, "kaja", "luc")))
     for act in ("rekey", "failback", "drill"):
