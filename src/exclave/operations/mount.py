@@ -10,6 +10,7 @@ import hashlib
 import os
 import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,8 @@ from exclave.verify.history import CountedVersion
 
 LATEST: Final = b"latest"
 CACHE_BYTES: Final = 128 << 20
+_MOST_OPEN: Final = 8
+"""Versions whose nodes stay in memory (``vault/lookup.py``): somebody who searches all of them must not fill it."""
 _FORMS: Final = {
     Kind.FILE: stat.S_IFREG,
     Kind.FOLDER: stat.S_IFDIR,
@@ -90,7 +93,7 @@ class MountedRegister:
         self._state, self._sources, self._opened = state, sources, opened
         self._versions = {version_name(version): version for version in versions}
         self._latest = version_name(versions[-1]) if versions else b""
-        self._open: dict[bytes, _Version] = {}
+        self._open: OrderedDict[bytes, _Version] = OrderedDict()
         self._lock = threading.Lock()
         self._cache = ChunkCache(cache_bytes)
         self._faults = FaultLog(tell)
@@ -172,7 +175,9 @@ class MountedRegister:
 
     def note_faults(self, error: ExclaveError | None = None, path: bytes = b"") -> None:
         """Tells what readers found wrong since the last time, and why ``path`` could not be read."""
-        for version in list(self._open.values()):
+        with self._lock:
+            versions = list(self._open.values())
+        for version in versions:
             self._faults.look(version.reader)
         if error is not None:
             # As a literal: a name from a version must not write to the operator's terminal.
@@ -188,13 +193,20 @@ class MountedRegister:
 
     def _version(self, name: bytes) -> _Version:
         """A version, opened when it is first asked for."""
-        known = self._open.get(name)
-        if known is not None:
-            return known
+        with self._lock:
+            known = self._open.get(name)
+            if known is not None:
+                self._open.move_to_end(name)
+                return known
         reader, root = open_version(self._state, self._sources, self._opened, self._versions[name])
         trees = {d.label.encode(): TreeLookup(self._cache, reader, d) for d in root.datasets}
         with self._lock:
-            return self._open.setdefault(name, _Version(reader, root, trees))
+            made = self._open.setdefault(name, _Version(reader, root, trees))
+            gone = [self._open.popitem(last=False)[1] for _ in range(len(self._open) - _MOST_OPEN)]
+        for version in gone:  # files of it that are open go on being read
+            self._faults.look(version.reader)
+            self._faults.forget(version.reader)
+        return made
 
     def _tree(self, name: bytes, rest: bytes) -> tuple[TreeLookup | None, bytes]:
         """The dataset that ``rest`` begins with, and the path in it."""

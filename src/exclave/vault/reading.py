@@ -287,6 +287,10 @@ class FaultLog:
         for (site, pack), error in list(reader.faults.items()):
             self.once(str(site), f"pack {pack}", error.message)
 
+    def forget(self, reader: PackReader) -> None:
+        """It is used no more."""
+        self._looked.pop(id(reader), None)
+
     def once(self, site: str, what: str, message: str) -> None:
         with self._lock:
             if (site, what) in self._told or len(self._told) >= _TOLD:
