@@ -17,7 +17,7 @@ from exclave.ids import now
 from exclave.registers.postgres import PostgresCapture
 from exclave.registers.postgres_digest import postgres_digest
 from exclave.registers.postgres_restore import prepare_restored
-from exclave.registers.postgres_source import PostgresSource, postgres_source
+from exclave.registers.postgres_source import PostgresSource, postgres_source, unavailable
 from exclave.runners.postgres import initdb
 from exclave.runners.unprivileged import unprivileged_user
 from support.captured import write_items
@@ -339,3 +339,11 @@ def test_everything_works_without_root() -> None:
     process.join(60)
     assert process.exitcode == 0
     assert is_root() or unprivileged_user() is None
+
+
+@pytest.mark.parametrize("said", ["invalid page in block 3 of relation base/5/16384", "checksum verification failure"])
+def test_a_damaged_server_is_its_own_fault(said: str) -> None:
+    """What a server says of damaged files of its own casts no suspicion on any site, and points to earlier versions."""
+    error = unavailable(PostgresSource("db", 5432, "exclave", "land"), f"ERROR:  {said}", doing="cannot be captured")
+    assert error.exit_code == 14
+    assert "last clean" in error.hint

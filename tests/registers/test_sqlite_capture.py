@@ -15,11 +15,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exclave.errors import Bug, CorruptObject, SourceUnavailable
+from exclave.errors import Bug, SourceUnavailable
 from exclave.formats.entry import Kind
 from exclave.ids import Instant, now
 from exclave.registers.sqlite import SqliteCapture
-from exclave.registers.sqlite_digest import check_sqlite, sqlite_digest
+from exclave.registers.sqlite_digest import sqlite_damage, sqlite_digest
 from support.captured import write_items
 
 _SCHEMA = """
@@ -90,7 +90,7 @@ def test_copy_of_a_busy_database_is_consistent(tmp_path: Path, mode: str) -> Non
     copy = tmp_path / "copy" / "register.db"
     assert [(e.path, e.kind) for e in entries] == [(b"", Kind.FOLDER), (b"register.db", Kind.FILE)]
     assert sqlite_digest(copy) == found
-    check_sqlite(copy)
+    assert sqlite_damage(copy) == ""
     orders = dict(found.rows)["orders"]
     assert 0 < orders <= written_at_copy < count(path, "orders")
     assert dict(found.rows)["lines"] == orders * 5
@@ -155,16 +155,18 @@ def test_uncheckpointed_log_is_in_the_copy(tmp_path: Path) -> None:
 
 
 def test_damage_is_found(tmp_path: Path) -> None:
-    """A page that was overwritten fails the integrity check; a file that is no database is named so."""
+    """An overwritten page, or a file that is no database, is the source's own damage: no site is suspected of it."""
     path = database(tmp_path / "register.db", bulk=100)
     data = bytearray(path.read_bytes())
     data[4096 * 3 : 4096 * 5] = b"\x55" * 8192
     path.write_bytes(data)
-    with pytest.raises(CorruptObject):
-        SqliteCapture(path, tmp_path / "staging", now).__enter__()
     (tmp_path / "text.db").write_text("This is no database. " * 100)
-    with pytest.raises(CorruptObject):
-        SqliteCapture(tmp_path / "text.db", tmp_path / "staging", now).__enter__()
+    for damaged in (path, tmp_path / "text.db"):
+        with pytest.raises(SourceUnavailable, match="is damaged") as raised:
+            SqliteCapture(damaged, tmp_path / "staging", now).__enter__()
+        assert str(damaged) in raised.value.message
+        assert "staging" not in raised.value.message
+        assert "last clean" in raised.value.hint
     assert list((tmp_path / "staging").iterdir()) == []
 
 

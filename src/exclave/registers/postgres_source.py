@@ -14,6 +14,9 @@ from exclave.errors import ConfigError, KeyFileExposed, SourceUnavailable
 
 _OPTIONS = frozenset({"host", "port", "user", "dbname", "password_file"})
 _GRANT = "CREATE ROLE … LOGIN REPLICATION; GRANT pg_read_all_data TO … makes a role that may be captured with."
+_DAMAGED = (
+    "The server's files are damaged. Earlier versions are untouched: `exclave snapshots` names the last clean one."
+)
 _HINTS = (
     # What the server or the library says (English; other languages get the general hint), and what to do.
     ("could not translate host name", "The host's name is not known here; check `host`."),
@@ -39,6 +42,8 @@ _HINTS = (
     ("can only write single tablespace to stdout", "Move what lies in other tablespaces to pg_default first."),
     ("incompatible server version", "Install the programs of the server's own major version on this machine."),
     ("has already been removed", "Raise `wal_keep_size` and `max_slot_wal_keep_size` on the server."),
+    ("invalid page in block", _DAMAGED),
+    ("checksum verification failure", _DAMAGED),
     ("No space left on device", "The server's disk is full."),
     ("does not exist", "Correct `user` and `dbname`."),
 )

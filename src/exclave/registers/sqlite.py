@@ -26,7 +26,7 @@ from exclave.formats.entry import Captured, Entry, Kind, check_path
 from exclave.ids import Instant
 from exclave.registers.contract import Clock, DatasetDigest
 from exclave.registers.rows import NOTHING, FormerRows
-from exclave.registers.sqlite_digest import check_sqlite, sqlite_digest
+from exclave.registers.sqlite_digest import sqlite_damage, sqlite_digest
 
 _BLOCK = 1 << 20
 _STEP_BYTES = 16 << 20
@@ -43,7 +43,7 @@ class SqliteCapture:
     """One copy of one database file. See ``contract.Capture``.
 
     Entering makes and checks the copy: ``SourceUnavailable`` if the database is missing, locked for more than
-    ``patience_s`` seconds or does not fit into ``staging``; ``CorruptObject`` if its integrity check fails.
+    ``patience_s`` seconds, does not fit into ``staging`` or fails SQLite's integrity check.
     """
 
     kind = "sqlite"
@@ -66,7 +66,8 @@ class SqliteCapture:
         self._folder = Path(tempfile.mkdtemp(prefix="sqlite-", dir=self._staging))
         try:
             self._captured_at = _copy(self._database, self._copy_path, self._clock, self._patience_s)
-            check_sqlite(self._copy_path, still=True)
+            if damage := sqlite_damage(self._copy_path, still=True):
+                raise _damaged(self._database, damage)
             self._facts = _read_facts(self._copy_path)
         except BaseException:
             self._remove()
@@ -99,7 +100,12 @@ class SqliteCapture:
         """Of the staging copy, so always exact."""
         if not self._read:
             raise Bug("the digest of a SQLite capture can be taken once its items were read to the end")
-        return sqlite_digest(self._copy_path, still=True, former=former) if self._with_digest else None
+        if not self._with_digest:
+            return None
+        try:
+            return sqlite_digest(self._copy_path, still=True, former=former)
+        except CorruptObject as error:  # the copy's name means nothing to anybody
+            raise _damaged(self._database, str(error.__cause__)) from error
 
     @property
     def _copy_path(self) -> Path:
@@ -170,8 +176,17 @@ def _copy(database: Path, target: Path, clock: Clock, patience_s: float) -> Inst
                 return _backup(source, target, _Progress(clock, patience_s), pages=-1)
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF in _DAMAGED:
-            raise CorruptObject(f"the SQLite database {database} is damaged: {error}") from error
+            raise _damaged(database, str(error)) from error
         raise SourceUnavailable(f"the SQLite database {database} cannot be copied: {error}") from error
+
+
+def _damaged(database: Path, damage: str) -> SourceUnavailable:
+    """The source itself is spoilt. That says nothing against any site, and the versions there are as they were."""
+    return SourceUnavailable(
+        f"the register's own database {database} is damaged: {damage}",
+        hint="No version was made; earlier ones are untouched. `exclave snapshots` names the last clean one.",
+        database=str(database),
+    )
 
 
 def _open_source(database: Path, patience_s: float) -> sqlite3.Connection:

@@ -34,15 +34,14 @@ def sqlite_digest(database: Path, *, still: bool = False, former: FormerRows = N
     return dataset_digest("sqlite", tables, exact=True)
 
 
-def check_sqlite(database: Path, *, still: bool = False) -> None:
-    """SQLite's own integrity check; ``CorruptObject`` with its first findings."""
+def sqlite_damage(database: Path, *, still: bool = False) -> str:
+    """The first findings of SQLite's own integrity check; empty if there are none."""
     with contextlib.closing(_open(database, still=still)) as connection:
         try:
             found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check(5)")]
         except sqlite3.Error as error:
-            raise CorruptObject(f"the SQLite database {database} cannot be checked: {error}") from error
-    if found != ["ok"]:
-        raise CorruptObject(f"the SQLite database {database} is damaged: {'; '.join(found)}")
+            return str(error)
+    return "" if found == ["ok"] else " ".join("; ".join(found).split())
 
 
 def _open(database: Path, *, still: bool) -> sqlite3.Connection:
