@@ -84,8 +84,8 @@ def test_version() -> None:
 KEYS: dict[str, str] = {
     "init": "card config home writer",
     "custodian new": "card digest key name",
-    "scrub": "ok registers[bytes_read days fact_problem found from name packs packs_read register repaired through"
-    " wrong] site",
+    "scrub": "ok registers[bytes_read days fact_problem found from left_before name packs packs_read register"
+    " repaired through unseen wrong] site",
     "ship": "faults finished part parts registers[bytes packs register] site written_bytes written_objects",
     "site import": "ok registers[bytes faults lacking objects published register waits] site",
     "site add": "can_run country name operator url",

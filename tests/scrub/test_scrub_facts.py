@@ -27,7 +27,7 @@ from exclave.verify.inventory import NamedObject
 from exclave.verify.part import read_objects
 from support.hostile import PassThrough
 from support.seaweed import Seaweed
-from support.small_home import SmallHome
+from support.small_home import SmallHome, run
 
 
 def packs(home: SmallHome, site: str) -> list[Path]:
@@ -122,6 +122,62 @@ def test_not_repairable(tmp_path: Path) -> None:
     home.ok("status", *home.home)
 
 
+def test_one_day_reads_all_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--days 1`` reads the whole site also when a scrub ran that day; a run that read a part says how much."""
+    monkeypatch.setattr("exclave.rules.scrub.LEAST_SAMPLE", 0)
+    home = many_packs(tmp_path)
+    for days in ("30", "1", "1"):
+        home.ok("scrub", "lux", "--days", days, *home.home)
+    for victim in packs(home, "lux"):
+        flip(victim)
+        found = home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]
+        assert (found["packs_read"], found["repaired"]) == (found["packs"], 1)
+    said = run("scrub", "lux", "--days", "1", *home.home)
+    assert said.out.splitlines()[-1] == "All that was read at lux is right."
+    home.ok("scrub", "lux", "--days", "3650", *home.home)
+    said = run("scrub", "lux", "--days", "3650", *home.home)
+    total = len(packs(home, "lux"))
+    assert said.out.splitlines()[-1] == f"0 of {total} packs read; the rest is not due today."
+
+
+@pytest.mark.parametrize("told", ["ledger", "home"])
+def test_what_was_left_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: str) -> None:
+    """What a check found wrong the next run reads again and repairs, also if no fact could tell of it."""
+    monkeypatch.setattr("exclave.rules.scrub.LEAST_SAMPLE", 0)
+    home = many_packs(tmp_path)
+    victim = packs(home, "lux")[3]
+    good = flip(victim)
+    with monkeypatch.context() as patch:
+        if told == "home":
+            patch.setattr("exclave.cli.scrub.worth_a_fact", lambda done: False)
+        home.fails(20, "scrub", "lux", "--days", "1", "--check-only", *home.home)
+    for kept in (home.folder / "state").glob("*.lux.scrub"):
+        if told == "ledger":
+            kept.unlink()
+    done = home.fails(1, "scrub", "lux", "--days", "3650", *home.home)["registers"][0]
+    assert (done["left_before"], done["repaired"], done["packs_read"]) == (1, 1, done["packs"])
+    assert victim.read_bytes() == good
+    home.ok("status", *home.home)
+    assert not list((home.folder / "state").glob("*.scrub"))
+    assert home.ok("scrub", "lux", "--days", "3650", *home.home)["registers"][0]["packs_read"] == 0
+
+
+def test_auditor_reads_again_what_he_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report that names something wrong makes the next run with it read everything."""
+    monkeypatch.setattr("exclave.rules.scrub.LEAST_SAMPLE", 0)
+    home = many_packs(tmp_path)
+    home.ok("custodian", "new", "auditor", "--out", str(tmp_path / "audit"))
+    key, report = str(tmp_path / "audit" / "auditor.key"), str(tmp_path / "lux.report")
+    audit = ("scrub", "lux", *home.where(), "--key", key, "--report", report)
+    good = flip(packs(home, "lux")[3])
+    home.fails(20, *audit, "--days", "1")
+    home.fails(20, *audit, "--days", "3650")
+    packs(home, "lux")[3].write_bytes(good)
+    again = home.ok(*audit, "--days", "3650")["registers"][0]
+    assert (again["left_before"], again["packs_read"]) == (1, again["packs"])
+    assert home.ok(*audit, "--days", "3650")["registers"][0]["packs_read"] == 0
+
+
 def test_auditor(tmp_path: Path) -> None:
     """Without any key of the state a part is checked and nothing written; a signed report tells where to go on."""
     home = many_packs(tmp_path)
@@ -142,7 +198,7 @@ def test_auditor(tmp_path: Path) -> None:
     spoilt = victim.read_bytes()
     found = home.fails(20, "scrub", "lux", "--days", "1", *home.where(), "--key", str(key))["registers"][0]["found"]
     assert [(f["key"].rpartition("/")[2], f["repaired_from"], f["why_not"]) for f in found] == [
-        (victim.name, None, "only checked")
+        (victim.name, None, "only checked; run again with --repair")
     ]
     assert found[0]["found"] == sha256(spoilt).hex()
     victim.write_bytes(good)

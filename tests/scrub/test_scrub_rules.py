@@ -97,12 +97,20 @@ def test_missed_days_are_caught_up(gaps: list[int], days: int, offset: int) -> N
         (30, 1001, 1000, Part(30, 1000, 1000)),
         (1, None, 1000, Part(1, 1000, 1000, everything=True)),
         (1, 999, 1000, Part(1, 1000, 1000, everything=True)),
-        (1, 1000, 1000, Part(1, 1001, 1000)),
+        (1, 1000, 1000, Part(1, 1001, 1000, everything=True)),
     ],
 )
 def test_parts(days: int, since: int | None, today: int, part: Part) -> None:
     """What is due after which last run; a last run in the future does not count."""
     assert part_of(days, since, today) == part
+
+
+@pytest.mark.parametrize("since", [None, 990, 999, 1000, 1001])
+def test_everything_while_something_is_wrong(since: int | None) -> None:
+    """Whatever was read before: after a run that left something wrong all is read."""
+    part = part_of(30, since, 1000, left_wrong=True)
+    assert part.everything
+    assert all(falls_due(part, SECRET)(name) for name in NAMES)
 
 
 def test_nothing_due_twice_a_day() -> None:

@@ -30,13 +30,13 @@ from exclave.cli.where import Where, view_of
 from exclave.crypto.aead import derive
 from exclave.errors import ExclaveError, IntegrityError, MalformedError, SiteUnavailable, UsageError
 from exclave.formats.note import ParsedNote, parse_note
-from exclave.formats.scrubbed import MAX_WRONG, ScrubReport, WrongObject, parse_scrub_report
+from exclave.formats.scrubbed import MAX_WRONG, ScrubLine, ScrubReport, WrongObject, parse_scrub_report
 from exclave.ids import Instant, Key, Label, RegisterId, now, parse_label
 from exclave.keys.file import KeyFile
 from exclave.operations.deliver import registers_at
 from exclave.operations.home import Home, key_card, read_limited, write_private
 from exclave.operations.scrub import RegisterScrub, Scrubber
-from exclave.operations.scrub_fact import enter_scrub, worth_a_fact
+from exclave.operations.scrub_fact import enter_scrub, keep_left, left_at_home, worth_a_fact
 from exclave.rules.scrub import day_text
 from exclave.rules.signatures import sign_text, verify_signed_by
 
@@ -107,12 +107,17 @@ def scrub(
             name = where.names().get(number, number[:8])
             bar.begin(name)
             seed, known = _seed(where.home, owner, number)
-            since = before.get(number) if known else None
+            last = before.get(number)
+            since = last.through if known and last is not None else None
+            left = last.wrong - last.repaired if last is not None else 0
+            if where.home is not None:
+                left = max(left, left_at_home(where.home, number, label))
             results.append(
                 scrubber.scrub(
-                    number, seed, since=since, by_ledger=where.home is not None, plan_done=partial(bar.at, name, 0)
+                    number, seed, since=since, left=left, by_ledger=where.home is not None,
+                    plan_done=partial(bar.at, name, 0),
                 )
-            )
+            )  # fmt: skip
     problems = _enter(where, label, results, began) if where.home is not None else {}
     if report is not None and signer is not None:
         write_private(report, _report(where, label, results, began, signer))
@@ -120,7 +125,7 @@ def scrub(
         print_json(_told(where, label, results, problems))
     else:
         _show(where, label, results, problems)
-    if any(r.left for r in results):
+    if any(r.left or r.unseen for r in results):
         raise typer.Exit(IntegrityError.exit_code)
     if any(r.found for r in results):
         raise typer.Exit(REPAIRED)
@@ -139,8 +144,8 @@ def _seed(home: Home | None, owner: KeyFile | None, register: RegisterId) -> tup
     return secrets.token_bytes(32), False
 
 
-def _before(path: Path | None, signer: KeyFile | None, where: Where, label: Label) -> dict[RegisterId, int]:
-    """The last day that each register was read, by the report of the last run; none if there is no such file yet."""
+def _before(path: Path | None, signer: KeyFile | None, where: Where, label: Label) -> dict[RegisterId, ScrubLine]:
+    """What the report of the last run says of each register; nothing if there is no such file yet."""
     if path is None or signer is None or not path.exists():
         return {}
     try:
@@ -152,7 +157,7 @@ def _before(path: Path | None, signer: KeyFile | None, where: Where, label: Labe
         raise MalformedError(f"{path} is no report of a scrub: {error.message}", hint=hint) from error
     if found.state != where.view.state:
         raise UsageError(f"{path} is a report about another state", hint="Name another file; nothing was read.")
-    return {number: line.through for number, line in found.lines if line.site == label}
+    return {number: line for number, line in found.lines if line.site == label}
 
 
 def _report(where: Where, label: Label, results: list[RegisterScrub], began: Instant, signer: KeyFile) -> bytes:
@@ -171,6 +176,7 @@ def _enter(where: Where, label: Label, results: list[RegisterScrub], began: Inst
     if where.home is None:
         return problems
     for result in results:
+        keep_left(where.home, result, label)
         if worth_a_fact(result):
             try:
                 enter_scrub(
@@ -189,11 +195,12 @@ def _told(where: Where, label: Label, results: list[RegisterScrub], problems: di
             "register": r.register, "name": names.get(r.register), "days": r.part.days,
             "from": day_text(min(r.part.first, r.part.through)), "through": day_text(r.part.through), "packs": r.packs,
             "packs_read": r.packs_read, "bytes_read": r.bytes_read, "wrong": len(r.found), "repaired": r.repaired,
+            "left_before": r.left_before, "unseen": r.unseen,
             "found": plain(r.found), "fact_problem": problems.get(r.register, ""),
         }
         for r in results
     ]  # fmt: skip
-    return {"site": label, "ok": not any(r.left for r in results), "registers": rows}
+    return {"site": label, "ok": not any(r.left or r.unseen for r in results), "registers": rows}
 
 
 def _show(where: Where, label: Label, results: list[RegisterScrub], problems: dict[RegisterId, str]) -> None:
@@ -213,11 +220,20 @@ def _show(where: Where, label: Label, results: list[RegisterScrub], problems: di
             say(f"{label}: {found.fault}: {found.key}: {end}")
         if result.register in problems:
             note(f"no fact in the ledger of {names.get(result.register, result.register)}: {problems[result.register]}")
-    left = sum(r.left for r in results)
+        if result.left_before:
+            say(f"{names.get(result.register, result.register)}: a former scrub left"
+                f" {counted(result.left_before, 'object', 'objects')} wrong, so everything was read.")  # fmt: skip
+    left, unseen = sum(r.left for r in results), sum(r.unseen for r in results)
     wrong = sum(len(r.found) for r in results)
     if left:
         say(f"{counted(left, 'object is', 'objects are')} wrong or missing at {label} still.")
+    elif unseen:
+        say(f"{label} shows less than it held when {counted(unseen, 'object was', 'objects were')} wrong there; bring"
+            " it up to date (exclave backup, or a carried disk), then scrub it again.")  # fmt: skip
     elif wrong:
         say(f"{counted(wrong, 'object was', 'objects were')} wrong or missing at {label}; all are repaired.")
     else:
         say(f"All that was read at {label} is right.")
+    read, packs = sum(r.packs_read for r in results), sum(r.packs for r in results)
+    if read < packs:
+        say(f"{read} of {packs} packs read; the rest is not due today.")

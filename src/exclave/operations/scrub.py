@@ -7,7 +7,7 @@ Nothing that a site does stops the rest, unless it does not answer. A run that d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from exclave.errors import (
@@ -31,13 +31,14 @@ from exclave.rules.scrub import Part, day_of, falls_due, order_secret, part_of, 
 from exclave.sites.contract import Site
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import without_erased
-from exclave.verify.history import collect_history, read_copies
+from exclave.verify.history import CountedVersion, collect_history, read_copies
 from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
 from exclave.verify.ledgers import audit_copy, known_leaves
 from exclave.verify.part import Wrong, listed_sizes, read_objects
-from exclave.verify.scrubs import last_scrubs
+from exclave.verify.scrubs import last_scrubs, left_wrong
 from exclave.verify.state import Finding, StateView
 
+ONLY_CHECKED = "only checked; run again with --repair"
 _NOTE_BYTES = 2 << 20
 
 
@@ -67,6 +68,10 @@ class RegisterScrub:
     packs_read: int
     bytes_read: int
     found: tuple[Found, ...]
+    left_before: int = 0
+    """Objects that a former run left wrong; because of them everything was read."""
+    unseen: int = 0
+    """So many of these the site did not show: it shows less than it held then, and versions that live are not there."""
 
     @property
     def repaired(self) -> int:
@@ -108,22 +113,28 @@ class Scrubber:
         seed: bytes,
         *,
         since: int | None = None,
+        left: int = 0,
         by_ledger: bool = False,
         plan_done: Callable[[int], None] = lambda size: None,
     ) -> RegisterScrub:
         """One register. ``seed``: 32 secret bytes; ``since``: the last day that was read in the order that they give,
         None if it is not known; with ``by_ledger``, as the register's facts tell, which are about the writer's order.
+        ``left``: objects that the last run left wrong, if anything but the facts tells of it.
         ``plan_done(bytes)`` once it is known how much is to be read.
 
         ``UnavailableError`` if the site stops answering: then nothing is said of the day.
         """
         sources = {self.label: self.site, **self.others}
         logs = read_copies(self.view, sources, register)
+        history = collect_history(logs)
         if by_ledger:
-            last = last_scrubs(collect_history(logs), [self.label]).get(self.label)
+            last = last_scrubs(history, [self.label]).get(self.label)
             since = last.through if last is not None and last.days == self.days else None
-        part = part_of(self.days, since, day_of(self.now))
-        inventory = self._inventory(register, logs, sources)
+        told = left_wrong(history, [self.label]).get(self.label)
+        left = max(left, told.wrong - told.repaired if told is not None else 0)
+        part = part_of(self.days, since, day_of(self.now), left_wrong=left > 0)
+        versions = without_erased(self.view, sources, history, self.now)
+        inventory = self._inventory(register, versions, sources)
         found = [*self._ledgers(logs), *self._notes(inventory)]  # (1)
         due = self._due(inventory, part, order_secret(seed, self.label))  # (2)
         plan_done(sum(inventory.packs[name] for name in due))
@@ -139,13 +150,18 @@ class Scrubber:
             found.append(self._named(wrong))  # (4)
         found += self._head(register, logs)
         found += self._for_people(logs)
-        return RegisterScrub(register, part, len(inventory.packs), len(due), read, tuple(found))
+        fewer = told is not None and len(inventory.packs) < told.packs
+        hidden = fewer and any(self.label not in v.held_by for v in versions)
+        return RegisterScrub(
+            register, part, len(inventory.packs), len(due), read, tuple(found), left, left if hidden else 0
+        )
 
     # What there is
 
-    def _inventory(self, register: RegisterId, logs: tuple[LogCopies, ...], sources: Mapping[Label, Site]) -> Inventory:
+    def _inventory(
+        self, register: RegisterId, versions: Sequence[CountedVersion], sources: Mapping[Label, Site]
+    ) -> Inventory:
         """What the site's own ledgers say that it holds."""
-        versions = without_erased(self.view, sources, collect_history(logs), self.now)
         held = [v for v in versions if self.label in v.held_by]
         # The site's own copies are read here; only what it does not give comes from the others.
         inventory = read_lists(self.view.state, register, (v.leaf.objects for v in held), sources)
@@ -235,7 +251,7 @@ class Scrubber:
             pass  # it cannot be read, so it is replaced as such
         found = Found(key, fault, detail, there)
         if not self.repair:
-            return replace(found, why_not="only checked")
+            return replace(found, why_not=ONLY_CHECKED)
         if right is None:
             return replace(found, why_not="no site has what it must be")
         source = next((n for n in copies.holders if n != self.label), self.label)
@@ -251,7 +267,7 @@ class Scrubber:
             detail = told.detail if told else "it shows no head of this log, so nothing here can be found"
             found = Found(key, told.fault if told else MissingObject.code, detail, None)
             if not self.repair:
-                yield replace(found, why_not="only checked")
+                yield replace(found, why_not=ONLY_CHECKED)
                 continue
             plan = plan_delivery(self.view, register, self.site, self.others, now=self.now)
             done = deliver(self.view, plan, self.label, self.site, self.others)
@@ -272,7 +288,7 @@ class Scrubber:
         """(4) An object that is named by its hash, from the first other site that has it right."""
         found = Found(wrong.object.key, wrong.error.code, wrong.error.message, wrong.found)
         if not self.repair:
-            return replace(found, why_not="only checked")
+            return replace(found, why_not=ONLY_CHECKED)
         there = self._elsewhere(wrong.object)
         if there is None:
             return replace(found, why_not="no other site has a good copy")

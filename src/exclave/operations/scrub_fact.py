@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
-from exclave.errors import Fenced
+from exclave.errors import Fenced, MalformedError
 from exclave.formats.fact import Fact
 from exclave.formats.paths import pack_prefix
-from exclave.formats.scrubbed import KIND
-from exclave.ids import Instant, Label, parse_digest
+from exclave.formats.scrubbed import KIND, parse_scrub_line
+from exclave.ids import Instant, Label, RegisterId, parse_digest
 from exclave.operations.act_fact import patiently
-from exclave.operations.home import Home
+from exclave.operations.home import Home, read_limited, write_private
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.operations.scrub import RegisterScrub
 from exclave.sites.contract import Site
@@ -18,10 +19,42 @@ from exclave.vault.index import ChunkIndex
 from exclave.verify.history import read_copies
 from exclave.verify.state import read_state
 
+_MAX_LINE = 4096
+
 
 def worth_a_fact(done: RegisterScrub) -> bool:
-    """The first run of a day, and a later one that found something: the ledger stays small."""
-    return done.part.first <= done.part.through or bool(done.found)
+    """The first run of a day, and a later one that found something, or read all because a former one had left something
+    wrong: the ledger stays small.
+    """
+    return done.part.first <= done.part.through or bool(done.found) or done.left_before > 0
+
+
+def keep_left(home: Home, done: RegisterScrub, label: Label) -> None:
+    """Remembers at home what ``done`` left wrong: the ledger may not take its fact. Forgets what is right again.
+
+    A restart finds the former state: then the next run reads everything once more, or the fact tells it to.
+    """
+    path = _left_path(home, done.register, label)
+    if done.left or done.unseen:
+        write_private(path, done.line(label).encode().encode())
+    elif done.left_before:
+        path.unlink(missing_ok=True)
+
+
+def left_at_home(home: Home, register: RegisterId, label: Label) -> int:
+    """How many objects the last run from here left wrong at ``label``, as ``keep_left`` remembers."""
+    path = _left_path(home, register, label)
+    if not path.exists():
+        return 0
+    try:
+        line = parse_scrub_line(read_limited(path, _MAX_LINE).decode())
+    except (MalformedError, UnicodeError):
+        return 1  # it says at least that there was something
+    return max(1, line.wrong - line.repaired)
+
+
+def _left_path(home: Home, register: RegisterId, label: Label) -> Path:
+    return home.folder / "state" / f"{register}.{label}.scrub"
 
 
 def enter_scrub(

@@ -48,19 +48,22 @@ class Part:
     everything: bool = False
 
 
-def part_of(days: int, since: int | None, today: int) -> Part:
+def part_of(days: int, since: int | None, today: int, *, left_wrong: bool = False) -> Part:
     """The part that is due ``today`` after a last run that read through the day ``since`` (None: there was none).
 
-    Missed days are caught up. After ``days`` or more of them everything is read. A last run that lies in the future was
-    told by a wrong clock and does not count. ``first`` is after ``through`` if today's part was read already.
+    Missed days are caught up. Everything is read after ``days`` or more of them, always if ``days`` is 1, and while
+    something is ``left_wrong`` by a former run: nobody remembers which objects those were. A last run that lies in
+    the future was told by a wrong clock and does not count. ``first`` is after ``through`` if today's part was read
+    already.
     """
     if not 1 <= days <= MAX_DAYS:
         raise UsageError(f"a site can be read in 1 to {MAX_DAYS} days, not {days}")
+    everything = days == 1 or left_wrong
     if since is None or since > today:
-        return Part(days, today, today, everything=days == 1)
+        return Part(days, today, today, everything)
     if today - since >= days:
         return Part(days, today - days + 1, today, everything=True)
-    return Part(days, since + 1, today)
+    return Part(days, since + 1, today, everything)
 
 
 def falls_due(part: Part, secret: bytes) -> Callable[[Digest], bool]:
