@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from exclave.errors import UsageError
-from exclave.ids import Digest, sha256
+from exclave.ids import Digest, Key, sha256
 from exclave.rules.parts import in_part, parts_needed
-from support.small_home import SmallHome, start, tree_of
+from exclave.sites.directory import DirectorySite
+from support.rekeying import People
+from support.small_home import SmallHome, run, served, start, tree_of
 
 AT = ("home", "nord", "lux")
 
@@ -113,11 +115,10 @@ def test_size_limit(tmp_path: Path) -> None:
     home = world(tmp_path)
     disk = new_disk(home)
     size = sum((home.site("nord") / name).stat().st_size for name in kept(home, "nord"))
-    half = (64 << 20) + size // 2 + 400_000
-    first = home.ok("ship", "lux", "--to", str(disk), "--limit", f"{half // 10**6 + 1}MB", *home.home)
-    assert first["parts"] >= 2
-    assert first["registers"][0]["bytes"] <= half
-    refused = home.fails(12, "ship", "lux", "--to", str(disk), "--limit", "65MB", "--part", "1/1", *home.home)
+    first = home.ok("ship", "lux", "--to", str(disk), "--limit", "2MB", *home.home)
+    assert 2 <= first["parts"] <= 4
+    assert 0 < first["registers"][0]["bytes"] <= min(size, 2_000_000)
+    refused = home.fails(12, "ship", "lux", "--to", str(disk), "--limit", "2MB", "--part", "1/1", *home.home)
     assert "part 1 of 1" in refused["message"]
     # Without --part it goes on as the part that it was begun as, whatever is free now.
     assert home.ok("ship", "lux", "--to", str(disk), *home.home)["parts"] == first["parts"]
@@ -173,6 +174,78 @@ def test_killed_both_ways(tmp_path: Path) -> None:
             if path.name in seen:
                 assert seen[path.name] == path.stat().st_ino
     assert kept(home, "lux") == kept(home, "nord")
+
+
+def test_taken_out_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an unfinished disk, after a rekey too, the good is taken over, and nobody is suspected; then it is finished."""
+    home = People(tmp_path / "small", [served("gazette", tmp_path / "g"), served("land", tmp_path / "l")]).found()
+    home.backup()
+    home.rekey("kaja", "luc")
+    home.backup()
+    shutil.rmtree(home.site("lux"))
+    home.site("lux").mkdir()
+    disk = new_disk(home)
+    put, packs = DirectorySite.put_same, []
+
+    def pulled(site: DirectorySite, key: Key, data: bytes) -> None:
+        if "/pack/" in key and site.address.endswith("/disk"):
+            packs.append(key)
+            if len(packs) > 1:
+                raise KeyboardInterrupt
+        put(site, key, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("exclave.operations.deliver.WORKERS", 1)
+        patched.setattr(DirectorySite, "put_same", pulled)
+        assert run("ship", "lux", "--to", str(disk), *home.home).code == 130
+    done = home.fails(22, "site", "import", str(disk), *into(home))
+    assert done["unfinished"]
+    assert len(done["registers"]) == 2
+    assert [r["faults"] for r in done["registers"]] == [{}, {}]
+    assert len(kept(home, "lux")) == 1
+    assert kept(home, "lux", "/checkpoint") == set()
+    said = run("site", "import", str(disk), "--into", "lux", *home.home)
+    assert said.code == 22
+    assert "exclave ship lux --to" in said.out
+    assert "gazette" in said.out
+    home.ok("ship", "lux", "--to", str(disk), *home.home)
+    assert home.ok("site", "import", str(disk), *into(home))["ok"]
+    assert kept(home, "lux") == kept(home, "nord")
+
+
+def test_taken_out_before_the_ledgers(tmp_path: Path) -> None:
+    """Even without its ledgers, or a register, an unfinished disk is no forgery: exit code 22, and what to do."""
+    home = People(tmp_path / "small", [served("gazette", tmp_path / "g"), served("land", tmp_path / "l")]).found()
+    home.backup()
+    home.rekey("kaja", "luc")
+    shutil.rmtree(home.site("lux"))
+    home.site("lux").mkdir()
+    disk = new_disk(home)
+    home.ok("ship", "lux", "--to", str(disk), *home.home)
+    text = (disk / "carried.txt").read_text()
+    (disk / "carried.txt").chmod(0o600)
+    (disk / "carried.txt").write_text(text.replace("finished yes", "finished no"))
+    for head in list(disk.rglob("checkpoint")):
+        head.unlink()
+    shutil.rmtree(disk / home.fingerprint / home.id_of("land"))
+    done = home.fails(22, "site", "import", str(disk), *into(home))
+    assert [r["faults"] for r in done["registers"]] == [{}]
+    assert done["not_on_the_disk"] == [home.id_of("land")]
+    assert kept(home, "lux", "/checkpoint") == set()
+    for charter in [p for p in disk.rglob("*") if p.is_file() and "/charter/" in str(p)]:
+        charter.unlink()
+    shutil.rmtree(home.site("lux"))
+    home.site("lux").mkdir()
+    assert "exclave ship lux" in home.fails(22, "site", "import", str(disk), *into(home))["hint"]
+
+
+def test_nothing_is_lacking(tmp_path: Path) -> None:
+    """A site that has and shows everything gets no disk."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    disk = new_disk(home)
+    assert "lux lacks nothing" in run("ship", "lux", "--to", str(disk), *home.home).out
+    assert list(disk.iterdir()) == []
 
 
 SPOILS = ("flip", "truncate", "huge", "link", "fifo", "folder")
@@ -275,7 +348,7 @@ def test_forged_state_on_the_disk(tmp_path: Path) -> None:
 
 def test_full_disk(tmp_path: Path) -> None:
     """What does not fit is said before anything is written, with how many disks are needed."""
-    home = world(tmp_path, 400_000)
+    home = world(tmp_path)
     disk = new_disk(home)
     refused = home.fails(2, "ship", "lux", "--to", str(disk), "--limit", "1MB", *home.home)
     assert "do not fit" in refused["message"]

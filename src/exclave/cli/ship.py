@@ -13,7 +13,7 @@ from exclave.cli.output import HomeFolder, Json, Sites, counted, note, print_jso
 from exclave.cli.progress import work_bar
 from exclave.cli.where import view_of
 from exclave.errors import IntegrityError, MalformedError, SiteUnavailable, UsageError
-from exclave.ids import RegisterId, now, parse_label, parse_positive
+from exclave.ids import Label, RegisterId, now, parse_label, parse_positive
 from exclave.operations.deliver import registers_at
 from exclave.operations.ship import Shipped, choose_part, plan_load
 from exclave.operations.ship import ship as verb
@@ -46,7 +46,7 @@ def ship(
         str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
     ] = "",
     json: Json = False,
-) -> None:
+) -> int:
     """Write onto a disk what a site lacks, sealed, to be carried there. Broken off, it goes on where it was.
 
     Needs no key. Exit code 20 if something could not be brought unharmed from any site.
@@ -69,6 +69,8 @@ def ship(
         bar.begin("what is lacking")
         there = MemorySite() if everything else where.sites[label]
         load = plan_load(where.view, registers, label, there, disk, sources, now=now())
+        if load.nothing:
+            return _show_nothing(label, json)
         # What is on the disk already takes no more of what is free there.
         choice = choose_part(load, _part(part), room if limit else room + load.on_disk)
         done = verb(
@@ -79,9 +81,8 @@ def ship(
     if json:
         print_json(_told(done))
     else:
-        _show(done, where.names(), to)
-    if done.faults:
-        raise typer.Exit(IntegrityError.exit_code)
+        _show(done, where.names(), to, load.next_part(*choice))
+    return IntegrityError.exit_code if done.faults else 0
 
 
 def _room(to: Path, limit: str | None) -> int:
@@ -120,12 +121,21 @@ def _told(done: Shipped) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _show(done: Shipped, names: dict[RegisterId, str], to: Path) -> None:
+def _show_nothing(label: Label, json: bool) -> int:
+    if json:
+        print_json({"site": label, "part": None, "parts": 0, "finished": True, "registers": [],
+                    "written_objects": 0, "written_bytes": 0, "faults": {}})  # fmt: skip
+    else:
+        say(f"{label} lacks nothing; no disk was written.")
+    return 0
+
+
+def _show(done: Shipped, names: dict[RegisterId, str], to: Path, following: int) -> None:
     carried = done.carried
     table(
         ("register", "packs on the disk", "size", "written now"),
         (
-            (names.get(r.register, r.register[:12] + "…"), r.packs, size_text(r.bytes),
+            (names.get(r.register, r.register), r.packs, size_text(r.bytes),
              f"{counted(d.objects, 'object', 'objects')}, {size_text(d.bytes)}")
             for r, d in zip(carried.registers, done.deliveries, strict=True)
         ),
@@ -136,5 +146,5 @@ def _show(done: Shipped, names: dict[RegisterId, str], to: Path) -> None:
         say("The disk is NOT finished: see above; run the same command again once a site has what is lacking.")
         return
     say(f"The disk in {to} is ready for {carried.site}: part {carried.part} of {carried.parts}.")
-    if carried.part < carried.parts:
-        say(f"The next disk: exclave ship {carried.site} --part {carried.part + 1}/{carried.parts} --to FOLDER")
+    if following:
+        say(f"The next disk: exclave ship {carried.site} --part {following}/{carried.parts} --to FOLDER")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,16 @@ from exclave.cli.progress import work_bar
 from exclave.errors import ConfigError, ExclaveError, IntegrityError, MissingObject, UsageError
 from exclave.formats.carried import Carried
 from exclave.formats.config import parse_config
-from exclave.ids import Fingerprint, Label, now, parse_country, parse_fingerprint, parse_label, parse_register_id
+from exclave.ids import (
+    Fingerprint,
+    Label,
+    RegisterId,
+    now,
+    parse_country,
+    parse_fingerprint,
+    parse_label,
+    parse_register_id,
+)
 from exclave.operations.deliver import Delivery
 from exclave.operations.home import CONFIG_NAME, absolute_address, write_private
 from exclave.operations.ship import DISK, read_carried, take_over
@@ -22,7 +32,7 @@ from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.opening import open_site
 from exclave.sites.probe import probe as probe_site
-from exclave.verify.state import read_state
+from exclave.verify.state import StateView, read_state
 
 _IMPORT_EXAMPLE = "Example: exclave site import /media/disk-1 --into lux=dir:/srv/exclave --fingerprint 3f9a…"
 
@@ -133,39 +143,65 @@ def import_(
 ) -> None:
     """Take over what a carried disk holds, every object checked. Needs no key. Broken off, it goes on where it was.
 
-    Exit code 0: everything is there; 22: other disks have to follow; 20: something on the disk is wrong.
+    Exit code 0: everything is there; 22: other disks have to follow, or this one is not finished; 20: something on the
+    disk is wrong.
     """
-    label, target, pinned = _target(into, fingerprint, home)
+    label, target, pinned, names = _target(into, fingerprint, home)
     source = DirectorySite(str(disk.absolute()))
     carried = read_carried(source, pinned)
-    view = read_state({DISK: source, label: target}, pinned)
+    unfinished = carried is not None and not carried.finished
+    view = _read_both(source, label, target, pinned, unfinished)
     with work_bar(f"import {label}", quiet=json) as bar:
         bar.begin("what is lacking")
         done = take_over(
             view, source, label, target, now=now(), only=typed(parse_register_id, only) if only else None,
-            plan_done=lambda size: bar.at("objects", 0, size), progress=lambda size: bar.ship(size, counts=True),
+            unfinished=unfinished, plan_done=lambda size: bar.at("objects", 0, size),
+            progress=lambda size: bar.ship(size, counts=True),
         )  # fmt: skip
+    absent = _absent(carried, done) if unfinished and not only else ()
     if json:
-        print_json(_imported_told(label, done))
+        print_json({**_imported_told(label, done), "unfinished": unfinished, "not_on_the_disk": absent})
     else:
-        _show_imported(label, carried, done)
+        _show_imported(label, carried, done, absent, names)
     if any(d.faults for d in done):
         raise typer.Exit(IntegrityError.exit_code)
-    if any(d.lacking for d in done):
+    if unfinished or any(d.lacking for d in done):
         raise typer.Exit(MissingObject.exit_code)
 
 
-def _target(into: str, fingerprint: str, home: Path) -> tuple[Label, Site, Fingerprint]:
-    """Where to, by a name of the home's configuration, or by an address and the fingerprint."""
+def _read_both(disk: Site, label: Label, target: Site, pinned: Fingerprint, unfinished: bool) -> StateView:
+    """The state as the disk and its target show it."""
+    try:
+        return read_state({DISK: disk, label: target}, pinned)
+    except MissingObject as error:
+        if not unfinished:
+            raise
+        raise MissingObject(f"the disk was taken out too early: {error.message}", hint=_finish(label)) from error
+
+
+def _finish(label: Label) -> str:
+    return f"Finish the disk where it was written: exclave ship {label} --to DISK; then import it again."
+
+
+def _absent(carried: Carried | None, done: tuple[Delivery, ...]) -> tuple[RegisterId, ...]:
+    """Registers that the disk was to carry, and of which nothing is on it yet."""
+    there = {d.register for d in done}
+    return tuple(r.register for r in carried.registers if r.register not in there) if carried is not None else ()
+
+
+def _target(into: str, fingerprint: str, home: Path) -> tuple[Label, Site, Fingerprint, dict[RegisterId, str]]:
+    """Where to, by a name of the home's configuration, or by an address and the fingerprint; registers' names, as far
+    as this home knows them."""
     if "=" in into:
         if not fingerprint:
             raise UsageError("--into NAME=URL needs --fingerprint: without it nobody can tell whose disk this is")
         ((label, site),) = open_named_sites([into]).items()
-        return label, site, typed(parse_fingerprint, fingerprint)
+        return label, site, typed(parse_fingerprint, fingerprint), {}
     opened = open_home(home)
     for label, site in open_sites(opened).items():
         if label == into:
-            return label, site, opened.fingerprint()
+            names = {number: str(name) for name, number in opened.register_ids().items()}
+            return label, site, opened.fingerprint(), names
     raise ConfigError(f"there is no site {into!r} in exclave.toml")
 
 
@@ -178,7 +214,13 @@ def _imported_told(label: Label, done: tuple[Delivery, ...]) -> dict[str, object
     return {"site": label, "ok": all(d.published for d in done), "registers": rows}
 
 
-def _show_imported(label: Label, carried: Carried | None, done: tuple[Delivery, ...]) -> None:
+def _show_imported(
+    label: Label,
+    carried: Carried | None,
+    done: tuple[Delivery, ...],
+    absent: tuple[RegisterId, ...],
+    names: Mapping[RegisterId, str],
+) -> None:
     if carried is None:
         note("there is no carried.txt on the disk: it is taken as a copy of a site")
     else:
@@ -188,15 +230,18 @@ def _show_imported(label: Label, carried: Carried | None, done: tuple[Delivery, 
     table(
         ("register", "taken over", "size", "still lacking", "shown"),
         (
-            (d.register[:12] + "…", d.objects, size_text(d.bytes), d.lacking, "yes" if d.published else "not yet")
-            for d in done
+            *((names.get(d.register, d.register), d.objects, size_text(d.bytes), d.lacking,
+               "yes" if d.published else "not yet") for d in done),
+            *((names.get(r, r), 0, size_text(0), "all", "not yet") for r in absent),
         ),
-    )
+    )  # fmt: skip
     for delivery in done:
         for what, why in delivery.faults.items():
             say(f"WRONG: {what}: {why}")
     if any(d.faults for d in done):
         say("Something on the disk is wrong; nothing of that was taken over. All the rest was.")
+    elif carried is not None and not carried.finished:
+        say(f"The disk was taken out too early, so {label} shows nothing of it yet. {_finish(label)}")
     elif any(d.lacking for d in done):
         say(f"{label} lacks something still: bring the other disks. Nothing is shown there before it is complete.")
     else:

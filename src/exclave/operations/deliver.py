@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,6 +63,8 @@ class Delivery:
     """The target's ledgers show all versions that count."""
     faults: dict[str, str] = field(default_factory=dict)
     """What was wrong, at a source or at the target: ``site object`` → why. Nothing of it was taken over."""
+    unfinished: bool = False
+    """It comes from a disk that was taken out before all was on it: what it shows may be less than there is."""
     waits: str = ""
     """Why the ledgers were not published there; empty if they were."""
 
@@ -122,15 +124,56 @@ def deliver(
     target: Site,
     sources: Mapping[Label, Site],
     *,
-    always_publish: bool = False,
     progress: Callable[[int], None] = lambda size: None,
 ) -> Delivery:
     """Carries ``plan`` out; returns it, filled in. ``progress(bytes)`` after each object.
 
-    ``always_publish``: the ledgers go there even if something is lacking (a disk that carries a part). Raises
-    ``SiteFull`` and ``SiteReadOnly`` of the target, and ``UnavailableError`` if it does not answer; what arrived stays.
+    Raises ``SiteFull`` and ``SiteReadOnly`` of the target, and ``UnavailableError`` if it does not answer; what arrived
+    stays.
     """
     ledgers_wrong = bool(plan.faults)
+    carrier = _Carrier(target, label, sources, plan, progress)
+    refused = _bring_small(view, plan, label, target, sources, carrier)  # (1)
+    _bring_packs(plan, carrier)  # (2)
+    if ledgers_wrong:
+        plan.waits = "the ledgers that it comes from are wrong"
+    elif plan.lacking:
+        plan.waits = f"{plan.lacking} of its objects are still lacking"
+    elif plan.unfinished:
+        plan.waits = "the disk was not finished"
+    else:
+        plan.waits = refused or _publish(view, plan, label, target, sources)  # (3)
+    plan.published = not plan.waits
+    return plan
+
+
+def deliver_part(
+    view: StateView,
+    plans: Sequence[Delivery],
+    label: Label,
+    target: Site,
+    sources: Mapping[Label, Site],
+    *,
+    progress: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Carries ``plans`` out onto a disk that holds a part of the packs: those come last, after all that names them.
+
+    So a disk that was taken out too early tells what it lacks, and the packs that it has are of use. Errors as of
+    ``deliver``.
+    """
+    carriers = [_Carrier(target, label, sources, plan, progress) for plan in plans]
+    for plan, carrier in zip(plans, carriers, strict=True):
+        refused = _bring_small(view, plan, label, target, sources, carrier)
+        plan.waits = refused or _publish(view, plan, label, target, sources)
+        plan.published = not plan.waits
+    for plan, carrier in zip(plans, carriers, strict=True):
+        _bring_packs(plan, carrier)
+
+
+def _bring_small(
+    view: StateView, plan: Delivery, label: Label, target: Site, sources: Mapping[Label, Site], carrier: _Carrier
+) -> str:
+    """All but packs and ledgers; why the target refused the state's notes, or nothing."""
     both = {**sources, label: target}
     failed = carry_state(view, plan.register, both, targets=[label], former_logs=False)  # (1)
     failed |= carry_orders(view, plan.deletions, {label: target})
@@ -142,23 +185,16 @@ def deliver(
         for item in plan.inventory.small()
         if item.key not in have and (item.name in plan.inventory.nodes or target.stat(item.key) is None)
     ]
-    carrier = _Carrier(target, label, sources, plan, progress)
-    carrier.carry(item for item in small if item.name not in plan.inventory.nodes)  # (2)
+    carrier.carry(item for item in small if item.name not in plan.inventory.nodes)
     carrier.carry(item for item in small if item.name in plan.inventory.nodes)
+    return failed.get(label, "")
+
+
+def _bring_packs(plan: Delivery, carrier: _Carrier) -> None:
     carrier.carry(plan.inventory.pack(name) for name in sorted(plan.needed))
     plan.lacking += plan.elsewhere + len(plan.inventory.lost)
     for key, error in plan.inventory.lost.items():
         plan.faults[f"? {key}"] = error.message
-    if ledgers_wrong and not always_publish:
-        plan.waits = "the ledgers that it comes from are wrong"
-    elif plan.lacking and not always_publish:
-        plan.waits = f"{plan.lacking} of its objects are still lacking"
-    elif label in failed:
-        plan.waits = failed[label]
-    else:
-        plan.waits = _publish(view, plan, label, target, sources)  # (3)
-    plan.published = not plan.waits
-    return plan
 
 
 def _publish(view: StateView, plan: Delivery, label: Label, target: Site, sources: Mapping[Label, Site]) -> str:

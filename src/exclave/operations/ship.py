@@ -9,10 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from exclave.errors import CorruptObject, MalformedError, SiteFull, SiteUnavailable, UsageError, WrongFingerprint
+from exclave.errors import (
+    CorruptObject,
+    MalformedError,
+    RolledBack,
+    SiteFull,
+    SiteUnavailable,
+    UsageError,
+    WrongFingerprint,
+)
 from exclave.formats.carried import CARRIED_KEY, MAX_CARRIED_BYTES, Carried, CarriedRegister, parse_carried
 from exclave.ids import Digest, Instant, Label, RegisterId
-from exclave.operations.deliver import Delivery, deliver, plan_delivery, require_basis
+from exclave.operations.deliver import Delivery, deliver, deliver_part, plan_delivery, require_basis
 from exclave.rules.parts import in_part, parts_needed
 from exclave.sites.contract import Readable, Site
 from exclave.verify.deletions import without_erased
@@ -23,7 +31,7 @@ from exclave.verify.state import StateView, read_state
 
 DISK = Label("carried-disk")
 _RESERVE_BYTES = 64 << 20
-"""Left free for notes, lists, ledgers and the file system's own needs."""
+"""Left free for notes, lists, ledgers and the file system's own needs; on a small disk a sixteenth of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +53,23 @@ class Load:
     lacking: Mapping[RegisterId, Mapping[Digest, int]]
     on_disk: int
     """Bytes of it that are on the disk already."""
+    nothing: bool
+    """The site has all packs, and shows all versions: no disk is needed."""
     begun: tuple[int, int] | None
     """The part that the disk says it is, if it was written for this site."""
 
     @property
     def sizes(self) -> dict[Digest, int]:
         return {name: size for packs in self.lacking.values() for name, size in packs.items()}
+
+    def on_part(self, part: int, parts: int) -> int:
+        """Bytes of one part."""
+        wanted = in_part(part, parts)
+        return sum(size for name, size in self.sizes.items() if wanted(name))
+
+    def next_part(self, part: int, parts: int) -> int:
+        """The first part after ``part`` that is not empty; 0 if there is none."""
+        return next((n for n in range(part + 1, parts + 1) if self.on_part(n, parts)), 0)
 
 
 def plan_load(
@@ -65,30 +84,38 @@ def plan_load(
 ) -> Load:
     """What ``site`` lacks of ``registers``, of all versions that ``sources`` show, by its own listing."""
     found: dict[RegisterId, Mapping[Digest, int]] = {}
-    on_disk = 0
+    on_disk, shown = 0, True
     for register in registers:
         versions = without_erased(view, sources, collect_history(read_copies(view, sources, register)), now)
         inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
         have, written = listed_sizes(site, inventory), listed_sizes(disk, inventory)
         lacking = {n: size for n, size in inventory.packs.items() if have.get(n) != size}
         found[register] = lacking
+        shown = shown and not lacking and _shows_all(view, register, label, site, sources)
         on_disk += sum(size for name, size in lacking.items() if written.get(name) == size)
     carried = read_carried(disk, view.state)
     begun = (carried.part, carried.parts) if carried is not None and carried.site == label else None
-    return Load(found, on_disk, begun)
+    return Load(found, on_disk, shown, begun)
+
+
+def _shows_all(
+    view: StateView, register: RegisterId, label: Label, site: Readable, sources: Mapping[Label, Site]
+) -> bool:
+    both: dict[str, Readable] = {**sources, label: site}
+    return all(label in v.held_by for v in collect_history(read_copies(view, both, register)).versions)
 
 
 def choose_part(load: Load, part: tuple[int, int] | None, room_bytes: int) -> tuple[int, int]:
     """The part for a disk that may hold ``room_bytes`` in all: the given one, or the one that it was begun as, or the
-    first of as many as are needed. ``SiteFull`` if it does not fit; it says how many parts are needed.
+    first that is not empty of as many as are needed. ``SiteFull`` if it does not fit; it says how many are needed.
     """
-    room = room_bytes - _RESERVE_BYTES
+    room = room_bytes - min(_RESERVE_BYTES, room_bytes // 16)
     sizes = load.sizes
     part = part or load.begun
     if part is None:
-        return 1, parts_needed(sizes, room) if sizes else 1
-    wanted = in_part(*part)
-    size = sum(size for name, size in sizes.items() if wanted(name))
+        parts = parts_needed(sizes, room) if sizes else 1
+        return load.next_part(0, parts) or 1, parts
+    size = load.on_part(*part)
     if size > room:
         raise SiteFull(
             f"part {part[0]} of {part[1]} is {size} bytes long; there is room for {max(room, 0)}",
@@ -112,7 +139,7 @@ def ship(
 ) -> Shipped:
     """Writes the part onto ``disk`` for the site ``label``; what it carries, with ``faults`` if something is lacking.
 
-    (1) `carried.txt` says that the disk is not finished · (2) notes, lists, packs, then ledgers · (3) it says it is.
+    (1) `carried.txt` says that the disk is not finished · (2) notes, lists, ledgers, then packs · (3) it says it is.
     ``plan_done(bytes)`` once it is known what must be written yet, ``progress(bytes)`` after each object.
     """
     wanted = in_part(*part)
@@ -125,11 +152,11 @@ def ship(
     _require_answer(view, DISK)
     plans = [plan_delivery(view, r, disk, sources, now=now, wanted=packs.__contains__) for r, packs in chosen.items()]
     plan_done(sum(plan.needed_bytes for plan in plans))
-    done = [deliver(view, p, DISK, disk, sources, always_publish=True, progress=progress) for p in plans]  # (2)
-    whole = not any(d.faults for d in done)
+    deliver_part(view, plans, DISK, disk, sources, progress=progress)  # (2)
+    whole = not any(plan.faults for plan in plans)
     carried = _say(view, label, part, chosen, now, finished=whole)
     _write(disk, carried)  # (3)
-    return Shipped(carried, tuple(done))
+    return Shipped(carried, tuple(plans))
 
 
 def _require_answer(view: StateView, label: Label) -> None:
@@ -186,10 +213,12 @@ def take_over(
     *,
     now: Instant,
     only: RegisterId | None = None,
+    unfinished: bool = False,
     plan_done: Callable[[int], None] = lambda size: None,
     progress: Callable[[int], None] = lambda size: None,
 ) -> tuple[Delivery, ...]:
     """Takes over what ``disk`` holds into ``target``, which the charter knows as ``label``; every object is checked.
+    Of an ``unfinished`` disk the ledgers wait: it may show fewer versions than there are, and nobody is to blame.
 
     (1) which registers are there, and may lie here: nothing is written before · (2) what the target lacks of each ·
     (3) objects, and the ledgers once nothing is lacking. ``LegalBasisMissing`` in (1), ``SiteUnavailable`` if either
@@ -205,8 +234,17 @@ def take_over(
         require_basis(view, register, label)
     source = {DISK: disk}
     plans = [_present(plan_delivery(view, register, target, source, now=now), disk) for register in there]  # (2)
+    for plan in plans if unfinished else ():
+        plan.unfinished, plan.faults = True, _without_cut(plan)
     plan_done(sum(plan.needed_bytes for plan in plans))
     return tuple(deliver(view, plan, label, target, source, progress=progress) for plan in plans)  # (3)
+
+
+def _without_cut(plan: Delivery) -> dict[str, str]:
+    """Faults but for ledgers that nobody shows: on a disk that was taken out too early they had no time to come."""
+    lacking = {f"{f.site} {f.what}" for copies in plan.logs for f in copies.findings
+               if f.site == "?" and f.fault == RolledBack.code}  # fmt: skip
+    return {what: why for what, why in plan.faults.items() if what not in lacking}
 
 
 def _present(plan: Delivery, disk: Readable) -> Delivery:

@@ -66,8 +66,7 @@ class SqliteCapture:
         self._folder = Path(tempfile.mkdtemp(prefix="sqlite-", dir=self._staging))
         try:
             self._captured_at = _copy(self._database, self._copy_path, self._clock, self._patience_s)
-            if damage := sqlite_damage(self._copy_path, still=True):
-                raise _damaged(self._database, damage)
+            self._require_undamaged()
             self._facts = _read_facts(self._copy_path)
         except BaseException:
             self._remove()
@@ -106,6 +105,10 @@ class SqliteCapture:
             return sqlite_digest(self._copy_path, still=True, former=former)
         except CorruptObject as error:  # the copy's name means nothing to anybody
             raise _damaged(self._database, str(error.__cause__)) from error
+
+    def _require_undamaged(self) -> None:
+        if damage := sqlite_damage(self._copy_path, still=True):
+            raise _damaged(self._database, damage)
 
     @property
     def _copy_path(self) -> Path:
