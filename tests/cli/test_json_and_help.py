@@ -92,7 +92,7 @@ KEYS: dict[str, str] = {
     "site list": "sites[can_run country name operator state url]",
     "site probe": "ok promises[detail kept name] site",
     "charter propose": "digest draft number registers",
-    "charter sign": "charter custodian shares signatures threshold",
+    "charter sign": "charter custodian quorums shares signatures threshold",
     "charter publish": "failed fingerprint number signers sites",
     "charter show": "charter charters findings fingerprint signers",
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"

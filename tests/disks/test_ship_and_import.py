@@ -177,7 +177,7 @@ def test_killed_both_ways(tmp_path: Path) -> None:
 
 
 def test_taken_out_too_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of an unfinished disk, after a rekey too, the good is taken over, and nobody is suspected; then it is finished."""
+    """Of an unfinished disk, after a rekey too, the good is taken over and nobody is suspected; then it is finished."""
     home = People(tmp_path / "small", [served("gazette", tmp_path / "g"), served("land", tmp_path / "l")]).found()
     home.backup()
     home.rekey("kaja", "luc")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.rekeying import People, lie
-from support.small_home import Register, tree_of
+from support.small_home import Register, run, tree_of
 
 
 @pytest.fixture(scope="module")
@@ -236,3 +236,25 @@ def test_an_embassy_rekeys(tmp_path: Path) -> None:
     receipt = home.ok("backup", "--home", str(embassy))["receipts"][0]
     assert (receipt["epoch"], receipt["shipped_bytes"] <= 16 << 10) == (3, True)
     assert home.verify()["findings"] == []
+
+
+def test_both_quorums_are_told(home: People, tmp_path: Path) -> None:
+    """Who signs a change of custodians is told how far the former and the new quorum are, and who may still sign."""
+    home.people = {"aino": "FI", "kaja": "EE", "mart": "EE"}
+    home.ok("custodian", "new", "mart", "--out", str(home.folder / "cards"))
+    home.write_config()
+    draft = str(tmp_path / "draft")
+    home.ok("charter", "propose", draft, *home.home)
+    for name in ("kaja", "mart"):
+        said = run("charter", "sign", draft, "--yes", "--key", str(home.key(name)), *home.where())
+        assert said.code == 0, said.err
+    assert "former charter: 1 of at least 2 signatures are there (kaja); aino, luc may still sign." in said.out
+    assert "this charter: 2 of at least 2 signatures are there (kaja, mart)." in said.out
+    home.fails(31, "charter", "publish", draft, *home.home)
+    done = home.ok("charter", "sign", draft, "--yes", "--key", str(home.key("luc")), *home.where())
+    assert done["signatures"] == 2
+    assert [(q["signed"], q["may_sign"]) for q in done["quorums"]] == [
+        (["kaja", "luc"], ["aino"]),
+        (["kaja", "mart"], ["aino"]),
+    ]
+    home.ok("charter", "publish", draft, *home.home)

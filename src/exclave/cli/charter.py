@@ -9,9 +9,8 @@ import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, typed, when
+from exclave.cli.output import HomeFolder, Json, Sites, not_signed, note, print_json, say, table, typed, when
 from exclave.cli.warrant import require_yes
-from exclave.errors import UsageError
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.ids import Digest, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
 from exclave.operations import charter as verb
@@ -87,13 +86,24 @@ def sign(
             note(f"Annex of {name}:")
             print_json(verb.annex_summary(annex))
         if not typer.confirm("Sign this charter?"):
-            raise UsageError("not signed")
+            raise not_signed()
     signed = verb.sign(draft, load_key(key), view)
     if json:
         print_json(signed)
         return
     say(f"{signed.custodian} signed charter {signed.charter[:16]}…; {len(signed.shares)} shares opened and compared.")
-    say(f"{signed.signatures} of at least {signed.threshold} signatures are there.")
+    _show_quorums(signed)
+
+
+def _show_quorums(signed: verb.Signed) -> None:
+    if len(signed.quorums) == 1:
+        say(f"{signed.signatures} of at least {signed.threshold} signatures are there.")
+        return
+    for quorum, whose in zip(signed.quorums, ("the former charter", "this charter"), strict=True):
+        names = f" ({', '.join(quorum.signed)})" if quorum.signed else ""
+        rest = "" if quorum.met else f"; {', '.join(quorum.may_sign)} may still sign"
+        count = f"{len(quorum.signed)} of at least {quorum.threshold} signatures are there"
+        say(f"Custodians of {whose}: {count}{names}{rest}.")
 
 
 @app.command(epilog="Example: exclave charter publish draft-1")

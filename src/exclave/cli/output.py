@@ -97,6 +97,12 @@ def say(text: str) -> None:
     out.print(visible(text), markup=False)
 
 
+def not_signed() -> typer.Exit:
+    """For a person who was asked, and said no: nothing is wrong with the command."""
+    say("Not signed.")
+    return typer.Exit(UsageError.exit_code)
+
+
 def note(text: str) -> None:
     """A line about what is going on, on standard error."""
     err.print(visible(text), markup=False, style="dim")

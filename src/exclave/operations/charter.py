@@ -77,10 +77,10 @@ from exclave.ids import (
 )
 from exclave.keys.file import KeyFile
 from exclave.operations.home import Home, absolute_address, key_card, read_limited, write_private
-from exclave.rules.charters import CharterChain, check_successor, find_charter_chain
+from exclave.rules.charters import CharterChain, cards_of, check_successor, find_charter_chain
 from exclave.rules.epochs import VerifiedEpoch, verify_epoch_chain
 from exclave.rules.quorum import make_epoch_shares
-from exclave.rules.signatures import sign_text
+from exclave.rules.signatures import sign_text, signers
 from exclave.sites.contract import Site
 from exclave.vault.writer import new_secrets
 from exclave.verify.state import StateView
@@ -105,6 +105,22 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
+class Quorum:
+    """Whose signatures a draft needs, by one charter."""
+
+    charter: int
+    """Number of the charter that names these custodians: the former one, or the draft itself."""
+    threshold: int
+    signed: tuple[Label, ...]
+    may_sign: tuple[Label, ...]
+    """Its custodians who have not signed."""
+
+    @property
+    def met(self) -> bool:
+        return len(self.signed) >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class Signed:
     """What ``sign`` did."""
 
@@ -113,8 +129,10 @@ class Signed:
     shares: tuple[str, ...]
     """Registers whose share was opened and compared with its commitment."""
     signatures: int
-    """Custodians who have signed this draft so far."""
+    """Custodians of this draft who have signed it so far."""
     threshold: int
+    quorums: tuple[Quorum, ...]
+    """All that must be met before it can be published: of the charter before it, and its own; one where they agree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,8 +433,29 @@ def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
     text = draft.charter.encode()
     note = ParsedNote(text, sign_text(text, key.name, key.signing()))
     write_private(folder / "signatures" / key.name, note.encode())
-    count = len(_listed(folder / "signatures"))
-    return Signed(key.name, draft.fingerprint, tuple(checked), count, draft.charter.threshold)
+    quorums = _quorums(draft, view)
+    own = quorums[-1]
+    return Signed(key.name, draft.fingerprint, tuple(checked), len(own.signed), own.threshold, quorums)
+
+
+def _quorums(draft: Draft, view: StateView | None) -> tuple[Quorum, ...]:
+    """How far the draft's signatures go, by the charter in force and by the draft."""
+    note, own = _assemble(draft), draft.charter
+    former = view.chain.newest.charter if view is not None and own.number > 1 else None
+    if former is None or (former.custodians, former.threshold) == (own.custodians, own.threshold):
+        return (_quorum(own, draft.cards, note),)
+    return _quorum(former, {**draft.cards, **view.cards} if view else {}, note), _quorum(own, draft.cards, note)
+
+
+def _quorum(charter: ParsedCharter, cards: Mapping[Digest, Card], note: ParsedNote) -> Quorum:
+    good = signers(note, cards_of(charter.custodians, cards))
+    names = [custodian.label for custodian in charter.custodians]
+    return Quorum(
+        charter.number,
+        charter.threshold,
+        tuple(n for n in names if n in good),
+        tuple(n for n in names if n not in good),
+    )
 
 
 def _is_named(charter: ParsedCharter, card: Card) -> bool:
