@@ -16,6 +16,40 @@ from exclave.cli.output import fail
 from exclave.errors import Bug, ExclaveError, UsageError
 
 _INTERRUPTED = 130
+_GOES_ON = "what was done so far is kept, and the same command goes on from it"
+_UNCHANGED = "nothing was changed; run it again"
+_UNSIGNED = "not signed, unless it said so; run it again"
+_WRITTEN = "what it wrote so far stays; run it again, and it says so if that is in its way"
+_IF_INTERRUPTED = {
+    "backup": _GOES_ON,
+    "rekey": _GOES_ON,
+    "ship": _GOES_ON,
+    "site import": _GOES_ON,
+    "charter publish": _GOES_ON,
+    "delete publish": _GOES_ON,
+    "delete object": _GOES_ON,
+    "delete run": _GOES_ON,
+    "delete record": _GOES_ON,
+    "failover run": _GOES_ON,
+    "restore": "what was restored so far is kept, but files may be incomplete while TARGET.restoring lies beside the"
+    " target; the same command goes on from it",
+    "scrub": "what was repaired stays so; the same command reads its part anew",
+    "export": "nothing was exported; the same command begins anew",
+    "mount": "nothing is mounted any more; the same command mounts it again",
+    "verify": "nothing was found out about what it did not reach; run it again, and it begins anew",
+    "charter sign": _UNSIGNED,
+    "warrant sign": _UNSIGNED,
+    "charter show": _UNCHANGED,
+    "delete status": _UNCHANGED,
+    "diff": _UNCHANGED,
+    "failover status": _UNCHANGED,
+    "retention": _UNCHANGED,
+    "site list": _UNCHANGED,
+    "snapshots": _UNCHANGED,
+    "status": _UNCHANGED,
+    "warrant show": _UNCHANGED,
+}
+"""What holds when a command was broken off, by its name; of all others ``_WRITTEN``."""
 _ALONE = (
     "init",
     "backup",
@@ -109,13 +143,18 @@ def run(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the entry point: nobody below may swallow a bug
         return fail(_bug(error), as_json)
     if result == _INTERRUPTED:  # typer has turned Ctrl-C into this
-        sys.stderr.write("exclave: interrupted; what was done so far is kept, and the same command goes on from it\n")
+        sys.stderr.write(f"exclave: interrupted; {_broken_off(arguments)}\n")
     return result if isinstance(result, int) else 0
 
 
 def _asked(arguments: list[str]) -> str:
     """The command or group that is called; empty if an option comes first (then all of them are loaded)."""
     return arguments[0] if arguments and not arguments[0].startswith("-") else ""
+
+
+def _broken_off(arguments: list[str]) -> str:
+    """What the person at the keyboard may rely on after Ctrl-C."""
+    return _IF_INTERRUPTED.get(" ".join(arguments[:2]), _IF_INTERRUPTED.get(_asked(arguments), _WRITTEN))
 
 
 def _misused(error: typer.TyperException, as_json: bool) -> int:
