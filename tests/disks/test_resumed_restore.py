@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -144,3 +145,70 @@ def test_planted_links_are_not_followed(made: tuple[SmallHome, list[str]], tmp_p
     assert outside.read_bytes() == b"mine"
     assert not victim.is_symlink()
     assert tree_of(target / "acts") == tree_of(home.root / "acts")
+
+
+def _started(target: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """A restore into ``target`` as a process that hears of Ctrl-C, when it has written its first files."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = start(*command)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    while process.poll() is None and not any(target.rglob("f*/act-*")):
+        time.sleep(0.002)
+    return process
+
+
+def test_interrupted_and_gone_on(made: tuple[SmallHome, list[str]], tmp_path: Path) -> None:
+    """After Ctrl-C the mark lies there and the same command ends the restore; what it makes nobody else can enter."""
+    home, options = made
+    target = tmp_path / "target"
+    command = ["restore", *options, "--target", str(target), "--compare"]
+    process = _started(target, command)
+    assert target.stat().st_mode & 0o777 == 0o700
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert b"while TARGET.restoring lies beside" in said
+    assert (tmp_path / "target.restoring").exists()
+    home.ok(*command)
+    assert not (tmp_path / "target.restoring").exists()
+    assert tree_of(target / "acts") == tree_of(home.root / "acts")
+    assert target.stat().st_mode & 0o777 == 0o700
+
+
+def test_two_at_once(made: tuple[SmallHome, list[str]], tmp_path: Path) -> None:
+    """While one restore is at work in a folder, another does not touch it; when it is ended, the other goes on."""
+    home, options = made
+    target = tmp_path / "target"
+    target.mkdir(mode=0o755)
+    command = ["restore", *options, "--target", str(target), "--compare"]
+    process = _started(target, command)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        assert home.fails(43, *command)["error"] == "busy"
+    finally:
+        process.kill()
+        process.communicate()
+    home.ok(*command)
+    assert tree_of(target / "acts") == tree_of(home.root / "acts")
+    assert target.stat().st_mode & 0o777 == 0o755  # it was there before
+
+
+def test_mark_is_gone_or_cannot_be_set(made: tuple[SmallHome, list[str]], tmp_path: Path) -> None:
+    """Without its mark a broken restore is not gone on with, and none begins where no mark can be set."""
+    home, options = made
+    target, mark = tmp_path / "target", tmp_path / "target.restoring"
+    command = ["restore", *options, "--target", str(target)]
+    process = _started(target, command)
+    process.kill()
+    process.communicate()
+    mark.unlink()
+    left = tree_of(target)
+    told = home.fails(5, *command)
+    assert "target.restoring" in told["message"]
+    assert "may be incomplete" in told["hint"]
+    assert tree_of(target) == left
+    (tmp_path / "other.restoring.new").mkdir()
+    home.fails(2, "restore", *options, "--target", str(tmp_path / "other"))
+    assert not list((tmp_path / "other").iterdir())

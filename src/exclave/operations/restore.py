@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,12 @@ from exclave.errors import (
     UsageError,
 )
 from exclave.formats.entry import Entry
-from exclave.formats.manifest import FOLDER_KINDS, Root
+from exclave.formats.manifest import FOLDER_KINDS, Dataset, Root
 from exclave.formats.paths import ledger_origin
 from exclave.ids import Fingerprint, Instant, Label, RegisterId
 from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.custody import OpenedRegister
-from exclave.operations.restore_mark import begin, end, mark_of
+from exclave.operations.restore_mark import alone_in, begin, end, mark_of
 from exclave.registers.files import folder_digest
 from exclave.registers.files_restore import FolderSink
 from exclave.registers.files_resume import ResumedSink
@@ -172,7 +173,8 @@ def restore_version(
 ) -> Restored:
     """Each dataset into its own new folder below ``target``; ``only`` names a single one, which goes to ``target``.
 
-    ``resumable`` leaves a mark beside ``target`` while it runs, and goes on where an interrupted one left its own.
+    ``resumable`` leaves a mark beside ``target`` while it runs, and goes on where an interrupted one left its own; a
+    new ``target`` is private then, and no other process restores into it (``Busy``).
     ``compare`` reads the restored files again and raises ``CorruptObject`` if their digest is not the captured one.
     """
     chosen = [d for d in root.datasets if only is None or d.label == only]
@@ -180,6 +182,14 @@ def restore_version(
         raise MissingObject(
             f"this version has no dataset {only!r}; it has: {', '.join(d.label for d in root.datasets)}"
         )
+    with alone_in(target) if resumable else nullcontext():
+        return _restore(reader, root, target, chosen, only, compare, resumable, progress)
+
+
+def _restore(
+    reader: PackReader, root: Root, target: Path, chosen: Sequence[Dataset], only: str | None, compare: bool,
+    resumable: bool, progress: Callable[[str, int, int], None],
+) -> Restored:  # fmt: skip
     mine = mark_of(root, only)
     left = begin(target, mine) if resumable else None
     if left is None and target.is_dir() and any(target.iterdir()):
