@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from exclave.cli.opening import Answers, MachineKey, OnlyThese, RegisterName, Unwitnessed, WarrantFile, open_by_warrant
-from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, size_text, table, when
+from exclave.cli.output import Json, Pinned, Sites, counted, note, print_json, say, size_text, table, when
 from exclave.cli.progress import counting, read_of, work_bar
 from exclave.ids import now
 from exclave.operations.export import Exported, ExportFormat, export_dataset, provenance_of
 from exclave.operations.restore import choose_version, open_version
 
 _EXAMPLE = (
-    "Example: exclave export land --format siard --out /srv/land.siard --site lux=dir:/mnt/lux --fingerprint 3f9a…"
-    " --warrant r.warrant --answer r-kaja.answer --answer r-luc.answer --key machine.key"
+    "Example: exclave export db --register land --format siard --out /srv/land.siard --site lux=dir:/mnt/lux"
+    " --fingerprint 3f9a… --warrant r.warrant --answer r-kaja.answer --answer r-luc.answer --key machine.key"
 )
 
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    dataset: Annotated[str, typer.Argument(help="The dataset to export.")],
+    dataset: Annotated[str, typer.Argument(help="The dataset to export, not its register: see --register.")],
     form: Annotated[
         ExportFormat,
         typer.Option("--format", help="bagit for documents; sql or siard for databases."),
@@ -56,7 +56,8 @@ def export(
 
     def show(what: str, count: int, size: int) -> None:
         restoring = what == dataset
-        bar.at(f"{what}, {count} {'entries' if restoring else 'rows'}", size, total if restoring else None)
+        entries = counted(count, "entry", "entries") if restoring else counted(count, "row", "rows")
+        bar.at(f"{what}, {entries}", size, total if restoring else None)
 
     with work_bar(one.annex.name, quiet=json) as bar:
         bar.poll(read=read_of(sites))
@@ -74,11 +75,12 @@ def _show(done: Exported) -> None:
     what = f"{done.dataset} of version {done.sequence}, the state of {when(done.time)}"
     say(f"{done.register}: {what}, is in {done.target}")
     if done.format is ExportFormat.BAGIT:
-        say(f"  {done.entries} files, {size_text(done.bytes)}")
+        say(f"  {counted(done.entries, 'file', 'files')}, {size_text(done.bytes)}")
         if done.renamed:
-            say(f"  {done.renamed} names cannot stand in a bag as they are; exclave/entries.jsonl lists them")
+            names = counted(done.renamed, "name", "names")
+            say(f"  {names} cannot stand in a bag as written; exclave/entries.jsonl lists what was renamed")
     elif done.tables:
-        table(
-            ("table", "rows", "SHA-256 of the rows"),
-            ((f"{t.schema}.{t.name}", t.rows, t.sha256) for t in done.tables),
-        )
+        table(("table", "rows"), ((f"{t.schema}.{t.name}", t.rows) for t in done.tables))
+        say("SHA-256 of the rows of each table:")
+        for t in done.tables:
+            say(f"{t.sha256}  {t.schema}.{t.name}")

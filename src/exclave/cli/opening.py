@@ -27,6 +27,7 @@ MachineKey = Annotated[Path, typer.Option(help="The key file of the machine that
 Answers = Annotated[list[Path] | None, typer.Option(help="A custodian's answer; as many as the quorum asks.")]
 RegisterName = Annotated[str | None, typer.Option(help="Id or name of the register, if the warrant names several.")]
 Unwitnessed = Annotated[bool, typer.Option("--allow-unwitnessed", help="Go on with too few witnesses.")]
+_WHICH = "Write its name or id as the command's help says."
 OnlyThese = Annotated[bool, typer.Option("--only-these-sites", help="Ask no other sites than those named with --site.")]
 
 
@@ -70,7 +71,8 @@ def open_by_warrant(
     chosen = [o for o in opened.values() if register in (None, o.register, o.annex.name)]
     if len(chosen) != 1:
         names = ", ".join(o.annex.name for o in opened.values())
-        raise UsageError(f"name one register with --register; the warrant has: {names}")
+        asked = f"the warrant does not name a register {register!r}" if register else "say which register"
+        raise UsageError(f"{asked}; the warrant has: {names}", hint=_WHICH)
     one = chosen[0]
     for custodian in one.bad:
         note(f"the share of {custodian} is wrong and was left out")

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -83,13 +85,59 @@ def visible(text: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table on standard output. Cells are no markup, and one line: a file's name cannot look like a row."""
+    """A table on standard output. Cells are no markup, and one line: a file's name cannot look like a row.
+
+    On a narrow terminal cells break between words, a moment between date and time only if it must be, and a word
+    never: what is longer than the terminal is wide, it breaks itself.
+    """
     made = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*(Text(visible(str(cell)).replace("\n", "\\n")) for cell in row))
-    out.print(made)
+    lines = [[Text(visible(str(cell)).replace("\n", "\\n")) for cell in row] for row in rows]
+    widths = _widths([[Text(column), *(line[at] for line in lines)] for at, column in enumerate(columns)], out.width)
+    for column, width in zip(columns, widths, strict=True):
+        made.add_column(column, overflow="fold", width=width)
+    for line in lines:
+        made.add_row(*line)
+    out.print(_AsWide(made, sum(widths) + _BETWEEN * (len(widths) - 1)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _AsWide:
+    """A table of its own width, even if the terminal is narrower."""
+
+    table: Table
+    width: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        yield from console.render(self.table, options.update(width=self.width))
+
+
+_BETWEEN: Final = 3
+"""Width of what stands between two columns."""
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
+
+
+def _widths(columns: Sequence[Sequence[Text]], room: int) -> list[int]:
+    """Widths of columns, each from its longest word to its longest cell, so that they fit into ``room`` if they can."""
+    whole = [max(cell.cell_len for cell in cells) for cells in columns]
+    left = room - _BETWEEN * (len(columns) - 1)
+    for pattern in (_MOMENT, None):
+        least = [max(_longest_word(cell.plain, pattern) for cell in cells) for cells in columns]
+        if sum(least) <= left:
+            break
+    spare = max(0, left - sum(least))
+    widths = list(least)
+    # Those that lack least first: most columns then stand in one line, and the long one takes what is left.
+    for at in sorted(range(len(whole)), key=lambda at: whole[at] - least[at]):
+        widths[at] += min(spare, whole[at] - least[at])
+        spare -= widths[at] - least[at]
+    return widths
+
+
+def _longest_word(text: str, together: re.Pattern[str] | None) -> int:
+    """Of the words of ``text``, among them what stands ``together``, the width of the longest; at least 1."""
+    if together is not None:
+        text = together.sub(lambda found: found[0].replace(" ", "_"), text)
+    return max((cell_len(word) for word in text.split()), default=1)
 
 
 def say(text: str) -> None:
