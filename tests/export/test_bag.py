@@ -86,6 +86,20 @@ def test_every_byte_and_name_is_in_it(home: SmallHome, tmp_path: Path) -> None:
     assert (tmp_path / "bag" / "data" / "year 2026" / "empty").is_dir()
 
 
+def test_nobody_else_can_read_it(home: SmallHome, tmp_path: Path) -> None:
+    """Whatever the umask, an export is its owner's alone."""
+    before = os.umask(0)
+    try:
+        home.ok("export", "acts", "--format", "bagit", "--out", str(tmp_path / "bag"), *home.granted("restore"),
+                *home.where())  # fmt: skip
+    finally:
+        os.umask(before)
+    made = [tmp_path / "bag", *(tmp_path / "bag").rglob("*")]
+    assert len(made) > 10
+    assert {path.stat().st_mode & 0o7777 for path in made if path.is_dir()} == {0o700}
+    assert {path.stat().st_mode & 0o7777 for path in made if path.is_file()} == {0o600}
+
+
 def test_names_stay_apart() -> None:
     """What is written otherwise can be told from every name that is not, and no two names become one."""
     names = [b"a", b"%41", b"\xff", b"\xff\xfe", b"exclave-bytes=74", b"exclave-bytes=", b"a\rb", b"a\nb", "ÿ".encode()]

@@ -241,6 +241,7 @@ def test_export_of_a_sqlite_register(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(tmp_path / "again.db")) as again:
         again.executescript((tmp_path / "land.sql").read_text())
     assert sqlite_digest(tmp_path / "again.db") == sqlite_digest(tmp_path / "land.db")
+    assert {(tmp_path / f"land.{form}").stat().st_mode & 0o777 for form in ("siard", "sql")} == {0o600}
 
 
 def test_text_that_no_neutral_format_holds(tmp_path: Path) -> None:

@@ -37,7 +37,11 @@ def restore(
     only_these: OnlyThese = False,
     json: Json = False,
 ) -> None:
-    """Bring a version of a register back into a folder, by warrant. Each chunk is checked as it is written."""
+    """Bring a version of a register back into a folder, by warrant. Each chunk is checked as it is written.
+
+    As long as TARGET.restoring lies beside the target it is not finished; the same command goes on. A new target is
+    readable for you alone.
+    """
     opened = open_by_warrant(
         site, fingerprint, warrant, answer or [], key, register=register, unwitnessed=unwitnessed, only_these=only_these
     )

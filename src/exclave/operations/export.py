@@ -124,17 +124,20 @@ def _beside(target: Path) -> Iterator[Path]:
 
 
 def _settle(made: Path) -> None:
-    """All of it is on the disk after this."""
+    """All of it is on the disk after this, and nobody else's to read: it is a register's plaintext."""
     for folder, _, names in os.walk(made):
-        for name in (*names, ""):
-            _sync(Path(folder) / name if name else Path(folder))
+        for name in names:
+            _sync(Path(folder) / name, 0o600)
+        _sync(Path(folder), 0o700)
     if made.is_file():
-        _sync(made)
+        _sync(made, 0o600)
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path, mode: int | None = None) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
+        if mode is not None:
+            os.fchmod(fd, mode)
         os.fsync(fd)
     finally:
         os.close(fd)

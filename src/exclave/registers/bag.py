@@ -70,7 +70,7 @@ class BagSink:
         """Entries that the next barrier lists: a link's file is whole by then."""
         self.files = self.bytes = self.renamed = 0
         try:
-            self._data.mkdir(parents=True, mode=0o755)
+            self._data.mkdir(parents=True, mode=0o700)
         except FileExistsError as error:
             raise TargetNotEmpty(f"{root} is there already") from error
         except OSError as error:
@@ -80,7 +80,7 @@ class BagSink:
     def place(self, entry: Entry) -> None:
         if entry.kind == Kind.FOLDER and entry.path:
             try:
-                (self._data / payload_name(entry.path)).mkdir(mode=0o755)
+                (self._data / payload_name(entry.path)).mkdir(mode=0o700)
             except OSError as error:
                 raise _unwritable(self._data, error) from error
         self._placed.append(entry)
@@ -170,7 +170,7 @@ class BagSink:
     def finish(self, info: tuple[tuple[str, str], ...], checkpoint: str, exported: Instant) -> None:
         """Writes the lists and the tag files. A restart finds a bag under a name that nobody takes for one."""
         tags = self._root / "exclave"
-        tags.mkdir(mode=0o755)
+        tags.mkdir(mode=0o700)
         os.replace(self._spool, tags / "entries.jsonl")
         (tags / "checkpoint").write_text(checkpoint, encoding="utf-8")
         (self._root / "bagit.txt").write_text("BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n")
@@ -202,7 +202,7 @@ class _Piecewise:
     def __init__(self, bag: BagSink, entry: Entry, path: Path) -> None:
         self._bag, self._entry, self._path = bag, entry, path
         try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _unwritable(path, error) from error
 
