@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,41 @@ def test_a_register_is_chosen(home: SmallHome, tmp_path: Path) -> None:
     said = home.fails(2, "diff", "land", "1", "1", *home.where(), *granted)
     assert "the warrant has: gazette" in said["message"]
     assert "--register" not in said["message"] + said["hint"]
+
+
+def test_too_few_sites_are_chosen(home: SmallHome) -> None:
+    """``backup --to`` with sites that alone cannot meet the rule says so before anything is captured."""
+    said = home.fails(16, "backup", "gazette", "--to", "home", *home.home)
+    assert "1 of 2 copies" in said["message"]
+    assert "--to" in said["hint"]
+    assert len(home.versions()) == 1
+
+
+def test_one_line_per_site(tmp_path: Path) -> None:
+    """``status`` says once that a site is empty or away, with what to do, and not what follows from it."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    shutil.rmtree(home.site("nord"))
+    shutil.rmtree(home.site("lux"))
+    home.site("lux").mkdir()
+    said = run("status", *home.home)
+    assert said.code == 1
+    assert [line.split(":")[0] for line in said.err.splitlines()] == ["nord does not answer", "lux is empty"]
+    assert "exclave scrub lux --days 1" in said.err
+    away, empty = home.fails(1, "status", *home.home)["findings"]
+    assert (away["site"], away["fault"], away["grave"]) == ("nord", "site-unavailable", False)
+    assert (empty["site"], empty["fault"], empty["grave"]) == ("lux", "missing-object", True)
+
+
+def test_registers_have_names_at_home(tmp_path: Path) -> None:
+    """``verify`` and ``scrub`` call a register by its name where it is known, and by its whole id elsewhere."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    pack = next(p for p in home.site("nord").rglob("*") if p.is_file() and "/pack/" in str(p))
+    pack.chmod(0o600)
+    pack.write_bytes(b"spoilt")
+    said = run("verify", *home.home)
+    assert said.out.count("gazette") == 2
+    assert "FAULT nord: gazette: corrupt-object: " in said.out
+    assert home.id_of() in run("verify", *home.where()).out.split("FAULT")[0]
+    assert "nord: gazette: corrupt-object: " in run("scrub", "nord", "--days", "1", "--check-only", *home.home).out

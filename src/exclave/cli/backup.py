@@ -39,7 +39,13 @@ def register(app: typer.Typer) -> None:
 
 def backup(
     registers: Annotated[list[str] | None, typer.Argument(help="Registers; default: all of exclave.toml.")] = None,
-    to: Annotated[list[str] | None, typer.Option("--to", help="Only this site; may be given more than once.")] = None,
+    to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--to",
+            help="Only this site; as often as there are sites. They alone must meet the register's placement rule.",
+        ),
+    ] = None,
     home: HomeFolder = Path(),
     json: Json = False,
 ) -> None:

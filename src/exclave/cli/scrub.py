@@ -208,7 +208,7 @@ def _show(where: Where, label: Label, results: list[RegisterScrub], problems: di
     table(
         ("register", "days", "packs read", "of", "bytes read", "wrong", "repaired"),
         (
-            (names.get(r.register, r.register[:12] + "…"),
+            (names.get(r.register, r.register),
              f"{day_text(min(r.part.first, r.part.through))} to {day_text(r.part.through)} (of {r.part.days})",
              r.packs_read, r.packs, size_text(r.bytes_read), len(r.found), r.repaired)
             for r in results
@@ -217,7 +217,8 @@ def _show(where: Where, label: Label, results: list[RegisterScrub], problems: di
     for result in results:
         for found in result.found:
             end = f"repaired from {found.repaired_from}" if found.repaired_from else f"NOT repaired: {found.why_not}"
-            say(f"{label}: {found.fault}: {found.key}: {end}")
+            whose = f"{names[result.register]}: " if result.register in names else ""
+            say(f"{label}: {whose}{found.fault}: {found.key}: {end}")
         if result.register in problems:
             note(f"no fact in the ledger of {names.get(result.register, result.register)}: {problems[result.register]}")
         if result.left_before:

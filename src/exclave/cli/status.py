@@ -85,7 +85,7 @@ def status(
         table(
             ("register", "epoch", "writer", "version", "state of (UTC)", "age", "RPO", "protected"),
             (
-                (r.name, r.epoch, r.writer + (" (this home)" if r.mine else ""), r.sequence or "-", when(r.time),
+                (r.name, r.epoch, "this home" if r.mine else r.writer, r.sequence or "-", when(r.time),
                  duration(r.age_s) if r.sequence else "-", duration(r.rpo_s),
                  "yes" if r.protected else f"NO: {r.problem}")
                 for r in found.registers
@@ -112,7 +112,7 @@ def status(
             for line in r.deletions:
                 say(f"{r.name}: {line}")
         for one in found.findings:
-            note(f"{one.site}: {one.what}: {one.detail}")
+            note(f"{one.site} {one.detail}" if one.what == "site" else f"{one.site}: {one.what}: {one.detail}")
         if kit is not None:
             _show_kit(kit)
     if not found.ok:

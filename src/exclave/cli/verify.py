@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
-from exclave.cli.output import HomeFolder, Json, Sites, duration, out, plain, print_json, say, table, typed, when
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    Sites,
+    counted,
+    duration,
+    out,
+    plain,
+    print_json,
+    say,
+    table,
+    typed,
+    when,
+)
 from exclave.cli.progress import counting, read_of, work_bar
 from exclave.errors import IntegrityError, UsageError, all_errors
-from exclave.ids import now, parse_fingerprint
+from exclave.ids import RegisterId, now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 
 _EXAMPLE = "Example: exclave verify --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
+UNSETTLED = 1
+"""Exit code when nothing that was read is wrong, but not all is as it has to be."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,14 +46,20 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults."""
+    """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults.
+
+    Exit code 1: what was read is right, but a site could not be read, a placement rule is not met though all its sites
+    were named, or a site still shows what was erased.
+    """
     if site:
         if not fingerprint:
             raise UsageError("--site needs --fingerprint: without it nobody can tell whose copies these are")
         sites, pinned = open_named_sites(site), typed(parse_fingerprint, fingerprint)
+        names: dict[RegisterId, str] = {}
     else:
         opened = open_home(home)
         sites, pinned = open_sites(opened), opened.fingerprint()
+        names = {number: str(name) for name, number in opened.register_ids().items()}
 
     counted = counting(sites)
     with work_bar("verify", quiet=json) as bar:
@@ -48,11 +70,14 @@ def verify(
             progress=lambda done, total: bar.at(f"{done} of {total} packs", done, total),
         )  # fmt: skip
     if json:
-        print_json({"ok": report.ok, **plain(report)})
+        ok = report.ok and report.settled
+        print_json({"ok": ok, **plain(report), "unread": report.unread, "not_erased": report.not_erased})
     else:
-        _show(report)
+        _show(report, names)
     if not report.ok:
         raise typer.Exit(_exit_code(report))
+    if not report.settled:
+        raise typer.Exit(UNSETTLED)
 
 
 def _exit_code(report: EmbassyReport) -> int:
@@ -64,12 +89,13 @@ def _exit_code(report: EmbassyReport) -> int:
     return IntegrityError.exit_code
 
 
-def _show(report: EmbassyReport) -> None:
+def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
+    names = {r.register: known.get(r.register, r.public_name or r.register) for r in report.registers}
     table(
         ("register", "epoch", "versions", "last", "age", "placement rule", "versions complete at"),
         (
             (
-                r.public_name or r.register[:12] + "…", r.epoch, r.versions, r.latest or "-",
+                names[r.register], r.epoch, r.versions, r.latest or "-",
                 duration(r.age_s) if r.age_s is not None else "-", r.placement_lacks or "met",
                 ", ".join(f"{s.site} {s.complete}/{s.versions}" for s in r.sites),
             )
@@ -79,10 +105,21 @@ def _show(report: EmbassyReport) -> None:
     for register in report.registers:
         for gone in register.erased:
             state = "erased" if gone.done else "to be erased: ordered"
-            say(f"version {gone.sequence} of {register.public_name or register.register[:12] + '…'}: {state} on"
+            say(f"version {gone.sequence} of {names[register.register]}: {state} on"
                 f" {when(gone.time)} by warrant {gone.warrant.hex()[:16]}…")  # fmt: skip
     for found in report.findings:
         mark = "[bold red]FAULT[/bold red]" if found.grave else "[yellow]note [/yellow]"
         out.print(mark, end=" ")
-        say(f"{found.site}: {found.fault}: {found.what}: {found.detail}")
+        # The object's name has the register's id in it; a name that says more stands before it.
+        name = names.get(found.register) if found.register is not None else None
+        whose = f"{name}: " if name is not None and name != found.register else ""
+        say(f"{found.site}: {whose}{found.fault}: {found.what}: {found.detail}")
+    names = {r.register: r.public_name or r.register[:12] + "…" for r in report.registers}
+    if report.placement_unmet:
+        say(f"The placement rule is not met: {', '.join(names[r] for r in report.placement_unmet)}.")
+    if report.not_erased:
+        say(f"What was erased is still shown by: {', '.join(report.not_erased)}.")
     say("Every signature, history and byte that was read is right." if report.ok else "There are faults: see above.")
+    if report.unread:
+        say(f"{counted(len(report.unread), 'site was', 'sites were')} NOT looked at, or not wholly:"
+            f" {', '.join(report.unread)}.")  # fmt: skip

@@ -18,6 +18,7 @@ from exclave.errors import (
     CorruptObject,
     Fenced,
     LegalBasisMissing,
+    PlacementUnmet,
     UnavailableError,
     UsageError,
 )
@@ -209,6 +210,11 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
     )  # fmt: skip
     if not run.sites:
         raise ConfigError("none of the sites that the charter names for this register is in exclave.toml")
+    if to and (lacks := run.placement.missing(run.sites)):
+        raise PlacementUnmet(
+            f"{', '.join(to)} alone cannot meet the register's placement rule: {lacks}",
+            hint="Name further sites with --to, or leave it out; nothing was captured.",
+        )
     return run
 
 

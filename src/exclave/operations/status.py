@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from exclave.errors import ExclaveError, SiteUnavailable
+from exclave.errors import ExclaveError, MissingObject, SiteFull, SiteReadOnly, SiteUnavailable, UnavailableError
 from exclave.formats.card import Card
 from exclave.formats.scrubbed import ScrubLine
 from exclave.ids import Instant, Label, RegisterId, instant_text
@@ -148,8 +148,32 @@ def status(
         )  # fmt: skip
     return StateStatus(
         charter.state_name, view.state, charter.number, charter.threshold, len(charter.custodians),
-        charter.witnesses_needed, tuple(registers), tuple(findings),
+        charter.witnesses_needed, tuple(registers), _once_per_site(view, findings),
     )  # fmt: skip
+
+
+_AWAY = frozenset({UnavailableError.code, *(cls.code for cls in (SiteUnavailable, SiteFull, SiteReadOnly))})
+
+
+def _once_per_site(view: StateView, findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Of a site that does not answer, or shows nothing at all, one finding in place of all that follows from it.
+
+    What else such a site shows (a forged or a forked ledger) stays.
+    """
+    named = {site.label for site in view.chain.newest.charter.sites}
+    told: dict[str, Finding] = {}
+    for found in findings:
+        site, shown = found.site, view.shown.get(found.site)
+        if found.what == "site" and found.fault in _AWAY:
+            told[site] = replace(found, detail=f"does not answer: {found.detail}")
+        elif shown is not None and not (shown.charters or shown.cards or any(shown.epochs.values())):
+            way = (
+                f"exclave scrub {site} --days 1, or a carried disk" if site in named else "the charter does not name it"
+            )
+            told[site] = Finding(site, MissingObject.code, "site", f"is empty: {way}")
+    cause = {site: _AWAY if one.fault in _AWAY else {MissingObject.code} for site, one in told.items()}
+    rest = (f for f in findings if f.fault not in cause.get(f.site, ()))
+    return tuple(told.values()) + tuple(dict.fromkeys(rest))
 
 
 def _last_run(line: ScrubLine, left: ScrubLine | None) -> LastRun:
