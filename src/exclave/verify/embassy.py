@@ -64,8 +64,13 @@ def verify_embassy(
     reports = tuple(check.report() for check in checks)  # (4)
     for check in checks:
         findings += check.findings
-    charter = view.chain.newest.charter.number
-    return EmbassyReport(pinned, charter, now, total, reports, _few_enough(findings))
+    newest = view.chain.newest.charter
+    unmet = tuple(
+        report.register
+        for rule, report in zip(newest.registers, reports, strict=True)
+        if report.placement_lacks and report.latest is not None and guarded.keys() >= set(rule.at)
+    )
+    return EmbassyReport(pinned, newest.number, now, total, reports, _few_enough(findings), unmet)
 
 
 def _few_enough(findings: Iterable[Finding]) -> tuple[Finding, ...]:

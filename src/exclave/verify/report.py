@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from exclave.errors import PlacementUnmet, UnavailableError, all_errors
 from exclave.ids import Country, Epoch, Fingerprint, Instant, RegisterId, Sequence
 from exclave.verify.deletions import Erased
 from exclave.verify.state import Finding
+
+NOT_ERASED = "not-erased"
+"""What a finding says of packs that should be gone."""
+_UNAVAILABLE = {e.code for e in all_errors() if issubclass(e, UnavailableError)} - {PlacementUnmet.code}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,23 @@ class EmbassyReport:
     """Packs read and hashed, each source's counted; 0 if only their presence was checked."""
     registers: tuple[RegisterReport, ...]
     findings: tuple[Finding, ...]
+    placement_unmet: tuple[RegisterId, ...] = ()
+    """Registers whose placement rule is not met, though all sites where they may lie were named."""
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Sources of which something, or all, could not be read: nothing is known of that."""
+        return tuple(sorted({f.site for f in self.findings if f.fault in _UNAVAILABLE and f.site != "?"}))
+
+    @property
+    def not_erased(self) -> tuple[str, ...]:
+        """Sources that show what the ledger says was erased."""
+        return tuple(sorted({f.site for f in self.findings if f.fault == NOT_ERASED}))
+
+    @property
+    def settled(self) -> bool:
+        """All that was named was read, lies where it must, and is gone where it must be."""
+        return not (self.unread or self.placement_unmet or self.not_erased)
 
     @property
     def ok(self) -> bool:
