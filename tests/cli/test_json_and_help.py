@@ -103,9 +103,9 @@ KEYS: dict[str, str] = {
     "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",
     "status": "charter custodians findings fingerprint identity ok registers[age_s epoch id mine name problem protected"
     " rpo_s rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
-    "verify": "charter checked_at findings ok packs_read registers[age_s epoch latest latest_time placement_lacks"
-    " public_name register rpo_s sites[complete country entries latest_complete latest_complete_time site versions]"
-    " versions] state",
+    "verify": "charter checked_at findings not_erased ok packs_read placement_unmet registers[age_s epoch latest"
+    " latest_time placement_lacks public_name register rpo_s sites[complete country entries latest_complete"
+    " latest_complete_time site versions] versions] state unread",
     "warrant request": "card digest text warrant",
     "warrant sign": "custodian path shares without",
     "warrant show": "digest signatures warrant",

@@ -90,7 +90,8 @@ class Verb(ABC):
         if outcome.code == Bug.exit_code or "Traceback" in outcome.err or (outcome.code < 0 and outcome.code != -9):
             return f"ended with {outcome.code}: {outcome.out[-500:]}{outcome.err[-1500:]}"
         said = run("verify", *self.home.where(), "--json")
-        if said.code != 0 and not self.is_halfway(json.loads(said.out)):
+        # 1: a version that counts lies at too few sites until the next run.
+        if said.code not in (0, 1) and not self.is_halfway(json.loads(said.out)):
             return f"verify after the fault ends with {said.code}: {said.out[-1500:]}"
         said = run(*self.command(), "--json")
         if said.code != 0:

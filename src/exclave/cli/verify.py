@@ -114,7 +114,6 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
         name = names.get(found.register) if found.register is not None else None
         whose = f"{name}: " if name is not None and name != found.register else ""
         say(f"{found.site}: {whose}{found.fault}: {found.what}: {found.detail}")
-    names = {r.register: r.public_name or r.register[:12] + "…" for r in report.registers}
     if report.placement_unmet:
         say(f"The placement rule is not met: {', '.join(names[r] for r in report.placement_unmet)}.")
     if report.not_erased:

@@ -1,0 +1,63 @@
+"""A check that did not reach everything, or found too few copies, does not end as one that found all in order."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exclave.verify.state import Finding
+from support.shown_sites import world
+from support.small_home import Register, SmallHome, run
+
+
+def _home(root: Path, copies: int) -> SmallHome:
+    acts = root / "acts"
+    acts.mkdir()
+    (acts / "act").write_bytes(os.urandom(50_000))
+    register = Register("gazette", [("acts", "files", {"path": str(acts)})], copies=copies)
+    home = SmallHome(root, [register]).found()
+    home.backup()
+    return home
+
+
+def test_silent_site(tmp_path: Path) -> None:
+    """A named site that does not answer is named in the last line; the exit code is 1, and 0 without it."""
+    home = _home(tmp_path, copies=2)
+    home.site("nord").rename(tmp_path / "away")
+    for options in (home.home, home.where()):
+        said = run("verify", *options)
+        assert said.code == 1
+        assert said.out.splitlines()[-1] == "1 site was NOT looked at, or not wholly: nord."
+        told = home.fails(1, "verify", *options)
+        assert (told["ok"], told["unread"], told["placement_unmet"]) == (False, ["nord"], [])
+    assert home.verify("home", "lux")["ok"]
+    (tmp_path / "away").rename(home.site("nord"))
+    assert home.verify()["ok"]
+
+
+def test_too_few_copies(tmp_path: Path) -> None:
+    """The placement rule is judged where all sites of the register were named; an auditor may look at some alone."""
+    home = _home(tmp_path, copies=3)
+    home.site("nord").rename(tmp_path / "away")
+    told = home.verify(code=1)
+    assert told["placement_unmet"] == [home.id_of()]
+    assert "The placement rule is not met: gazette." in run("verify", *home.home).out.splitlines()
+    alone = home.verify("lux")
+    assert (alone["ok"], alone["placement_unmet"]) == (True, [])
+
+
+@pytest.mark.parametrize("fault", ["site-unavailable", "not-erased", "placement", "rpo"])
+def test_what_unsettles(fault: str) -> None:
+    """Each of the three alone is enough; what only a writer can help, as the age of a version, is not."""
+    report = world().report()
+    assert report.ok
+    assert report.settled
+    if fault == "placement":
+        changed = replace(report, placement_unmet=(report.registers[0].register,))
+    else:
+        changed = replace(report, findings=(Finding("lux", fault, "packs", "", None, grave=False),))
+    assert changed.ok
+    assert changed.settled == (fault == "rpo")
