@@ -277,7 +277,7 @@ class Life(RuleBasedStateMachine):
         """All versions but the newest: ordered, signed by the quorum, erased at every site, entered."""
         self.backup()
         self.number += 1
-        order = self.home.propose(f"order-{self.number}")
+        order = self.home.propose(f"order-{self.number}", "--last-clean-too")
         self.home.publish(order, self.home.signed(order, *self.people[: self.threshold]))
         self.backup()
         gone = {int(v.sequence) for v in parse_deletion(order.read_bytes()).versions}

@@ -18,7 +18,8 @@ from exclave.ids import Instant, Key, Label, now, parse_register_id
 from exclave.keys.file import KeyFile, load
 from exclave.operations.act_fact import RegisterFacts
 from exclave.operations.custody import Granted, grant, request_warrant, sign_warrant
-from exclave.operations.deletion import put_objection, read_order_file
+from exclave.operations.deletion import read_order_file
+from exclave.operations.objecting import put_objection
 from exclave.rules.deletion import OrderState
 from exclave.rules.signatures import sign_text
 from exclave.sites.erasing import DirectoryEraser

@@ -56,7 +56,8 @@ class AgeingHome(SmallHome):
         return self
 
     def change(self) -> bytes:
-        data = os.urandom(1_100_000)
+        """Another text in place of the former one; noise would be taken for what ransomware leaves."""
+        data = os.urandom(550_000).hex().encode()
         (self.root / "acts" / "act-1").write_bytes(data)
         return data
 
@@ -77,7 +78,7 @@ class AgeingHome(SmallHome):
             "--key", str(self.folder / "keys" / "writer.key"), "--object", str(order), "--register", self.id_of(),
             *self.where(),
         )  # fmt: skip
-        return ["--warrant", str(warrant), *self.answer(warrant, *(custodians or ("kaja", "luc")))]
+        return ["--warrant", str(warrant), *self.answer(warrant, *(custodians or ("kaja", "luc")), order=order)]
 
     def publish(self, order: Path, signed: Iterable[str]) -> Any:
         return self.ok("delete", "publish", str(order), *signed, *self.home)

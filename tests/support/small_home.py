@@ -274,11 +274,13 @@ class SmallHome:
     def machine(self, name: str = "embassy") -> Path:
         return self.root / "warrants" / f"{name}.key"
 
-    def answer(self, warrant: Path, *custodians: str, sites: Iterable[str] = ()) -> list[str]:
-        """``--answer FILE`` of each custodian."""
-        options = []
+    def answer(
+        self, warrant: Path, *custodians: str, sites: Iterable[str] = (), order: Path | None = None
+    ) -> list[str]:
+        """``--answer FILE`` of each custodian, who reads ``order`` if the warrant is for one."""
+        options, at = [], [*self.where(*sites), *(["--object", str(order)] if order is not None else [])]
         for name in custodians:
-            done = self.ok("warrant", "sign", str(warrant), "--yes", "--key", str(self.key(name)), *self.where(*sites))
+            done = self.ok("warrant", "sign", str(warrant), "--yes", "--key", str(self.key(name)), *at)
             options += ["--answer", done["path"]]
         return options
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_eraser, open_named_sites, witness_addresses
+from exclave.cli.deletion_told import erasure_json, left_text, show_failed, show_objected, show_run, unasked
 from exclave.cli.keys import load_key
 from exclave.cli.output import (
     HomeFolder,
@@ -17,23 +18,23 @@ from exclave.cli.output import (
     Sites,
     counted,
     note,
+    plain,
     print_json,
     progress_bar,
     say,
-    size_text,
-    table,
     typed,
     when,
 )
 from exclave.cli.where import Where, view_of
 from exclave.errors import Fenced, UsageError
 from exclave.formats.warrant import Act
-from exclave.ids import Epoch, RegisterId, instant_text, now, parse_digest, parse_fingerprint
+from exclave.ids import Epoch, RegisterId, now, parse_digest, parse_fingerprint
 from exclave.operations import deletion as verbs
-from exclave.operations.act_fact import Recorded, RegisterFacts, patiently
+from exclave.operations.act_fact import RegisterFacts, patiently
 from exclave.operations.custody import grant
-from exclave.operations.erasure import Here, SiteErasure, carry_out
+from exclave.operations.erasure import Here, carry_out
 from exclave.operations.home import read_limited, write_private
+from exclave.operations.objecting import object_to, objected_before, put_objection
 from exclave.operations.orders import read_order
 
 app = typer.Typer(help="Delete old versions: an order, a warrant, a delay to object in, and a record.",
@@ -42,9 +43,12 @@ _OBJECTION_LIMIT = 64 << 10
 _PUBLISH = (
     "Example: exclave delete publish old.order --warrant old.warrant --answer old-kaja.answer --answer old-luc.answer"
 )
-_OBJECT = "Example: exclave delete object gazette --order 51fe… --reason 'Case 7/2027' --key kaja.key --site lux=dir:…"
+_OBJECT = "Example: exclave delete object 9c41d0e7 --reason 'Case 7/2027' --key kaja.key --site lux=dir:… --site nord=…"
 _RUN = "Example: exclave delete run lux=dir:/srv/exclave-site --site nord=s3://… --fingerprint 3f9a…"
 Register = Annotated[str, typer.Argument(help="Name or id of the register.")]
+AwayRegister = Annotated[
+    str, typer.Argument(help="The register's id, its first 8 digits or more, or its name if that is public.")
+]
 Fingerprint = Annotated[str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")]
 
 
@@ -57,19 +61,29 @@ def propose(
     site: Sites = None,
     fingerprint: Fingerprint = "",
     keys: Annotated[int | None, typer.Option(min=1, help="An epoch whose shares shall be destroyed as well.")] = None,
+    last_clean_too: Annotated[
+        bool, typer.Option("--last-clean-too", help="Also the last version known to be clean; the reason will say so.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Write an order file for all versions that no rule keeps any more. Nothing is deleted by it."""
+    """Write an order file for all versions that no rule keeps any more. Nothing is deleted by it.
+
+    Refused at home if the last version that is known to be clean would go (`exclave snapshots`).
+    """
     where = view_of(home, site, fingerprint)
     made = verbs.propose(
         where.view, where.sites, _one(where, register), order.absolute(), reason=reason, now=now(),
-        keys=None if keys is None else Epoch(keys),
+        keys=None if keys is None else Epoch(keys), home=where.home, last_clean_too=last_clean_too,
     )  # fmt: skip
+    objected = objected_before(where.view, where.sites, made, now=now())
+    if where.home is None:
+        note("Signals were not looked at: only home knows them. See `exclave snapshots` there, or by warrant.")
     if json:
-        print_json({"path": order.absolute(), "digest": made.digest, "order": made})
+        print_json({"path": order.absolute(), "digest": made.digest, "order": made, "objected": objected})
         return
     for line in read_order(order).words:
         say(line)
+    show_objected(objected)
     say(f"\nSHA-256 of the order: {made.digest.hex()}")
     say(f"Now: exclave warrant request WARRANT --act delete --object {order} --register {made.register} …")
 
@@ -86,23 +100,25 @@ def publish(
     where = view_of(home, None, "")
     wanted = verbs.read_order_file(order)
     facts = writer_facts(where, wanted.register)
+    objected = objected_before(where.view, where.sites, wanted, now=now())
     granted = grant(
         where.view, warrant, answer or (), act=Act.DELETE, place=None, machine=facts.machine, now=now(),
         object=wanted.digest,
     )  # fmt: skip
     done = verbs.publish(where.view, wanted, granted, facts, facts.sites, now=now())
     if json:
-        print_json({"order": wanted.digest, "entered": done, "delay_s": wanted.delay_s})
+        print_json({"order": wanted.digest, "entered": done, "delay_s": wanted.delay_s, "objected": objected})
         return
     say(f"Order {wanted.digest.hex()} {'is' if done.new else 'was already'} in the ledger.")
     say(f"It lies open for {wanted.delay_s} s at each site. {counted(wanted.objections, 'custodian', 'custodians')}"
         " can stop it until then with `exclave delete object`.")  # fmt: skip
-    _show_failed(done)
+    show_objected(objected)
+    show_failed(done)
 
 
 @app.command(name="object", epilog=_OBJECT)
 def object_(
-    register: Register,
+    register: AwayRegister,
     key: Annotated[Path, typer.Option(help="The custodian's key file.")],
     reason: Annotated[str, typer.Option(help="Why; it is public.")],
     fingerprint: Pinned,
@@ -111,20 +127,29 @@ def object_(
     out: Annotated[Path | None, typer.Option(help="Also write the objection to this file.")] = None,
     json: Json = False,
 ) -> None:
-    """Object to an order as a custodian, before its delay is over. Without an order: hold everything."""
+    """Object to an order as a custodian, before its delay is over. Without an order: hold everything.
+
+    Name all sites: an operator may read only his own and one other. An objection to one order does not stop the next
+    one over the same versions; a hold does.
+    """
     where = view_of(Path(), _named(site), fingerprint)
     number = _one(where, register)
     against = typed(parse_digest, order) if order else None
-    made = verbs.object_to(where.view, number, against, load_key(key), reason=reason, now=now())
+    made = object_to(where.view, number, against, load_key(key), reason=reason, now=now())
     if out is not None:
         write_private(out.absolute(), made)
-    good, failed = verbs.put_objection(where.view, number, made, where.sites)
+    good, failed = put_objection(where.view, number, made, where.sites)
+    missing = [name for name in where.at(number) if name not in good]
     if json:
-        print_json({"order": against, "register": number, "sites": good, "failed": failed})
+        print_json({"order": against, "register": number, "sites": good, "failed": failed, "not_yet_at": missing})
     else:
         say(f"The objection {'to every order ' if against is None else ''}lies at: {', '.join(good) or 'no site'}.")
         for label, why in failed.items():
             note(f"{label}: {why}")
+        if missing:
+            say(f"Not yet at: {', '.join(missing)} – name them with --site.")
+        if against is not None:
+            say("It stops this order alone. Without --order it stops every order until the next charter.")
     if not good and out is None:
         raise UsageError(
             "no site took the objection", hint="Write it with --out, and give the file to the sites' operators."
@@ -141,13 +166,15 @@ def status(
 ) -> None:
     """Which orders to delete there are, until when they can be objected to, and what became of them."""
     where = view_of(home, site, fingerprint)
-    found = [(name, verbs.status(where.view, where.sites, number, now=now())) for number, name in
+    found = [(number, name, verbs.status(where.view, where.sites, number, now=now())) for number, name in
              where.registers(register)]  # fmt: skip
     if json:
-        print_json({"registers": [{"register": name, "orders": orders} for name, orders in found]})
+        print_json({"registers": [{"register": name, "orders": orders} for _, name, orders in found]})
         return
-    for name, orders in found:
+    for number, name, orders in found:
         say(f"{name}: {counted(len(orders), 'order', 'orders')} to delete")
+        if orders and (silent := unasked(where, number)):
+            say(f"  not asked whether anybody objects: {', '.join(silent)}")
         for one in orders:
             say(f"\n  order     {one.digest.hex()}")
             say(f"  warrant   {one.warrant.hex()}")
@@ -171,7 +198,8 @@ def run(
 ) -> None:
     """Carry out at a site what may be erased there. Run by the site's operator; may be repeated, goes on after a crash.
 
-    Everything is verified first from what lies at the sites. Exit code 1 if an order was not carried out completely.
+    Everything is verified first from what lies at the sites: name all of them. Exit code 1 while an order is open here:
+    it waits, or not all of it is erased. Orders that are done or stopped count as 0.
     """
     label, _, url = here.partition("=")
     named = open_named_sites([here])
@@ -186,10 +214,10 @@ def run(
             progress=lambda at, total: update(f"of {total}", at, 0),
         )  # fmt: skip
     if json:
-        print_json({"site": name, "orders": [{**_plain(one), "complete": one.complete} for one in done]})
+        print_json({"site": name, "orders": [erasure_json(one) for one in done]})
     else:
-        _show_run(name, done, look)
-    if not all(one.complete for one in done):
+        show_run(name, done, look)
+    if any(one.open for one in done):
         raise typer.Exit(1)
 
 
@@ -201,13 +229,16 @@ def record(register: Register, home: HomeFolder = Path(), json: Json = False) ->
     facts = writer_facts(where, number)
     done = verbs.record(where.view, facts.sites, number, facts, now=now())
     if json:
-        print_json({"orders": {digest.hex(): entered for digest, entered in done.items()}})
+        told = {digest.hex(): {**plain(one.entered), "left": one.left} for digest, one in done.items()}
+        print_json({"orders": told})
         return
     if not done:
-        say("No order was carried out at any site since the last record.")
-    for digest, entered in done.items():
-        say(f"Order {digest.hex()}: {'entered' if entered.new else 'nothing new since the last record'}.")
-        _show_failed(entered)
+        say("No order was carried out at any site yet. Each site's operator does it with `exclave delete run`.")
+    for digest, one in done.items():
+        say(f"Order {digest.hex()}: {'entered' if one.entered.new else 'nothing new since the last record'}.")
+        for line in map(left_text, one.left):
+            say(f"  {line}")
+        show_failed(one.entered)
 
 
 def writer_facts(where: Where, register: RegisterId) -> RegisterFacts:
@@ -234,39 +265,3 @@ def _named(site: list[str] | None) -> list[str]:
     if not site:
         raise UsageError("name at least one site with --site NAME=URL")
     return site
-
-
-def _plain(one: SiteErasure) -> dict[str, object]:
-    return {
-        "order": one.order, "register": one.register, "state": one.verdict.state, "why": one.verdict.why,
-        "due": instant_text(one.verdict.due) if one.verdict.due else None, "erased": one.erased,
-        "erased_bytes": one.erased_bytes, "absent": one.absent, "shared": one.shared, "packs": one.digest,
-        "pending": one.pending, "waits": one.waits,
-    }  # fmt: skip
-
-
-def _show_run(name: str, done: tuple[SiteErasure, ...], look: bool) -> None:
-    if not done:
-        say(f"{name}: no ledger names an order to delete.")
-    for one in done:
-        say(f"Order {one.order.hex()}: {one.verdict.state}: {one.verdict.why}")
-        if look and one.pending:
-            say(f"  {counted(len(one.pending), 'object', 'objects')} would be erased; {one.shared} stay, which living"
-                " versions need")  # fmt: skip
-            continue
-        if one.erased or one.absent:
-            say(f"  erased: {counted(one.erased, 'object', 'objects')}, {size_text(one.erased_bytes)}; gone before:"
-                f" {one.absent}; {one.shared} stay, which living versions need")  # fmt: skip
-        if one.pending:
-            table(
-                ("still there", "until", "why"),
-                ((p.key.rpartition("/")[2][:16] + "…", when(p.until or 0), p.why) for p in one.pending[:20]),
-            )
-            say(f"  {counted(len(one.pending), 'object', 'objects')} in all: run this again after these times.")
-        if one.waits:
-            say(f"  {one.waits}")
-
-
-def _show_failed(done: Recorded) -> None:
-    for label, why in done.failed:
-        note(f"{label}: {why}")

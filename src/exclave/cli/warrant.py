@@ -7,15 +7,18 @@ from typing import Annotated
 
 import typer
 
+from exclave.cli.deletion_told import show_objected, unasked
 from exclave.cli.keys import load_key
-from exclave.cli.output import Json, Pinned, Sites, note, print_json, say, typed, when
-from exclave.cli.where import view_of
-from exclave.errors import UsageError
+from exclave.cli.output import Json, Pinned, Sites, note, plain, print_json, say, typed, when
+from exclave.cli.where import Where, view_of
+from exclave.errors import UsageError, WarrantForeign
+from exclave.formats.deletion import DeletionOrder
 from exclave.formats.warrant import STANDING_ACTS, Act, ParsedWarrant
-from exclave.ids import now, parse_label, parse_register_id
+from exclave.ids import now, parse_label
 from exclave.keys.file import KeyKind
-from exclave.operations.custody import describe_warrant, request_warrant, sign_warrant
+from exclave.operations.custody import describe_warrant, request_warrant, require_shown, sign_warrant
 from exclave.operations.home import make_key
+from exclave.operations.objecting import Objected, objected_before
 from exclave.operations.orders import read_order, require_named
 
 app = typer.Typer(help="Warrants: what the custodians allow one machine to do.", no_args_is_help=True,
@@ -33,17 +36,20 @@ def request(
     place: Annotated[str, typer.Option(help="The charter's site where this machine stands.")],
     reason: Annotated[str, typer.Option(help="Why; the custodians read it, and it is public once used.")],
     site: Sites = None,
-    register: Annotated[list[str] | None, typer.Option(help="A register's id; default: all.")] = None,
+    register: Annotated[
+        list[str] | None, typer.Option(help="A register's id, its first 8 digits or its public name; default: all.")
+    ] = None,
     hours: Annotated[int, typer.Option(min=1, max=24 * 90, help="How long the warrant holds.")] = 24,
     machine: Annotated[str, typer.Option(help="Name of this machine, for a new key.")] = "embassy",
     object: Annotated[
-        Path | None, typer.Option(help="The order file, to act on certificates; none: a standing order (revoke, hold).")
+        Path | None,
+        typer.Option(help="The order file, to delete or act on certificates; none: a standing order (revoke, hold)."),
     ] = None,
     json: Json = False,
 ) -> None:
     """Ask the custodians to let this machine act."""
     where = view_of(Path(), _named(site), fingerprint)
-    wanted = [typed(parse_register_id, text) for text in register or ()]
+    wanted = [where.registers(text)[0][0] for text in register or ()]
     at, name = typed(parse_label, place), typed(parse_label, machine)
     secret = load_key(key) if key.exists() else make_key(key.absolute(), KeyKind.MACHINE, name)
     made = request_warrant(
@@ -87,21 +93,49 @@ def sign(
     require_yes(yes=yes, json=json)
     secret = load_key(key)
     where = view_of(Path(), _named(site), fingerprint)
+    parsed, _ = describe_warrant(warrant)
+    require_shown(parsed, object)
     if not yes:
-        parsed, _ = describe_warrant(warrant)
         _show(parsed, object)
-        if not typer.confirm("Allow this?"):
-            raise UsageError("not signed")
+    order = _deletion(where, parsed, object)
+    objected = objected_before(where.view, where.sites, order, now=now()) if order is not None else ()
+    if order is not None and not json:
+        _show_before(where, order, objected)
+    if not yes and not typer.confirm("Allow this?"):
+        raise UsageError("not signed")
     target = out or warrant.with_name(f"{warrant.stem}-{secret.name}.answer")
     done = sign_warrant(warrant, where.view, where.sites, secret, target.absolute(), now=now(), object=object)
+    if done.replaced:
+        note(f"{done.path} held an earlier answer, which this one replaced.")
     if json:
-        print_json(done)
+        print_json({**plain(done), "objected": objected})
         return
     sealed = f"{len(done.shares)} shares were sealed to the machine" if done.shares else "no share was needed"
     if done.without:
         sealed = f"{len(done.shares)} shares were sealed to the machine"
         note(f"{done.custodian} holds no share of: {', '.join(done.without)}. Others have to open these.")
     say(f"{done.custodian} consents; {sealed}. Send it {done.path}.")
+
+
+def _deletion(where: Where, parsed: ParsedWarrant, object: Path | None) -> DeletionOrder | None:
+    """The order to delete in ``object``, if the warrant is for it; None for other acts."""
+    if parsed.act is not Act.DELETE or object is None:
+        return None
+    read = read_order(object)
+    require_named(read, parsed)
+    order = read.order
+    if not isinstance(order, DeletionOrder):
+        return None
+    if order.state != where.view.state or order.register not in parsed.registers:
+        raise WarrantForeign("the order file is for another state, or for a register that the warrant does not name")
+    return order
+
+
+def _show_before(where: Where, order: DeletionOrder, objected: tuple[Objected, ...]) -> None:
+    """What a custodian has to know of others before he signs for ``order``."""
+    show_objected(objected)
+    if silent := unasked(where, order.register):
+        say(f"Not asked whether anybody objected before: {', '.join(silent)}; name them with --site.")
 
 
 @app.command(epilog="Example: exclave warrant show failover.warrant")

@@ -13,6 +13,8 @@ from exclave.operations.home import Home
 from exclave.sites.contract import Site
 from exclave.verify.state import StateView, read_state
 
+_PREFIX = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Where:
@@ -29,15 +31,32 @@ class Where:
             known |= {number: name for name, number in self.home.register_ids().items()}
         return dict(known)
 
+    def at(self, register: RegisterId) -> tuple[Label, ...]:
+        """Names of all sites that the charter gives ``register``."""
+        rule = self.view.chain.newest.charter.register(register)
+        return () if rule is None else tuple(rule.at)
+
     def registers(self, wanted: str | None) -> list[tuple[RegisterId, str]]:
-        """(id, name or id) of the register called ``wanted``, or of all. ``UsageError`` if there is none."""
+        """(id, name or id) of the register called ``wanted``, or of all. ``UsageError`` if there is none.
+
+        ``wanted``: a name that is known here, an id, or the beginning of one: 8 or more of its digits.
+        """
         names = self.names()
         all_ = [(r.id, names.get(r.id, r.id)) for r in self.view.chain.newest.charter.registers]
         if wanted is None:
             return all_
         found = [(number, name) for number, name in all_ if wanted in (number, name)]
+        beginning = wanted.removesuffix("…")
+        if not found and len(beginning) >= _PREFIX:
+            found = [(number, name) for number, name in all_ if number.startswith(beginning)]
+        if len(found) > 1:
+            raise UsageError(f"more than one register's id begins with {wanted!r}: {', '.join(n for n, _ in found)}")
         if not found:
-            raise UsageError(f"the charter has no register {wanted!r}; it has: {', '.join(n for _, n in all_)}")
+            raise UsageError(
+                f"the charter has no register {wanted!r}; it has: {', '.join(n for _, n in all_)}",
+                hint="Names that are not public are known at home alone. Elsewhere write the id, or its first 8 digits:"
+                " `exclave verify` shows it, and an order file in its line `register`.",
+            )
         return found
 
 

@@ -64,6 +64,8 @@ class Answered:
     """Registers whose share was sealed to the machine."""
     without: tuple[RegisterId, ...] = ()
     """Registers of the request whose newest epoch he holds no share of: he only approves, or lets be, the act."""
+    replaced: bool = False
+    """Whether ``path`` held an earlier answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +113,9 @@ def request_warrant(
 ) -> Requested:
     """Writes a request signed by this machine to ``path``, and its key card beside it (``.card``).
 
-    Without ``registers``, all of the charter. ``object``: the order file that the custodians shall read, for acts on
-    certificates. Raises ``UsageError`` for an unknown place or register, or an order that is not for this act.
+    Without ``registers``, all of the charter. ``object``: the order file that the custodians shall read, to delete and
+    for acts on certificates. Raises ``UsageError`` for an unknown place or register, or an order that is not for this
+    act.
     """
     order = read_order(object) if object is not None else None
     _check_order(act, order)
@@ -178,10 +181,11 @@ def sign_warrant(
     """A custodian's consent: his approval and his shares, re-sealed to the request's machine alone, as a file ``out``.
 
     A new custodian has no share until the next rekey, and approves; one who was dismissed approves nothing, and opens
-    until then. With ``object``, only if the request is for exactly this order file. Raises ``NotAuthorised`` if he is
-    neither, ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
+    until then. With ``object``, only if the request is for exactly this order file; nobody signs a deletion without it
+    (``UsageError``). Raises ``NotAuthorised`` if he is neither, ``WarrantForeign``, ``WarrantExpired``, ``BadShare``.
     """
     request = verify_request(read_note(path), read_card(path.with_suffix(".card")), view.chain, now=now)
+    require_shown(request.warrant, object)
     if object is not None:
         require_named(read_order(object), request.warrant)
     me = key_card(key)
@@ -198,8 +202,18 @@ def sign_warrant(
     if not shares and not _names(view.chain.newest.charter, me):
         raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
     answer = answer_request(request, key.name, key.signing(), shares, now)
+    replaced = out.exists()
     write_private(out, answer.encode())
-    return Answered(out, key.name, tuple(share.register for share in shares), tuple(without))
+    return Answered(out, key.name, tuple(share.register for share in shares), tuple(without), replaced)
+
+
+def require_shown(warrant: ParsedWarrant, object: Path | None) -> None:
+    """Returns if ``warrant`` may be signed with this order file at hand; ``UsageError`` for a deletion without one."""
+    if warrant.act is Act.DELETE and object is None:
+        raise UsageError(
+            "this is a warrant to delete, and its order file is not at hand: nothing was signed",
+            hint="Name the order file that came with it with --object, and read which versions go.",
+        )
 
 
 def _names(charter: ParsedCharter, card: Card) -> bool:

@@ -1,11 +1,11 @@
-"""Orders to delete: propose one, make it public, object to it, and enter in the ledger what came of it.
+"""Orders to delete: propose one, make it public, and enter in the ledger what came of it.
 
 Nothing here removes anything: that is done at each site by its operator (``operations/erasure.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,22 +26,19 @@ from exclave.formats.deletion import (
     OrderedVersion,
     erased_digest,
     parse_deletion,
-    parse_objection,
 )
-from exclave.formats.note import ParsedNote
-from exclave.formats.paths import deletion_key, objection_key, pack_key
+from exclave.formats.paths import deletion_key, pack_key
 from exclave.ids import Digest, Epoch, Instant, Label, RegisterId, instant_text
-from exclave.keys.file import KeyFile
 from exclave.operations.act_fact import Facts, Recorded
 from exclave.operations.custody import Granted
-from exclave.operations.home import key_card, read_limited, write_private
+from exclave.operations.home import Home, read_limited, write_private
+from exclave.operations.suspicion import suspicion_at_home
 from exclave.rules.deletion import OrderState, Verdict
 from exclave.rules.retention import Standing, decide, terms_of
-from exclave.rules.signatures import sign_text
 from exclave.sites.contract import Site, Sources
 from exclave.verify.deletions import Deletions, read_deletions
 from exclave.verify.erasable import Erasable, erasable
-from exclave.verify.history import read_history
+from exclave.verify.history import RegisterHistory, read_history
 from exclave.verify.state import StateView
 from exclave.verify.witnessed import witnessed_since
 
@@ -69,6 +66,26 @@ class OrderStatus:
     verdict: Verdict
     objections: tuple[Objection, ...]
     """Against this order, by whoever was ever heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What one site still has of an order that may be carried out."""
+
+    site: Label
+    objects: int | None
+    """None: it did not answer."""
+    of: int
+    """So many the order takes away."""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedErasure:
+    """What ``record`` entered about one order, and what it saw."""
+
+    entered: Recorded
+    left: tuple[Left, ...]
 
 
 def retention(view: StateView, sources: Sources, register: RegisterId, *, now: Instant) -> Kept:
@@ -118,11 +135,14 @@ def propose(
     reason: str,
     now: Instant,
     keys: Epoch | None = None,
+    home: Home | None = None,
+    last_clean_too: bool = False,
 ) -> DeletionOrder:
     """Writes an order file for all versions that no rule keeps any more, at most 5000, the oldest first.
 
-    ``keys``: an epoch whose opening key shall go as well. ``NotAuthorised`` under a legal hold, ``UsageError`` if there
-    is nothing to delete.
+    ``keys``: an epoch whose opening key shall go as well. ``home`` knows which versions are suspicious: the last clean
+    one is ordered away only with ``last_clean_too``, and then the reason says so, which custodians read.
+    ``NotAuthorised`` under a legal hold, ``UsageError`` if there is nothing to delete.
     """
     history = read_history(view, sources, register)
     deletions = read_deletions(view, sources, history, now=now, listen=True)
@@ -137,6 +157,9 @@ def propose(
         ends = [s.until for s in standings if s.rule != "newest"]
         first = f"; the first may be from {instant_text(min(ends))} on" if ends else ""
         raise UsageError(f"no version may be deleted yet{first}", hint="See `exclave retention`; nothing was written.")
+    if home is not None:
+        going = {s.version.sequence for s in ended}
+        reason += _last_clean(home, history, deletions, going, allowed=last_clean_too)
     delay_s, objections = terms_of(deletions.charters, min(s.version.charter for s in ended))
     order = DeletionOrder(
         state=view.state,
@@ -154,6 +177,23 @@ def propose(
     )
     write_private(out, parse_deletion(order.encode().encode()).encode().encode())
     return order
+
+
+def _last_clean(home: Home, history: RegisterHistory, deletions: Deletions, going: Set[int], *, allowed: bool) -> str:
+    """What the reason must say of the versions ``going``; ``NotAuthorised`` if they must stay unless it is
+    ``allowed``: what was noted in later versions speaks for damage, and the last one before it is among them."""
+    found = suspicion_at_home(home, history.register, history.versions)
+    clean, since = found.clean(deletions.gone), found.verdict.since
+    if since is None or clean not in going:
+        return ""
+    if not allowed:
+        raise NotAuthorised(
+            f"version {clean} is the last that is known to be clean: version {since} is suspicious; no order was"
+            " written",
+            hint="Look at `exclave snapshots` first. If what happened was meant to be, say so there with --accept. To"
+            " order the clean version away all the same: --last-clean-too.",
+        )
+    return f" (version {clean}, the last known to be clean, goes too: {since} is suspicious)"
 
 
 def read_order_file(path: Path) -> DeletionOrder:
@@ -196,38 +236,6 @@ def publish(
     return facts.record(ORDERED, granted, said, again=False, now=now)  # (2)
 
 
-def object_to(
-    view: StateView, register: RegisterId, order: Digest | None, key: KeyFile, *, reason: str, now: Instant
-) -> bytes:
-    """A custodian's signed objection to ``order``, or (None) to every order of the register: a legal hold.
-
-    ``NotAuthorised`` if the charter in force does not name him.
-    """
-    me = key_card(key)
-    if not any(c.label == key.name and c.card == me.digest for c in view.chain.newest.charter.custodians):
-        raise NotAuthorised(f"the charter does not name {key.name} with this key as a custodian")
-    said = Objection(view.state, register, view.chain.newest.digest, order, key.name, now, reason)
-    text = said.encode()
-    parse_objection(text)
-    return ParsedNote(text, sign_text(text, key.name, key.signing())).encode()
-
-
-def put_objection(
-    view: StateView, register: RegisterId, note: bytes, sites: Mapping[Label, Site]
-) -> tuple[tuple[Label, ...], dict[Label, str]]:
-    """Puts an objection at every site that takes it; those sites, and why the others did not. One site is enough: the
-    next backup brings it to the others."""
-    good: list[Label] = []
-    failed: dict[Label, str] = {}
-    for label, site in sites.items():
-        try:
-            site.put_same(objection_key(view.state, register, note), note)
-            good.append(label)
-        except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
-            failed[label] = error.message
-    return tuple(good), failed
-
-
 def status(view: StateView, sources: Sources, register: RegisterId, *, now: Instant) -> tuple[OrderStatus, ...]:
     """Every order that the ledger names, and how far it is. A site's operator may count its delay from later on."""
     history = read_history(view, sources, register)
@@ -247,7 +255,7 @@ def status(view: StateView, sources: Sources, register: RegisterId, *, now: Inst
 
 def record(
     view: StateView, sites: Mapping[Label, Site], register: RegisterId, facts: Facts, *, now: Instant
-) -> dict[Digest, Recorded]:
+) -> dict[Digest, RecordedErasure]:
     """Enters for each order that is due what the sites show to be gone; several times, if more is gone later.
 
     Looks for itself: a pack counts as erased at a site that answers and does not have it. A crash before the fact
@@ -261,33 +269,41 @@ def record(
         if deletions.verdict(view, o, public_since=since[o.digest], now=now).state in (OrderState.DUE, OrderState.DONE)
     ]  # fmt: skip
     gone = frozenset(sequence for ordered in allowed for sequence in ordered.sequences)
-    done: dict[Digest, Recorded] = {}
+    done: dict[Digest, RecordedErasure] = {}
     for ordered in allowed:
         what = erasable(view, sites, history, ordered, gone)
-        said = (ordered.digest.hex(), *_found(view, what, sites))
+        left = _left(view, what, sites)
+        said = (ordered.digest.hex(), *_found(what, left))
         if not any(line.endswith((" holds none of them", " of the rest")) for line in said[2:]):
             continue  # nobody has carried it out yet
         if any(f.fact.kind == DONE and f.fact.say == said for f in history.facts):
-            done[ordered.digest] = Recorded(False)
+            done[ordered.digest] = RecordedErasure(Recorded(False), left)
             continue
-        note = view.warrants[ordered.warrant.digest]
-        done[ordered.digest] = facts.record(DONE, Granted(ordered.warrant, note, (), {}), said, again=True, now=now)
+        granted = Granted(ordered.warrant, view.warrants[ordered.warrant.digest], (), {})
+        done[ordered.digest] = RecordedErasure(facts.record(DONE, granted, said, again=True, now=now), left)
     return done
 
 
-def _found(view: StateView, what: Erasable, sites: Mapping[Label, Site]) -> tuple[str, ...]:
-    """The lines of a ``deletion-done`` fact: what went, and what each site still holds of it."""
-    size = sum(what.packs.values())
-    lines = [f"erased {len(what.packs)} packs of {size} bytes: {erased_digest(set(what.packs)).hex()}"]
+def _left(view: StateView, what: Erasable, sites: Mapping[Label, Site]) -> tuple[Left, ...]:
+    """What each site still shows of the packs and boxes that were to go."""
     keys = [pack_key(view.state, what.register, name) for name in what.packs] + list(what.boxes)
+    found = []
     for label, site in sites.items():
         try:
-            left = sum(site.stat(key) is not None for key in keys)
+            found.append(Left(label, sum(site.stat(key) is not None for key in keys), len(keys)))
         except (UnavailableError, IntegrityError) as error:
-            lines.append(f"{label} did not answer: {error.code}")
-            continue
-        if left and left < len(keys):
-            lines.append(f"{label} holds {left} of them, and none of the rest")
+            found.append(Left(label, None, len(keys), error.code))
+    return tuple(found)
+
+
+def _found(what: Erasable, left: Iterable[Left]) -> Iterator[str]:
+    """The lines of a ``deletion-done`` fact: what went, and what each site still holds of it."""
+    size = sum(what.packs.values())
+    yield f"erased {len(what.packs)} packs of {size} bytes: {erased_digest(set(what.packs)).hex()}"
+    for at in left:
+        if at.objects is None:
+            yield f"{at.site} did not answer: {at.problem}"
+        elif 0 < at.objects < at.of:
+            yield f"{at.site} holds {at.objects} of them, and none of the rest"
         else:
-            lines.append(f"{label} holds {'all' if left else 'none'} of them")
-    return tuple(lines)
+            yield f"{at.site} holds {'all' if at.objects else 'none'} of them"

@@ -66,11 +66,25 @@ class SiteErasure:
     """SHA-256 of the sorted names of all packs of the order: what the ledger's last record will bind."""
     waits: str = ""
     """Why boxes of the order stay for now; empty if none does."""
+    asked: tuple[Label, ...] = ()
+    """Sites of the register that were read for objections."""
+    unasked: tuple[Label, ...] = ()
+    """Sites of the register that were not: not named, or they did not answer."""
+    objected: tuple[Label, ...] = ()
+    """Custodians who object; of an order that is due, too few to stop it."""
+    unheard: bool = False
+    """A site that was read did not say whether anybody objects."""
 
     @property
     def complete(self) -> bool:
         """Whether nothing of the order is at the site any more."""
-        return self.verdict.state is OrderState.DUE and not self.pending and not self.waits
+        return self.verdict.state in (OrderState.DUE, OrderState.DONE) and not self.pending and not self.waits
+
+    @property
+    def open(self) -> bool:
+        """Whether the command has to be run again."""
+        unfinished = self.verdict.state is OrderState.DUE and not self.complete
+        return unfinished or self.verdict.state is OrderState.WAITING or self.unheard
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +167,26 @@ class _Work:
         for ordered in self.deletions.orders:
             if only is not None and ordered.digest != only:
                 continue
-            found = SiteErasure(ordered.digest, self.deletions.register, verdicts[ordered.digest])
+            found = self._asked(SiteErasure(ordered.digest, self.deletions.register, verdicts[ordered.digest]))
             done.append(found)
             if ordered in due:
                 what = erasable(self.view, self.sources, self.everything, ordered, gone)  # (3)
                 found.digest, found.shared, found.waits = erased_digest(set(what.packs)), what.shared, what.waits
                 self._erase(what, found, look, progress)  # (4)
+                if found.complete and not found.erased:
+                    why = f"nothing of it is at {self.here.label} any more"
+                    found.verdict = Verdict(OrderState.DONE, why, found.verdict.due)
         return done
+
+    def _asked(self, found: SiteErasure) -> SiteErasure:
+        """``found`` that says who was asked whether anybody objects, and who does."""
+        rule = self.view.chain.newest.charter.register(self.deletions.register)
+        at = () if rule is None else tuple(rule.at)
+        found.asked = tuple(name for name in at if name in self.sources)
+        found.unasked = tuple(name for name in at if name not in self.sources)
+        said = {o.custodian for o in self.deletions.objections if o.order in (found.order, None)}
+        found.objected, found.unheard = tuple(sorted(said)), bool(self.deletions.unheard)
+        return found
 
     def _public_since(self, ordered: Ordered) -> Instant | None:
         """Since when the order, its warrant and the ledger's entry lie open at this very site, and witnesses vouch for

@@ -84,7 +84,7 @@ def judge_order(order: DeletionOrder, before: Before, now: Instant) -> Verdict:
         return Verdict(OrderState.WAITING, "it does not lie open yet, so its delay has not begun", None)
     if now < due:
         return Verdict(OrderState.WAITING, f"it may be carried out from {instant_text(due)} on", due)
-    return Verdict(OrderState.DUE, f"its delay ended at {instant_text(due)}, and nobody stopped it", due)
+    return Verdict(OrderState.DUE, f"its delay ended at {instant_text(due)}", due)
 
 
 def first_kept(standings: Iterable[Standing], wanted: Iterable[int]) -> Standing | None:

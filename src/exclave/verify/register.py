@@ -225,7 +225,10 @@ class RegisterCheck:
             except (IntegrityError, UnavailableError):
                 continue  # said already
             if there:
-                text = f"{there} packs that only erased versions need still lie here: locked, kept, or brought back"
+                text = (
+                    f"{there} packs that only erased versions need still lie here: locked, kept, or brought back;"
+                    " its operator runs `exclave delete run`, then home `exclave delete record`"
+                )
                 self.findings.append(Finding(name, "not-erased", "packs", text, self._rule.id, grave=False))
 
     # Results
