@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
@@ -10,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from exclave.cli import output
 from exclave.cli.progress import Meter, Work, describe
 from support.small_home import SmallHome, command
 
@@ -57,6 +60,19 @@ def test_rates_are_of_the_last_seconds() -> None:
     for second in range(60, 100):
         rate = meter.note(float(second), 100 + 50 * (second - 59))
     assert 45 < rate <= 50
+
+
+@pytest.mark.parametrize(("size", "told"), [(0, "land: db, 7 entries"), (2048, "land: db, 7 entries, 2.0 KiB")])
+def test_bytes_only_where_they_are_counted(monkeypatch: pytest.MonkeyPatch, size: int, told: str) -> None:
+    """Work that counts no bytes does not pretend to have read none of an unknown number."""
+    shown = io.StringIO()
+    monkeypatch.setattr(output, "err", Console(file=shown, force_terminal=True, width=100))
+    with output.progress_bar("land", quiet=False) as update:
+        update("db", 7, size)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    assert told in plain
+    assert "?" not in plain
+    assert "bytes" not in plain
 
 
 def _at_a_terminal(*arguments: str, columns: int = 80) -> str:

@@ -295,8 +295,14 @@ def test_hostile_disk(tmp_path: Path, how: str) -> None:
         victim.rmdir()
     else:
         victim.unlink()
-    victim.write_bytes(good)
-    assert home.ok("site", "import", str(disk), *into(home))["registers"][0]["objects"] == 1
+    if how == "flip":
+        disk = tmp_path / "emptied"
+        disk.mkdir()
+        home.ok("ship", "lux", "--to", str(disk), *home.home)
+        assert [p.name for p in disk.rglob("*") if p.is_file() and "/pack/" in str(p)] == [victim.name]
+    else:
+        victim.write_bytes(good)
+    assert home.ok("site", "import", str(disk), *into(home))["registers"][0]["published"]
 
 
 def test_disk_of_others(tmp_path: Path) -> None:
@@ -340,6 +346,9 @@ def test_forged_state_on_the_disk(tmp_path: Path) -> None:
     (head,) = (p for p in disk.rglob("checkpoint") if p.is_file())
     head.chmod(0o600)
     head.write_bytes(head.read_bytes().replace(b"\n2\n", b"\n3\n"))
+    said = run("site", "import", str(disk), *into(home))
+    assert said.code == 20
+    assert "Empty the disk and write it again" in said.out.splitlines()[-1]
     done = home.fails(20, "site", "import", str(disk), *into(home))["registers"][0]
     assert not done["published"]
     assert next(iter(done["faults"])).endswith("/checkpoint")

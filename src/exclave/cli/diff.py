@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from exclave.cli.opening import Answers, MachineKey, OnlyThese, Unwitnessed, WarrantFile, open_by_warrant
-from exclave.cli.output import Json, Pinned, Sites, counted, print_json, progress_bar, say, size_text, table, when
+from exclave.cli.output import Json, Pinned, Sites, counted, print_json, say, size_text, table, when
+from exclave.cli.progress import counting, read_of, work_bar
 from exclave.operations.diff import DatasetDiff, VersionDiff, diff_versions
 from exclave.operations.restore import choose_version, open_version
 
@@ -46,12 +47,17 @@ def diff(
     opened = open_by_warrant(
         site, fingerprint, warrant, answer or [], key, register=register, unwitnessed=unwitnessed, only_these=only_these
     )
+    sites = counting(opened.sites)
     one, two = (
-        open_version(opened.where.view.state, opened.sites, opened.register, choose_version(opened.history, number))
+        open_version(opened.where.view.state, sites, opened.register, choose_version(opened.history, number))
         for number in (before, after)
     )
-    with progress_bar(opened.register.annex.name, quiet=json) as update:
-        found = diff_versions(one, two, only=dataset, most=0 if stat else most, progress=update)
+    with work_bar(opened.register.annex.name, quiet=json) as bar:
+        bar.poll(read=read_of(sites))
+        found = diff_versions(
+            one, two, only=dataset, most=0 if stat else most,
+            progress=lambda name, entries, size: bar.at(f"{name}, {counted(entries, 'difference', 'differences')}", 0),
+        )  # fmt: skip
     if json:
         print_json(found)
     else:

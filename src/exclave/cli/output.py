@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, TypeVar
 import typer
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -194,7 +194,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress_bar(what: str, *, quiet: bool) -> Iterator[Any]:
-    """Shows entries and bytes while something long runs; yields ``update(text, entries, bytes)``."""
+    """Shows entries, and bytes if there are any, while something long runs; yields ``update(text, entries, bytes)``."""
     if quiet or not err.is_terminal:
         yield lambda text, entries, size: None
         return
@@ -202,14 +202,14 @@ def progress_bar(what: str, *, quiet: bool) -> Iterator[Any]:
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
-        DownloadColumn(),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(what, total=None)
 
         def update(text: str, entries: int, size: int) -> None:
-            bar.update(task, description=visible(f"{what}: {text}, {entries} entries"), completed=size)
+            read = f", {size_text(size)}" if size else ""
+            bar.update(task, description=visible(f"{what}: {text}, {entries} entries{read}"), completed=size)
 
         yield update
 

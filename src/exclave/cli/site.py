@@ -144,7 +144,7 @@ def import_(
     """Take over what a carried disk holds, every object checked. Needs no key. Broken off, it goes on where it was.
 
     Exit code 0: everything is there; 22: other disks have to follow, or this one is not finished; 20: something on the
-    disk is wrong.
+    disk is wrong: empty it and write it again; importing it then goes on.
     """
     label, target, pinned, names = _target(into, fingerprint, home)
     source = DirectorySite(str(disk.absolute()))
@@ -239,7 +239,10 @@ def _show_imported(
         for what, why in delivery.faults.items():
             say(f"WRONG: {what}: {why}")
     if any(d.faults for d in done):
-        say("Something on the disk is wrong; nothing of that was taken over. All the rest was.")
+        say(
+            "Something on the disk is wrong; nothing of that was taken over. All the rest was."
+            " Empty the disk and write it again (exclave ship); importing it then goes on from what is here."
+        )
     elif carried is not None and not carried.finished:
         say(f"The disk was taken out too early, so {label} shows nothing of it yet. {_finish(label)}")
     elif any(d.lacking for d in done):
