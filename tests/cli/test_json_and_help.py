@@ -68,6 +68,8 @@ def test_group_help(path: tuple[str, ...]) -> None:
     for command in COMMANDS:
         if command[: len(path)] == path:
             assert f"\n  {command[len(path)]} " in said.out
+    assert "..." not in said.out.replace("[ARGS]...", ""), "a summary is cut"
+    assert not path or f"\n  Example: exclave {' '.join(path)} " in said.out
     alone = run(*path)
     assert alone.code == 2
     assert "Usage: exclave" in alone.err

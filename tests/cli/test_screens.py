@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from exclave.cli import output
+from exclave.cli import main, output
 from support.small_home import SmallHome, run
 
 
@@ -30,6 +31,32 @@ def test_a_no_is_an_answer(home: SmallHome, tmp_path: Path, monkeypatch: pytest.
     assert said.code == 2
     assert said.out.endswith("Not signed.\n")
     assert "--help" not in said.out + said.err
+    warrant = home.request("restore", name="declined")
+    said = run("warrant", "sign", str(warrant), "--key", str(home.key("kaja")), *home.where())
+    assert (said.code, said.out.endswith("Not signed.\n"), said.err) == (2, True, "")
+    assert list(warrant.parent.glob("declined-*.answer")) == []
+
+
+def test_one_is_no_plural(home: SmallHome) -> None:
+    """One share is a share."""
+    warrant = home.request("restore", name="one")
+    said = run("warrant", "sign", str(warrant), "--yes", "--key", str(home.key("kaja")), *home.where())
+    assert "kaja consents; 1 share was sealed to the machine." in said.out
+
+
+def test_versions_take_one_line_each(
+    home: SmallHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 80 columns a version is one line of `snapshots`; sites are counted where all have it, named where not."""
+    monkeypatch.setattr(output, "out", Console(width=80, highlight=False, emoji=False, soft_wrap=True))
+    assert main.run(["snapshots", *home.home]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if line.startswith("1 "))
+    assert "all 3" in row
+    assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", row)
+    assert max(map(len, lines[1:])) <= 80
+    assert main.run(["snapshots", *home.where("lux")]) == 0
+    assert "all" not in capsys.readouterr().out
 
 
 def test_tables_break_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

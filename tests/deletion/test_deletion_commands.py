@@ -78,8 +78,8 @@ def test_an_order_that_was_changed(home: Brisk, tmp_path: Path) -> None:
     shorter.write_text("".join(line.replace("delay 1", "delay 2") for line in lines))
     refused(33, "warrant", "show", signed[1], "--object", str(shorter), says="another order file")
     said = run("warrant", "show", signed[1], "--object", str(order))
-    assert "Deletes 1 versions of register" in said.out
-    assert "It lies open for 1 s; 1 custodian(s) who object stop it." in said.out
+    assert "Deletes 1 version of register" in said.out
+    assert "It lies open for 1 s; 1 custodian who objects stops it." in said.out
 
 
 def test_another_home(home: Brisk, tmp_path: Path) -> None:

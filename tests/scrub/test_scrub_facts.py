@@ -114,7 +114,7 @@ def test_not_repairable(tmp_path: Path) -> None:
     assert (done["wrong"], done["repaired"]) == (1, 0)
     assert "no other site" in done["found"][0]["why_not"]
     (lux,) = (s for s in home.fails(1, "status", *home.home)["registers"][0]["sites"] if s["site"] == "lux")
-    assert "left 1 objects" in lux["scrub_problem"]
+    assert "left 1 object " in lux["scrub_problem"]
     packs(home, "nord")[0].write_bytes(good["nord"])
     assert home.fails(1, "scrub", "lux", "--days", "1", *home.home)["registers"][0]["repaired"] == 0 + 1
     assert packs(home, "lux")[0].read_bytes() == good["lux"]

@@ -12,6 +12,7 @@ from exclave.app import collect_seldom, open_capture, open_home, open_sites, wit
 from exclave.cli.output import (
     HomeFolder,
     Json,
+    counted,
     duration,
     note,
     print_json,
@@ -113,7 +114,7 @@ def _show(r: Receipt) -> None:
     )
     say(
         f"  read {size_text(r.read_bytes)}, shipped {size_text(r.shipped_bytes)} to each of {', '.join(r.sites)};"
-        f" the version is {size_text(r.total_bytes)} in {r.objects} objects"
+        f" the version is {size_text(r.total_bytes)} in {counted(r.objects, 'object', 'objects')}"
     )
     met = "met" if r.rpo_met_s <= r.rpo_s else "NOT met"
     if not r.witnessed:

@@ -9,7 +9,7 @@ import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Json, Sites, not_signed, note, print_json, say, table, typed, when
+from exclave.cli.output import HomeFolder, Json, Sites, counted, not_signed, note, print_json, say, table, typed, when
 from exclave.cli.warrant import require_yes
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.ids import Digest, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
@@ -91,7 +91,8 @@ def sign(
     if json:
         print_json(signed)
         return
-    say(f"{signed.custodian} signed charter {signed.charter[:16]}…; {len(signed.shares)} shares opened and compared.")
+    shares = counted(len(signed.shares), "share", "shares")
+    say(f"{signed.custodian} signed charter {signed.charter[:16]}…; {shares} opened and compared.")
     _show_quorums(signed)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 import tempfile
 import traceback
@@ -93,7 +95,28 @@ def build(only: str = "") -> typer.Typer:
     for name in _GROUPS:
         if not known or name == only:
             made.add_typer(import_module(f"exclave.cli.{name}").app, name=name)
+    _complete_help(made)
     return made
+
+
+def _complete_help(group: typer.Typer) -> str:
+    """Lists show first sentences, which typer would cut; a group's page ends with its first example, returned here."""
+    for command in group.registered_commands:
+        told = inspect.getdoc(command.callback) if command.callback is not None else ""
+        command.short_help = command.short_help or _first_sentence(command.help or told or "")
+    examples = [command.epilog for command in group.registered_commands if command.epilog]
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            inner.short_help = _first_sentence(inner.typer_instance.info.help or "")
+            example = _complete_help(inner.typer_instance)
+            inner.epilog = inner.typer_instance.info.epilog or example
+            examples.append(example)
+    return next(iter(examples), "")
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.split("\n\n", maxsplit=1)[0].split())
+    return re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0]
 
 
 def __getattr__(name: str) -> typer.Typer:

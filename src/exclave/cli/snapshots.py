@@ -13,7 +13,7 @@ from exclave.cli.opening import Answers, open_by_warrant
 from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, progress_bar, say, size_text, table
 from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError
-from exclave.ids import RegisterId, instant_text, now
+from exclave.ids import Label, RegisterId, instant_text, now
 from exclave.operations.suspicion import Suspicion, accept, suspicion_at_home, suspicion_by_warrant
 from exclave.verify.deletions import mark_erased
 from exclave.verify.history import CountedVersion, RegisterHistory, read_history
@@ -34,6 +34,8 @@ class _Shown:
     suspicion: Suspicion | None
     erased: Mapping[int, str]
     """By sequence: when and by which warrant."""
+    at: tuple[Label, ...]
+    """The sites that the charter gives it."""
 
 
 def snapshots(
@@ -85,7 +87,12 @@ def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], be
         for sequence in accepted:
             accept(where.home, number, history.versions, sequence, because, now())
         suspicion = suspicion_at_home(where.home, number, history.versions)
-    return _Shown(name, number, history.versions, counted, suspicion, history.erased)
+    return _Shown(name, number, history.versions, counted, suspicion, history.erased, _named(where, number))
+
+
+def _named(where: Where, register: RegisterId) -> tuple[Label, ...]:
+    rule = where.view.chain.newest.charter.register(register)
+    return rule.at if rule is not None else ()
 
 
 def _opened(
@@ -105,7 +112,8 @@ def _opened(
         found = suspicion_by_warrant(
             opened.where.view.state, opened.sites, opened.register, kept[-last:], accepted, update
         )
-    return _Shown(name, number, versions, frozenset(v.leaf.sequence for v in versions), found, erased)
+    at = _named(opened.where, number)
+    return _Shown(name, number, versions, frozenset(v.leaf.sequence for v in versions), found, erased, at)
 
 
 def _tell_findings(name: str, history: RegisterHistory) -> None:
@@ -151,22 +159,31 @@ def _path(path: bytes) -> str:
 
 def _show(shown: _Shown) -> None:
     say(f"{shown.name}  ({shown.number})")
-    marked = shown.suspicion is not None
-    columns = ("version", "epoch", "state of (UTC)", "objects", "size", "sites", "witnessed", "signals")
+    rows = _rows(shown)
+    marked, doubtful = shown.suspicion is not None, not all(v["witnessed"] for v in rows)
+    columns = ["version", "epoch", "state of (UTC)", "objects", "size", "sites"]
     table(
-        columns if marked else columns[:-1],
+        columns + ["witnessed"] * doubtful + ["signals"] * marked,
         (
             (
                 v["sequence"], v["epoch"], v["time"][:19].replace("T", " "), v["objects"], size_text(v["bytes"]),
-                " ".join(v["sites"]), "yes" if v["witnessed"] else "no", *([v["signals"]] if marked else []),
+                _at(v, shown.at), *(["yes" if v["witnessed"] else "NO"] * doubtful),
+                *([v["signals"]] if marked else []),
             )
-            for v in _rows(shown)
+            for v in rows
         ),
     )  # fmt: skip
     for sequence in sorted(shown.erased):
         say(f"  version {sequence}: {shown.erased[sequence]}")
     if shown.suspicion is not None and shown.suspicion.verdict.findings:
         _show_verdict(shown, shown.suspicion)
+
+
+def _at(row: dict[str, Any], every: tuple[Label, ...]) -> str:
+    """The sites that show a version in their ledgers; of one that went they have no more than that."""
+    if "erased" not in row:
+        return f"all {len(every)}" if every and set(every) <= set(row["sites"]) else " ".join(row["sites"])
+    return "erased" if row["erased"].startswith("erased") else "may be erased"
 
 
 def _show_verdict(shown: _Shown, suspicion: Suspicion) -> None:

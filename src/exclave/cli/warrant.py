@@ -9,7 +9,7 @@ import typer
 
 from exclave.cli.deletion_told import show_objected, unasked
 from exclave.cli.keys import load_key
-from exclave.cli.output import Json, Pinned, Sites, note, plain, print_json, say, typed, when
+from exclave.cli.output import Json, Pinned, Sites, counted, not_signed, note, plain, print_json, say, typed, when
 from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError, WarrantForeign
 from exclave.formats.deletion import DeletionOrder
@@ -102,7 +102,7 @@ def sign(
     if order is not None and not json:
         _show_before(where, order, objected)
     if not yes and not typer.confirm("Allow this?"):
-        raise UsageError("not signed")
+        raise not_signed()
     target = out or warrant.with_name(f"{warrant.stem}-{secret.name}.answer")
     done = sign_warrant(warrant, where.view, where.sites, secret, target.absolute(), now=now(), object=object)
     if done.replaced:
@@ -110,9 +110,9 @@ def sign(
     if json:
         print_json({**plain(done), "objected": objected})
         return
-    sealed = f"{len(done.shares)} shares were sealed to the machine" if done.shares else "no share was needed"
+    shares = counted(len(done.shares), "share was", "shares were")
+    sealed = f"{shares} sealed to the machine" if done.shares or done.without else "no share was needed"
     if done.without:
-        sealed = f"{len(done.shares)} shares were sealed to the machine"
         note(f"{done.custodian} holds no share of: {', '.join(done.without)}. Others have to open these.")
     say(f"{done.custodian} consents; {sealed}. Send it {done.path}.")
 

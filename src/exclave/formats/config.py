@@ -197,7 +197,7 @@ def _check(config: Config) -> None:
     if not 1 <= config.state.threshold <= max(len(config.custodian), 1):
         raise ConfigError(
             f"exclave.toml: a threshold of {config.state.threshold} cannot be reached by"
-            f" {len(config.custodian)} custodian(s)",
+            f" {len(config.custodian)} {'custodian' if len(config.custodian) == 1 else 'custodians'}",
             hint="Lower state.threshold or name more custodians.",
         )
     if not 0 <= config.state.witnesses_needed <= len(config.witness):

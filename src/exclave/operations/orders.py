@@ -210,7 +210,8 @@ def _reissue(path: Path) -> OrderFile:
 
 
 def _words_of_deletion(order: DeletionOrder) -> Iterator[str]:
-    yield f"Deletes {len(order.versions)} versions of register {order.register} for good, at every site:"
+    versions = "1 version" if len(order.versions) == 1 else f"{len(order.versions)} versions"
+    yield f"Deletes {versions} of register {order.register} for good, at every site:"
     for version in order.versions[:_SHOWN]:
         yield f"  version {version.sequence}, which no rule keeps since {instant_text(version.until)}"
     if len(order.versions) > _SHOWN:
@@ -218,7 +219,8 @@ def _words_of_deletion(order: DeletionOrder) -> Iterator[str]:
     if order.keys is not None:
         yield f"Destroys the shares of epoch {order.keys}: nothing that was sealed in it opens for anybody any more."
     days = f" ({order.delay_s // 86400} days)" if order.delay_s >= 86400 else ""
-    yield f"It lies open for {order.delay_s} s{days}; {order.objections} custodian(s) who object stop it."
+    who = "1 custodian who objects stops" if order.objections == 1 else f"{order.objections} custodians who object stop"
+    yield f"It lies open for {order.delay_s} s{days}; {who} it."
     yield f"Reason: {order.reason}"
 
 

@@ -101,7 +101,7 @@ def plan_load(
 def _shows_all(
     view: StateView, register: RegisterId, label: Label, site: Readable, sources: Mapping[Label, Site]
 ) -> bool:
-    both: dict[str, Readable] = {**sources, label: site}
+    both: Mapping[str, Readable] = dict(sources) | {label: site}
     return all(label in v.held_by for v in collect_history(read_copies(view, both, register)).versions)
 
 

@@ -126,10 +126,14 @@ def overdue(last: LastRun | None, *, promised: int, held_since: int | None, toda
     if today - last.through > days:
         return f"not scrubbed since {day_text(last.through)}: more than {days} days"
     if last.wrong > last.repaired:
-        return f"the scrub of {day_text(last.through)} left {last.wrong - last.repaired} objects wrong or missing"
+        return f"the scrub of {day_text(last.through)} left {_objects(last.wrong - last.repaired)} wrong or missing"
     if last.left:
         return (
-            f"the scrub of {day_text(last.left_on)} left {last.left} objects wrong or missing; all has to be read again"
-            " (exclave scrub --days 1)"
+            f"the scrub of {day_text(last.left_on)} left {_objects(last.left)} wrong or missing; all has to be read"
+            " again (exclave scrub --days 1)"
         )
     return ""
+
+
+def _objects(number: int) -> str:
+    return "1 object" if number == 1 else f"{number} objects"
