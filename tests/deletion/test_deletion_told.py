@@ -54,6 +54,8 @@ def test_the_last_clean_version_is_not_ordered_away_in_silence(home: Watched) ->
     assert "Reason: Too old (version 2, the last known to be clean, goes too: 3 is suspicious)" in shown
     away = run("delete", "propose", home.id_of(), str(order), "--reason", "Too old", *home.where())
     assert "Signals were not looked at" in away.err
+    published = run("delete", "publish", str(order), *home.signed(order), *home.home)
+    assert "WARNING: version 2, the last known to be clean, goes too: 3 is suspicious." in published.out
 
 
 def test_findings_that_were_accepted_keep_nothing(home: Watched) -> None:

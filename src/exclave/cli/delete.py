@@ -101,17 +101,21 @@ def publish(
     wanted = verbs.read_order_file(order)
     facts = writer_facts(where, wanted.register)
     objected = objected_before(where.view, where.sites, wanted, now=now())
+    warning = "" if where.home is None else verbs.last_clean_in(where.view, where.sites, wanted, where.home, now=now())
     granted = grant(
         where.view, warrant, answer or (), act=Act.DELETE, place=None, machine=facts.machine, now=now(),
         object=wanted.digest,
     )  # fmt: skip
     done = verbs.publish(where.view, wanted, granted, facts, facts.sites, now=now())
     if json:
-        print_json({"order": wanted.digest, "entered": done, "delay_s": wanted.delay_s, "objected": objected})
+        told = {"order": wanted.digest, "entered": done, "delay_s": wanted.delay_s}
+        print_json({**told, "objected": objected, "warning": warning})
         return
     say(f"Order {wanted.digest.hex()} {'is' if done.new else 'was already'} in the ledger.")
     say(f"It lies open for {wanted.delay_s} s at each site. {counted(wanted.objections, 'custodian', 'custodians')}"
         " can stop it until then with `exclave delete object`.")  # fmt: skip
+    if warning:
+        say(f"WARNING: {warning}. If that is not meant, ask a custodian to object at once.")
     show_objected(objected)
     show_failed(done)
 

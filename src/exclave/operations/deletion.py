@@ -179,6 +179,16 @@ def propose(
     return order
 
 
+def last_clean_in(view: StateView, sources: Sources, order: DeletionOrder, home: Home, *, now: Instant) -> str:
+    """What must be told before ``order`` is made public, if it takes the last version away that ``home`` knows to be
+    clean; empty if it does not. It may have been proposed elsewhere, or before anything was found.
+    """
+    history = read_history(view, sources, order.register)
+    deletions = read_deletions(view, sources, history, now=now)
+    going = {version.sequence for version in order.versions}
+    return _last_clean(home, history, deletions, going, allowed=True).strip(" ()")
+
+
 def _last_clean(home: Home, history: RegisterHistory, deletions: Deletions, going: Set[int], *, allowed: bool) -> str:
     """What the reason must say of the versions ``going``; ``NotAuthorised`` if they must stay unless it is
     ``allowed``: what was noted in later versions speaks for damage, and the last one before it is among them."""
