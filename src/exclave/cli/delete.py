@@ -20,11 +20,11 @@ from exclave.cli.output import (
     note,
     plain,
     print_json,
-    progress_bar,
     say,
     typed,
     when,
 )
+from exclave.cli.progress import work_bar
 from exclave.cli.where import Where, view_of
 from exclave.errors import Fenced, UsageError
 from exclave.formats.warrant import Act
@@ -211,11 +211,11 @@ def run(
     others = open_named_sites(site) if site else {}
     others.pop(name, None)
     brought = [read_limited(path, _OBJECTION_LIMIT) for path in objection or ()]
-    with progress_bar(f"Erasing at {name}", quiet=json) as update:
+    with work_bar(f"erasing at {name}", quiet=json) as bar:
         done = carry_out(
             Here(name, opened, open_eraser(url or label)), others, typed(parse_fingerprint, fingerprint), now=now(),
             only=typed(parse_digest, order) if order else None, brought=brought, look=look,
-            progress=lambda at, total: update(f"of {total}", at, 0),
+            progress=lambda at, total: bar.at(f"{at} of {total} objects", at, total),
         )  # fmt: skip
     if json:
         print_json({"site": name, "orders": [erasure_json(one) for one in done]})

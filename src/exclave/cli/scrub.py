@@ -77,7 +77,8 @@ def scrub(
 ) -> None:
     """Read a part of a site, so that all of it is read within some days, and repair what other sites have unharmed.
 
-    Needs no key to check. Exit code 1: something was wrong and is repaired; 20: something is wrong still.
+    Needs no key to check. While a former run left something wrong, all is read. Exit code 1: something was wrong and is
+    repaired; 20: something is wrong still.
     """
     where = view_of(home, site, fingerprint)
     label = typed(parse_label, site_name)
