@@ -209,6 +209,7 @@ def test_mark_is_gone_or_cannot_be_set(made: tuple[SmallHome, list[str]], tmp_pa
     assert "target.restoring" in told["message"]
     assert "may be incomplete" in told["hint"]
     assert tree_of(target) == left
+    home.fails(2, "restore", *options, "--target", "/")
     (tmp_path / "other.restoring.new").mkdir()
     home.fails(2, "restore", *options, "--target", str(tmp_path / "other"))
     assert not list((tmp_path / "other").iterdir())

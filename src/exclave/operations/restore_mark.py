@@ -49,6 +49,8 @@ def alone_in(target: Path) -> Iterator[None]:
 
     One that was told to end may still be at work: two would write the same files. A restart finds an empty folder.
     """
+    if not target.name:
+        raise UsageError(f"{target} has no name that a mark could be called by", hint="Name a new or empty folder.")
     make_folder(target.parent)
     try:
         with suppress(FileExistsError):
