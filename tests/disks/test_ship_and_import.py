@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from exclave.errors import UsageError
-from exclave.ids import Digest, Key, sha256
+from exclave.ids import Digest, Key, RegisterId, sha256
+from exclave.operations.ship import Load, choose_part
 from exclave.rules.parts import in_part, parts_needed
 from exclave.sites.directory import DirectorySite
 from support.rekeying import People
@@ -389,3 +390,17 @@ def test_parts_needed() -> None:
             assert sum(size for name, size in sizes.items() if in_part(part, parts)(name)) <= room
     with pytest.raises(UsageError):
         parts_needed(sizes, 999)
+
+
+def test_small_disks_are_filled() -> None:
+    """For 151 MB and disks of 100 MB a few parts are made, and the first and the next are not empty."""
+    for seed in range(20):
+        sizes = {sha256(b"%d %d" % (seed, number)): 16 << 20 for number in range(9)}
+        load = Load({RegisterId("ab" * 16): sizes}, on_disk=0, nothing=False, begun=None)
+        part, parts = choose_part(load, None, 100_000_000)
+        used = [part]
+        while following := load.next_part(used[-1], parts):
+            used.append(following)
+        assert 2 <= len(used) <= 5
+        assert all(0 < load.on_part(number, parts) <= 100_000_000 for number in used)
+        assert sum(load.on_part(number, parts) for number in used) == sum(sizes.values())
