@@ -192,3 +192,17 @@ def test_what_is_left_is_told(home: Watched) -> None:
     findings = [f for f in report["findings"] if f["fault"] == "not-erased"]
     assert len(findings) == 2
     assert all("exclave delete run" in f["detail"] for f in findings)
+
+
+def test_a_list_of_versions_shows_what_is_gone(home: Watched) -> None:
+    """Of an erased version no site has more than its entry in the ledger, so the list names none."""
+    home.ordered()
+    time.sleep(1.2)
+    for site in home.sites:
+        run_at(home, site, 0)
+    home.ok("delete", "record", "gazette", *home.home)
+    rows = run("snapshots", "gazette", *home.home).out.splitlines()
+    (first,) = [row for row in rows if row.startswith("1 ")]
+    (second,) = [row for row in rows if row.startswith("2 ")]
+    assert ("erased" in first, "lux" in first, "all 3" in first) == (True, False, False)
+    assert "erased" not in second
