@@ -81,7 +81,9 @@ def ship(
     if json:
         print_json(_told(done))
     else:
-        _show(done, where.names(), to, load.next_part(*choice))
+        # Who names a part has divided it himself, and is told of all parts, also of one that happens to be empty.
+        following = choice[0] + 1 if part and choice[0] < choice[1] else load.next_part(*choice)
+        _show(done, where.names(), to, following)
     return IntegrityError.exit_code if done.faults else 0
 
 
