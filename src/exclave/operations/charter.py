@@ -440,7 +440,11 @@ def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
 
 def _quorums(draft: Draft, view: StateView | None) -> tuple[Quorum, ...]:
     """How far the draft's signatures go, by the charter in force and by the draft."""
-    note, own = _assemble(draft), draft.charter
+    note, own = ParsedNote(draft.charter.encode(), ()), draft.charter
+    for path in _listed(draft.folder / "signatures"):
+        signed = parse_note(read_limited(path, _LIMIT))
+        if signed.text == note.text:  # one of another text counts for nothing, and `publish` names it
+            note = note.with_signatures(*signed.signatures)
     former = view.chain.newest.charter if view is not None and own.number > 1 else None
     if former is None or (former.custodians, former.threshold) == (own.custodians, own.threshold):
         return (_quorum(own, draft.cards, note),)
