@@ -236,9 +236,14 @@ def _a_hostile_host(s: Stage) -> None:
     alone = s.commands.run("verify", *s.sites("south"), *s.pinned)
     grave = [f for f in alone.result["findings"] if f["grave"]]
     s.report.promise("verify passes at the untouched site", alone.result["ok"] and not grave, "without any key")
-    words = (KNOWN_PHRASE.encode(), *(name.encode() for name in REGISTERS), b"PRIVATE", b"seed ")
+    names = [form for name in REGISTERS for form in attacks.forms_of(name)]
+    words = (KNOWN_PHRASE.encode(), *names, b"PRIVATE", b"seed ")
     plain = attacks.plain_text_at(south, words) + attacks.plain_text_at(north, words)
-    s.report.promise("hosts see no text, register name or key", not plain, f"{len(plain)} places found")
+    s.report.promise(
+        "hosts see no text, register name or key",
+        not plain,
+        f"{len(plain)} places found{': ' if plain else ''}{'; '.join(plain[:3])}",
+    )
 
 
 def _short(what: str) -> str:
