@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.fuzzing import NO_RSS
 from support.parsers import READERS, seeds, tried, unlisted
 
 FUZZER = Path(__file__).parent / "fuzz_formats.py"
@@ -41,7 +42,7 @@ def test_some_seconds_of_fuzzing(tmp_path: Path) -> None:
             (corpus / f"{number}-{at}").write_bytes(bytes([number]) + data)
     command = [
         sys.executable, str(FUZZER), "all", str(corpus), f"-max_total_time={SECONDS}", "-max_len=20000", "-verbosity=0",
-        "-rss_limit_mb=2000",
+        NO_RSS,
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS + 120, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

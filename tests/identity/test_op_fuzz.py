@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from exclave.identity.op.refusal import REDIRECTED
 from exclave.identity.op.wire import Call, Reply
+from support.fuzzing import NO_RSS
 from support.op_place import RP, SECRET, Browser, Known, Place, header, location, pkce, query_of, relying
 
 CLIENTS = (
@@ -162,6 +163,13 @@ def test_the_fuzzer_finds_nothing(tmp_path: Path) -> None:
     fuzz = Path(__file__).parent.parent / "fuzz"
     shutil.copytree(fuzz / "op_corpus", tmp_path / "corpus")
     assert len(list((tmp_path / "corpus").iterdir())) >= 8
-    command = [sys.executable, str(fuzz / "fuzz_op.py"), str(tmp_path / "corpus"), "-max_total_time=5", "-verbosity=0"]
+    command = [
+        sys.executable,
+        str(fuzz / "fuzz_op.py"),
+        str(tmp_path / "corpus"),
+        "-max_total_time=5",
+        "-verbosity=0",
+        NO_RSS,
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

@@ -61,7 +61,7 @@ def test_start_after_a_kill(major: int) -> None:
 
         def work() -> None:
             with server.connect() as busy, suppress(psycopg.OperationalError):
-                busy.execute("SELECT sum(sqrt(g)) FROM generate_series(1, 3000000) g")
+                busy.execute("SELECT sum(sqrt(g)) FROM generate_series(1, 15000000) g")
 
         busy = threading.Thread(target=work)
         busy.start()

@@ -184,7 +184,7 @@ def test_leader_only_signal(tmp_path: Path) -> None:
     script = f"trap 'echo int; kill $child; exit' INT; {child} & child=$!; echo up; wait"
     started = start(shell(script, tmp_path, stop_signal="int", stop_leader_only=True), tmp_path)
     within(lambda: "up" in log_tail(started.log))
-    assert stop(tmp_path, NAME, grace_s=1.0)
+    assert stop(tmp_path, NAME, grace_s=10.0)
     assert log_tail(started.log).splitlines() == ["up", "int"]
 
 
