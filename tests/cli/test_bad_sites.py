@@ -326,7 +326,7 @@ def test_interrupted_by_the_user(tmp_path: Path) -> None:
     home = _home(tmp_path, copies=2)
     fifo_data = tmp_path / "acts" / "act-3"
     with fifo_data.open("wb") as file:
-        file.truncate(3_000_000_000)  # a hole: reading it takes seconds, storing it nothing
+        file.truncate(60_000_000_000)  # a hole: reading it takes seconds, storing it nothing
     process = start("backup", *home.home)
     lock = home.folder / "cache" / home.id_of()
     deadline = time.monotonic() + 30

@@ -181,7 +181,7 @@ def test_runs_as_another_user(tmp_path: Path) -> None:
 def test_leader_only_signal(tmp_path: Path) -> None:
     """A service that ends its own children in order gets its signal alone."""
     child = "(trap 'echo child-int' INT; while :; do sleep 0.02; done)"
-    script = f"trap 'echo int; kill $child; exit' INT; {child} & child=$!; echo up; wait"
+    script = f"trap 'echo int; kill $child; exit' INT; {child} & child=$!; echo up; while :; do sleep 0.02; done"
     started = start(shell(script, tmp_path, stop_signal="int", stop_leader_only=True), tmp_path)
     within(lambda: "up" in log_tail(started.log))
     assert stop(tmp_path, NAME, grace_s=10.0)

@@ -249,4 +249,5 @@ def test_memory_is_bounded(tmp_path: Path) -> None:
         subprocess.run(["rm", "-rf", str(site), str(target)], check=True)
     for verb in ("back-up", "restore"):
         assert peaks[1500, verb] < 300, peaks
-        assert peaks[1500, verb] - peaks[700, verb] < 60, peaks
+        # A restore may have 64 MiB on their way; how many of them are used depends on how busy the machine is.
+        assert peaks[1500, verb] - peaks[700, verb] < (60 if verb == "back-up" else 120), peaks
