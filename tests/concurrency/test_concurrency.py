@@ -16,6 +16,7 @@ import pytest
 from exclave.operations import backup as backup_verb
 from exclave.operations import rekey as rekey_verb
 from exclave.sites.directory import DirectorySite
+from support.meanwhile import meanwhile
 from support.rekeying import People
 from support.small_home import Register, command, tree_of
 
@@ -49,23 +50,6 @@ def _change(home: People, register: str) -> dict[str, bytes]:
     return tree_of(acts)
 
 
-def _once(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], object], *, after: bool) -> None:
-    """``act`` happens once, around the next call of ``owner.name``."""
-    real, done = getattr(owner, name), []
-
-    def call(*arguments: Any, **more: Any) -> Any:
-        first = not done
-        done.append(1)
-        if first and not after:
-            act()
-        result = real(*arguments, **more)
-        if first and after:
-            act()
-        return result
-
-    monkeypatch.setattr(owner, name, call)
-
-
 def _restored(home: People, register: str, version: int, name: str, *sites: str) -> dict[str, bytes]:
     granted = home.granted("restore", name=name, registers=[home.id_of(register)], sites=sites)
     target = home.root / name
@@ -83,7 +67,7 @@ def test_the_second_writer_on_a_machine_is_refused(home: People, monkeypatch: py
                 subprocess.run(command("backup", name, *home.home), capture_output=True, check=False).returncode
             )
 
-    _once(monkeypatch, backup_verb, "_hand_round", second, after=False)
+    meanwhile(monkeypatch, backup_verb, "_hand_round", second, after=False)
     home.backup("gazette")
     assert said == [43, 0]
     assert home.verify()["findings"] == []
@@ -96,7 +80,9 @@ def test_the_second_machine_with_the_same_key_is_refused(
     clone = tmp_path / "clone"
     shutil.copytree(home.folder, clone)
     tree = _change(home, "gazette")
-    _once(monkeypatch, backup_verb, "enter", lambda: home.ok("backup", "gazette", "--home", str(clone)), after=False)
+    meanwhile(
+        monkeypatch, backup_verb, "enter", lambda: home.ok("backup", "gazette", "--home", str(clone)), after=False
+    )
     told = home.fails(42, "backup", "gazette", *home.home)
     assert "second machine" in told["hint"]
     assert home.backup("gazette")[0]["sequence"] == 3
@@ -126,12 +112,14 @@ def test_a_restore_during_a_backup(home: People, monkeypatch: pytest.MonkeyPatch
     tree = _change(home, "gazette")
     seen: list[Any] = []
     with monkeypatch.context() as patch:
-        _once(patch, backup_verb, "enter", lambda: seen.append(_restored(home, "gazette", 1, "during")), after=False)
+        meanwhile(
+            patch, backup_verb, "enter", lambda: seen.append(_restored(home, "gazette", 1, "during")), after=False
+        )
         home.backup("gazette")
     assert seen == [before]
     later = _change(home, "gazette")
     with monkeypatch.context() as patch:
-        _once(patch, DirectorySite, "get_range", lambda: home.backup("gazette"), after=False)
+        meanwhile(patch, DirectorySite, "get_range", lambda: home.backup("gazette"), after=False)
         assert _restored(home, "gazette", 2, "around") == tree
     assert _restored(home, "gazette", 3, "last") == later
 
@@ -172,7 +160,7 @@ def test_a_site_is_lost_during_a_backup(home: People, monkeypatch: pytest.Monkey
     """The version is made without it, and the next run brings it what it missed."""
     tree = _change(home, "gazette")
     with monkeypatch.context() as patch:
-        _once(patch, backup_verb, at, _lose(home, site), after=False)
+        meanwhile(patch, backup_verb, at, _lose(home, site), after=False)
         receipt = home.backup("gazette")[0]
     assert (receipt["sequence"], sorted(receipt["failed"])) == (2, [site])
     assert _restored(home, "gazette", 2, "without", *[s for s in home.sites if s != site]) == tree
@@ -185,7 +173,7 @@ def test_a_site_is_lost_during_a_backup(home: People, monkeypatch: pytest.Monkey
 def test_a_site_is_lost_during_a_restore(home: People, monkeypatch: pytest.MonkeyPatch) -> None:
     """Other sites give what it no longer does."""
     before = tree_of(home.root / "acts" / "gazette")
-    _once(monkeypatch, DirectorySite, "get_range", _lose(home, "home"), after=True)
+    meanwhile(monkeypatch, DirectorySite, "get_range", _lose(home, "home"), after=True)
     assert _restored(home, "gazette", 1, "look") == before
 
 
@@ -193,7 +181,7 @@ def test_a_site_is_lost_during_a_rekey(home: People, monkeypatch: pytest.MonkeyP
     """The others take the new epoch; the next backup brings it."""
     options = home.to_rekey(registers=[home.id_of("gazette")], name="keys")
     with monkeypatch.context() as patch:
-        _once(patch, rekey_verb, "put_epoch", _lose(home, "lux"), after=False)
+        meanwhile(patch, rekey_verb, "put_epoch", _lose(home, "lux"), after=False)
         assert sorted(home.ok("rekey", *options)["registers"][0]["failed"]) == ["lux"]
     _find(home, "lux")
     assert home.backup("gazette")[0]["epoch"] == 2

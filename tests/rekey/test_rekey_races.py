@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from exclave.cli import main as cli
 from exclave.formats.note import parse_note
 from exclave.operations import backup as backup_verb
 from exclave.operations import rekey as rekey_verb
+from support.meanwhile import meanwhile
 from support.rekeying import People
 from support.small_home import run
 
@@ -41,23 +41,6 @@ def fresh(tmp_path: Path) -> People:
     return made
 
 
-def _meanwhile(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, act: Callable[[], None], after: bool) -> None:
-    """``act`` happens once, right before or after the next call of ``module.name``."""
-    real, done = getattr(module, name), []
-
-    def call(*arguments: Any, **more: Any) -> Any:
-        first = not done
-        done.append(1)
-        if first and not after:
-            act()
-        result = real(*arguments, **more)
-        if first and after:
-            act()
-        return result
-
-    monkeypatch.setattr(module, name, call)
-
-
 def _whole(home: People, target: Path, versions: int) -> None:
     """Everything that was ever reported as stored is there and restores."""
     assert home.verify()["findings"] == []
@@ -69,7 +52,7 @@ def test_a_rekey_before_the_backups_ledger(home: People, tmp_path: Path, monkeyp
     """The backup is refused before it enters anything; the next one enters the same under the new epoch."""
     options = home.to_rekey(ceremony="ceremony")
     (home.root / "acts" / "act-3").write_bytes(bytes(300_000))
-    _meanwhile(monkeypatch, backup_verb, "_hand_round", lambda: home.ok("rekey", *options), after=True)
+    meanwhile(monkeypatch, backup_verb, "_hand_round", lambda: home.ok("rekey", *options), after=True)
     told = home.fails(34, "backup", *home.home)
     assert "again" in told["hint"]
     receipt = home.backup()[0]
@@ -83,7 +66,7 @@ def test_a_rekey_in_the_backups_last_moment(home: People, tmp_path: Path, monkey
     """
     options = home.to_rekey(ceremony="ceremony")
     (home.root / "acts" / "act-3").write_bytes(bytes(300_000))
-    _meanwhile(monkeypatch, backup_verb, "enter", lambda: home.ok("rekey", *options), after=False)
+    meanwhile(monkeypatch, backup_verb, "enter", lambda: home.ok("rekey", *options), after=False)
     home.fails(34, "backup", *home.home)
     assert len(home.versions()) == 1
     receipt = home.backup()[0]
@@ -98,7 +81,7 @@ def test_a_backup_in_the_rekeys_last_moment(home: People, tmp_path: Path, monkey
     """A backup between the cut and the note: its version does not count, the rekey says so, the next one does."""
     options = home.to_rekey(ceremony="ceremony")
     (home.root / "acts" / "act-3").write_bytes(bytes(300_000))
-    _meanwhile(monkeypatch, rekey_verb, "put_epoch", lambda: home.backup() and None, after=False)
+    meanwhile(monkeypatch, rekey_verb, "put_epoch", lambda: home.backup() and None, after=False)
     done = home.ok("rekey", *options)["registers"][0]
     assert done["overtaken"] == 1
     receipt = home.backup()[0]
@@ -116,7 +99,7 @@ def test_a_kept_epoch_is_made_anew_if_the_writer_went_on(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        _meanwhile(patch, rekey_verb, "put_epoch", die, after=False)
+        meanwhile(patch, rekey_verb, "put_epoch", die, after=False)
         assert run("rekey", *options).code == 130
     home.backup()
     hidden = home.root / "hidden"
@@ -133,7 +116,7 @@ def test_at_home_a_rekey_waits_for_the_backup(home: People, monkeypatch: pytest.
     options = home.to_rekey()
     said: list[Any] = []
     thread = threading.Thread(target=lambda: said.append(_rekey_by_verb(home, options)))
-    _meanwhile(monkeypatch, backup_verb, "_hand_round", thread.start, after=False)
+    meanwhile(monkeypatch, backup_verb, "_hand_round", thread.start, after=False)
     home.backup()
     thread.join()
     assert said == [2]
@@ -153,7 +136,7 @@ def test_a_failover_came_first(fresh: People, monkeypatch: pytest.MonkeyPatch, t
     home = fresh
     options, failover = home.to_rekey(ceremony="ceremony"), home.granted("failover", name="move")
     where = ["failover", "run", *failover, "--dir", str(tmp_path / "embassy"), *home.where()]
-    _meanwhile(monkeypatch, rekey_verb, "make_epoch", lambda: home.ok(*where), after=True)
+    meanwhile(monkeypatch, rekey_verb, "make_epoch", lambda: home.ok(*where), after=True)
     assert home.fails(34, "rekey", *options)["facts"]["epoch"] == 2
     chain = home.epochs()
     assert (chain.newest.number, chain.newest.writer.name) == (2, "embassy")
@@ -167,7 +150,7 @@ def test_in_one_moment_people_decide(fresh: People, monkeypatch: pytest.MonkeyPa
     home = fresh
     options, failover = home.to_rekey(ceremony="ceremony"), home.granted("failover", name="move")
     where = ["failover", "run", *failover, "--dir", str(tmp_path / "embassy"), *home.where()]
-    _meanwhile(monkeypatch, rekey_verb, "put_epoch", lambda: home.ok(*where), after=False)
+    meanwhile(monkeypatch, rekey_verb, "put_epoch", lambda: home.ok(*where), after=False)
     assert "granted twice" in home.fails(22, "rekey", *options)["message"]
     assert home.fails(22, "backup", *home.home)["error"] == "missing-object"
     home.heal(_notes(home, "lux")["ceremony"])
