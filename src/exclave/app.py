@@ -32,7 +32,8 @@ from exclave.rules.bandwidth import rate_at
 from exclave.sites.contract import Site, Sources
 from exclave.sites.erasing import ErasingSite
 from exclave.sites.open_erasing import open_erasing
-from exclave.sites.opening import Patience, open_site
+from exclave.sites.opening import open_site
+from exclave.sites.patience import Patience
 from exclave.sites.retry import RetryPolicy
 from exclave.sites.throttle import ThrottledSite, TokenBucket
 from exclave.verify.state import StateView, read_state

@@ -14,7 +14,8 @@ from exclave.operations.backup import backup
 from exclave.operations.home import Home
 from exclave.operations.ship import DISK, take_over
 from exclave.sites.directory import DirectorySite
-from exclave.sites.opening import Patience, open_site
+from exclave.sites.opening import open_site
+from exclave.sites.patience import Patience
 from exclave.sites.retry import RetryingSite, RetryPolicy
 from exclave.verify.state import read_state
 from support.cutting import CutSite, cutting_proxy

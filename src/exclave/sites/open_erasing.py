@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from exclave.errors import ConfigError
 from exclave.sites.directory import DirectorySite
 from exclave.sites.erasing import DirectoryEraser, ErasingSite
-from exclave.sites.opening import open_site, read_s3
+from exclave.sites.open_s3 import read_s3
+from exclave.sites.opening import open_site
 
 
 def open_erasing(url: str, environment: Mapping[str, str] | None = None) -> ErasingSite:

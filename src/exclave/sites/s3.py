@@ -44,6 +44,7 @@ from exclave.sites.contract import (
     check_range,
     check_write,
 )
+from exclave.sites.patience import LARGE_TIMEOUT_S, SMALL_TIMEOUT_S
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta, PutMode
@@ -51,8 +52,6 @@ if TYPE_CHECKING:
 
 _SMALL_BYTES = 1 << 20
 _PIECE_BYTES = 256 << 10
-SMALL_TIMEOUT_S = 30
-LARGE_TIMEOUT_S = 600  # 64 MiB in this time is 0.9 Mbit/s
 _CONNECT_TIMEOUT_S = 5  # two lost SYNs are sent again within it
 _SORTED_AT_ONCE = 10_000
 _STATUS = re.compile(r"status code: ([0-9]{3})")

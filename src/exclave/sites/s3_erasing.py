@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from exclave.errors import ConfigError, SiteReadOnly, SiteUnavailable
 from exclave.ids import Instant, Key
 from exclave.sites.erasing import Locked
-from exclave.sites.opening import S3Address
+from exclave.sites.open_s3 import S3Address
 
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMEOUT_S = 30
