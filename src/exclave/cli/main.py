@@ -27,6 +27,8 @@ _IF_INTERRUPTED = {
     "rekey": _GOES_ON,
     "ship": _GOES_ON,
     "site import": _GOES_ON,
+    "site sync": _GOES_ON,
+    "site rebuild": _GOES_ON,
     "charter publish": _GOES_ON,
     "delete publish": _GOES_ON,
     "delete object": _GOES_ON,

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
+from exclave.cli import site_sync
 from exclave.cli.output import HomeFolder, Json, note, out, print_json, say, size_text, table, typed, when
 from exclave.cli.progress import work_bar
 from exclave.errors import ConfigError, ExclaveError, IntegrityError, MissingObject, UsageError
@@ -37,6 +38,7 @@ from exclave.verify.state import StateView, read_state
 _IMPORT_EXAMPLE = "Example: exclave site import /media/disk-1 --into lux=dir:/srv/exclave --fingerprint 3f9a…"
 
 app = typer.Typer(help="Sites: the places that keep copies.", no_args_is_help=True, rich_markup_mode=None)
+site_sync.register(app)
 
 
 @app.command(epilog="Example: exclave site add lux dir:/mnt/luxembourg --country LU --operator ctie --can-run")

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from exclave.errors import (
+    ConflictError,
     CorruptObject,
     ExclaveError,
+    Forked,
     IntegrityError,
     LegalBasisMissing,
     MissingObject,
@@ -25,11 +27,11 @@ from exclave.errors import (
 )
 from exclave.formats.charter import CharterRegister
 from exclave.formats.paths import list_key
-from exclave.ids import Digest, Instant, Label, RegisterId, sha256
+from exclave.ids import Digest, Instant, Key, Label, RegisterId, sha256
 from exclave.ledger.publish import publish
 from exclave.operations.carry import carry_state
 from exclave.operations.keeping import carry_orders
-from exclave.sites.contract import Readable, Site
+from exclave.sites.contract import Readable, Site, digest_of
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Deletions, read_deletions
 from exclave.verify.history import collect_history, read_copies
@@ -67,6 +69,8 @@ class Delivery:
     """It comes from a disk that was taken out before all was on it: what it shows may be less than there is."""
     waits: str = ""
     """Why the ledgers were not published there; empty if they were."""
+    forked: bool = False
+    """The target shows another history than the sources; nothing of it was overwritten."""
 
     @property
     def needed_bytes(self) -> int:
@@ -83,8 +87,11 @@ def require_basis(view: StateView, register: RegisterId, label: Label) -> Charte
     return rule
 
 
-def registers_at(view: StateView, label: Label, only: RegisterId | None = None) -> list[RegisterId]:
-    """Registers that the charter places at ``label``, or just ``only``. ``LegalBasisMissing`` if there is none."""
+def registers_at(
+    view: StateView, label: Label, only: RegisterId | None = None, *, now: Instant | None = None
+) -> list[RegisterId]:
+    """Registers that the charter places at ``label``, or just ``only``; with ``now``, those that may be brought there.
+    ``LegalBasisMissing`` if there is none."""
     found = [rule.id for rule in view.chain.newest.charter.registers if label in rule.at and only in (None, rule.id)]
     if not found:
         what = f"register {only}" if only else "any register"
@@ -124,15 +131,17 @@ def deliver(
     target: Site,
     sources: Mapping[Label, Site],
     *,
+    mend: bool = False,
     progress: Callable[[int], None] = lambda size: None,
 ) -> Delivery:
-    """Carries ``plan`` out; returns it, filled in. ``progress(bytes)`` after each object.
+    """Carries ``plan`` out; returns it, filled in. ``progress(bytes)`` after each object. With ``mend``, wrong bytes
+    that lie at the target under the name of what is brought are replaced.
 
     Raises ``SiteFull`` and ``SiteReadOnly`` of the target, and ``UnavailableError`` if it does not answer; what arrived
     stays.
     """
-    ledgers_wrong = bool(plan.faults)
-    carrier = _Carrier(target, label, sources, plan, progress)
+    ledgers_wrong = bool(plan.faults) if len(sources) == 1 else _undecided(plan)
+    carrier = _Carrier(target, label, sources, plan, progress, mend=mend)
     refused = _bring_small(view, plan, label, target, sources, carrier)  # (1)
     _bring_packs(plan, carrier)  # (2)
     if ledgers_wrong:
@@ -145,6 +154,20 @@ def deliver(
         plan.waits = refused or _publish(view, plan, label, target, sources)  # (3)
     plan.published = not plan.waits
     return plan
+
+
+def _undecided(plan: Delivery) -> bool:
+    """Whether several sources together leave open what counts: two histories, or entries that none of them proves.
+
+    What one of them alone has wrong is told, and the others make up for it: a hostile host stops no rebuild.
+    """
+    return any(
+        copies.forked
+        or (copies.size > 0 and not copies.best)
+        or (copies.size == 0 and bool(copies.refused))
+        or any(f.grave and f.site == "?" for f in copies.findings)
+        for copies in plan.logs
+    )
 
 
 def deliver_part(
@@ -211,6 +234,9 @@ def _publish(view: StateView, plan: Delivery, label: Label, target: Site, source
         try:
             # A head that is damaged there, or none, proves nothing: all is put again.
             publish(reader, head, target, everything=_headless(view, copies, target))
+        except Forked as error:
+            plan.forked = True
+            return error.message
         except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
             return error.message
         except ExclaveError as error:
@@ -237,9 +263,11 @@ class _Carrier:
         sources: Mapping[Label, Site],
         plan: Delivery,
         progress: Callable[[int], None],
+        *,
+        mend: bool = False,
     ) -> None:
         self._target, self._label, self._sources = target, label, sources
-        self._plan, self._progress = plan, progress
+        self._plan, self._progress, self._mend = plan, progress, mend
         self._lock = threading.Lock()
 
     def carry(self, items: Iterable[NamedObject]) -> None:
@@ -262,14 +290,23 @@ class _Carrier:
             return self._lacks()
         try:
             # Killed before this: the target still lacks it. After it: the next listing shows it.
-            self._target.put_same(item.key, data)
-        except IntegrityError as error:
+            self._put(item.key, data)
+        except (IntegrityError, ConflictError) as error:
             self._fault(self._label, item, error)
             return self._lacks()
         with self._lock:
             self._plan.objects += 1
             self._plan.bytes += len(data)
         return self._progress(len(data))
+
+    def _put(self, key: Key, data: bytes) -> None:
+        try:
+            self._target.put_same(key, data)
+        except CorruptObject:
+            if not self._mend:
+                raise
+            # Killed before: the wrong bytes, and the next run finds them again. After: the right ones, durably.
+            self._target.replace_spoilt(key, data, _digest_there(self._target, key))
 
     def _lacks(self) -> None:
         with self._lock:
@@ -279,6 +316,14 @@ class _Carrier:
         if not isinstance(error, MissingObject):
             with self._lock:
                 self._plan.faults.setdefault(f"{label} {item.key}", error.message)
+
+
+def _digest_there(target: Site, key: Key) -> Digest | None:
+    """SHA-256 of what lies there; None if it cannot be read as an object."""
+    try:
+        return digest_of(target, key).digest
+    except IntegrityError:
+        return None
 
 
 def fetch_named(

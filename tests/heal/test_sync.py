@@ -1,0 +1,110 @@
+"""Sites brought up to date from each other, without home and without keys; and rebuilt when they are lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from support.small_home import SmallHome, tree_of
+
+
+def world(root: Path, versions: int = 2) -> SmallHome:
+    """A home whose backups went to two sites; the third, ``lux``, is empty. Home itself is gone for what follows."""
+    home = SmallHome(root).found()
+    for version in range(versions):
+        (home.root / "acts" / f"more-{version}").write_bytes(os.urandom(200_000))
+        home.ok("backup", *home.home, "--to", "home", "--to", "nord")
+    empty(home, "lux")
+    return home
+
+
+def empty(home: SmallHome, name: str) -> None:
+    shutil.rmtree(home.site(name))
+    home.site(name).mkdir()
+
+
+def kept(home: SmallHome, name: str, part: str = "") -> dict[str, bytes]:
+    """What lies at a site, without its scratch files."""
+    return {key: data for key, data in tree_of(home.site(name)).items() if ".tmp/" not in key and part in key}
+
+
+def test_empty_site_is_filled_without_home(tmp_path: Path) -> None:
+    """With addresses and the fingerprint alone an empty site gets all that the others have, and then stands alone."""
+    home = world(tmp_path)
+    shutil.move(home.folder, tmp_path / "gone")
+    done = home.ok("site", "sync", "lux", *home.where())
+    assert done["sites"][0]["level"]
+    assert kept(home, "lux", "/pack/") == kept(home, "nord", "/pack/")
+    assert kept(home, "lux", "/checkpoint") == kept(home, "nord", "/checkpoint")
+    assert {f["fault"] for f in home.verify("lux")["findings"]} == {"placement-unmet"}
+    assert home.verify()["findings"] == []
+    again = home.ok("site", "sync", "lux", *home.where())["sites"][0]["registers"][0]
+    assert (again["objects"], again["bytes"]) == (0, 0)
+
+
+def test_only_what_is_missing_travels(tmp_path: Path) -> None:
+    """A site that was away is caught up with just what it missed, by a sync as by the next backup."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    before = kept(home, "lux", "/pack/")
+    (home.root / "acts" / "more").write_bytes(os.urandom(300_000))
+    home.ok("backup", *home.home, "--to", "home", "--to", "nord")
+    missed = sum(len(data) for key, data in kept(home, "nord", "/pack/").items() if key not in before)
+    done = home.ok("site", "sync", "lux", "--from", "nord", *home.where())["sites"][0]["registers"][0]
+    assert missed <= done["bytes"] < missed + 20_000
+    assert home.verify()["findings"] == []
+
+
+def test_several_sites_at_once(tmp_path: Path) -> None:
+    """Sites that each have what the others lack are all level after one run."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    for name in ("lux", "nord"):
+        for key in sorted(kept(home, name, "/pack/"))[:: 2 if name == "lux" else 3]:
+            (home.site(name) / key).unlink()
+    done = home.ok("site", "sync", "lux", "nord", *home.where())
+    assert [s["level"] for s in done["sites"]] == [True, True]
+    assert home.verify()["findings"] == []
+
+
+def test_site_that_is_ahead_stays(tmp_path: Path) -> None:
+    """Nothing is ever taken back: a target that shows more than its sources keeps its head, and others learn of it."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    old = tmp_path / "old"
+    shutil.copytree(home.site("nord"), old)
+    (home.root / "acts" / "more").write_bytes(os.urandom(1000))
+    home.backup()
+    shutil.rmtree(home.site("nord"))
+    shutil.copytree(old, home.site("nord"))
+    before = kept(home, "lux")
+    home.ok("site", "sync", "lux", "--from", "nord", *home.where())
+    assert kept(home, "lux") == before
+    home.ok("site", "sync", "nord", "--from", "lux", *home.where())
+    assert home.verify()["findings"] == []
+
+
+@pytest.mark.parametrize("how", ["empty", "spoilt", "headless", "notes"])
+def test_rebuild(tmp_path: Path, how: str) -> None:
+    """An empty or damaged site is whole again, byte by byte, without home, and verified alone."""
+    home = world(tmp_path)
+    home.ok("site", "sync", "lux", *home.where())
+    right = kept(home, "lux")
+    if how == "empty":
+        empty(home, "lux")
+    else:
+        part = {"spoilt": "/pack/", "headless": "/checkpoint", "notes": "/charter/"}[how]
+        for number, key in enumerate(sorted(kept(home, "lux", part))):
+            (home.site("lux") / key).chmod(0o600)
+            (home.site("lux") / key).write_bytes(b"spoilt" if number % 2 else right[key][:-1] + b"\n\n"[:1])
+    shutil.move(home.folder, tmp_path / "gone")
+    done = home.ok("site", "rebuild", "lux", *home.where())
+    assert done["verified"]
+    assert done["empty"] == (how == "empty")
+    assert {k: v for k, v in kept(home, "lux").items() if "/checkpoint" not in k} == {
+        k: v for k, v in right.items() if "/checkpoint" not in k
+    }
+    assert home.verify()["findings"] == []
