@@ -24,6 +24,8 @@ command -v npm >/dev/null || missing="$missing nodejs npm"
 # The injector of faults for the crash matrix, and what it is compared with.
 { command -v gcc && [ -e /usr/include/stdio.h ]; } >/dev/null || missing="$missing gcc libc6-dev"
 command -v strace >/dev/null || missing="$missing strace"
+# A second S3 engine, with Object Lock, unlike the first one where it matters.
+{ command -v radosgw && command -v ceph-osd && command -v ceph-mon; } >/dev/null || missing="$missing ceph-mon ceph-osd radosgw ceph-common"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
     echo "The tests need these packages; as root run: apt-get install$missing" >&2
