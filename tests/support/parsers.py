@@ -27,6 +27,7 @@ from exclave.formats import (
     config,
     deletion,
     dnsplan,
+    edition,
     epochnote,
     extension,
     fact,
@@ -49,6 +50,7 @@ from exclave.formats import (
     stage,
     tile,
     warrant,
+    watchconfig,
     witness,
 )
 from exclave.ids import instant_text, parse_instant, parse_key, parse_label
@@ -123,6 +125,9 @@ READERS: dict[str, Reader] = {
     "deletion.parse_objection": _text(deletion.parse_objection),
     "dnsplan.parse_dns_plan": _people(dnsplan.parse_dns_plan),
     "dnsplan.parse_tsig_key": _people(dnsplan.parse_tsig_key),
+    "edition.parse_bundle": _own(edition.parse_bundle),
+    "edition.parse_edition": _own(edition.parse_edition),
+    "edition.parse_published": _people(lambda data: edition.parse_published(fact.parse_fact(data))),
     "epochnote.parse_epoch": _text(epochnote.parse_epoch),
     "extension.parse_extension": _text(extension.parse_extension),
     "extension.parse_extension_end": _text(extension.parse_extension_end),
@@ -160,6 +165,7 @@ READERS: dict[str, Reader] = {
     "tile.parse_bundle": _bundle,
     "tile.parse_tile": _tile,
     "warrant.parse_warrant": _text(warrant.parse_warrant),
+    "watchconfig.parse_watch_config": _people(watchconfig.parse_watch_config),
     "witness.parse_add_checkpoint": _own(witness.parse_add_checkpoint),
     "witness.parse_signatures": _pair(witness.parse_signatures, witness.encode_signatures),
     "witness.parse_size": _pair(witness.parse_size, witness.encode_size),

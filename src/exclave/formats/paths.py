@@ -16,6 +16,7 @@ Everything of one state stands under its fingerprint, so many states can share a
     FP/REGISTER/statement/NOTE                 signed statements to the public
     FP/REGISTER/deletion/SHA256                orders to delete
     FP/REGISTER/objection/NOTE                 what custodians say against one
+    FP/REGISTER/public/ab/SHA256               what is published of a public register: editions and bundles, unsealed
 
 NOTE is the SHA-256 of a whole signed note, HASH the first 16 hex digits of the SHA-256 of the epoch note's text: every
 name but the head's depends on bytes that nobody knows beforehand, so a thief who can write to a site cannot occupy
@@ -117,3 +118,13 @@ def objection_key(state: Fingerprint, register: RegisterId, note: bytes) -> Key:
 
 def objection_prefix(state: Fingerprint, register: RegisterId) -> str:
     return f"{state}/{register}/objection/"
+
+
+def public_key(state: Fingerprint, register: RegisterId, name: Digest) -> Key:
+    """An edition or a bundle of what is published of a register."""
+    text = name.hex()
+    return Key(f"{state}/{register}/public/{text[:2]}/{text}")
+
+
+def public_prefix(state: Fingerprint, register: RegisterId) -> str:
+    return f"{state}/{register}/public/"

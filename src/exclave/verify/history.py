@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
 from exclave.formats.deletion import CHARTER, DONE, ORDERED
+from exclave.formats.edition import KIND as PUBLISHED
 from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
 from exclave.formats.scrubbed import KIND as SCRUBBED
@@ -23,7 +24,7 @@ CLOCK_TOLERANCE_US = 5 * 60 * 1_000_000
 MAX_ENTRIES = 1 << 22
 """Most entries that are read of one register."""
 _MAX_LOST_BUNDLES = 16
-_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE, SCRUBBED})
+_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE, PUBLISHED, SCRUBBED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,7 @@ def read_history(
 ) -> RegisterHistory:
     """The versions of ``register`` that count, from all ``sources`` (site name → site) together.
 
-    Of the newest epoch count the entries up to the largest checkpoint that has the charter's ``witnesses-needed``
+    Of the newest epoch count the entries up to the largest checkpoint that has the charter's quorum of
     cosignatures; of former epochs exactly those up to the cut in their successor's note. If no checkpoint of the
     newest epoch has enough cosignatures, that is a ``quorum-missing`` finding and the epoch adds nothing. With
     ``allow_unwitnessed`` its largest checkpoint counts all the same: for an operator who has decided to go on

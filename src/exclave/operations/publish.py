@@ -1,0 +1,356 @@
+"""Publish: the newest version of a public register, in the clear, with a proof for each file, bound to its ledger.
+
+(1) who has the pen, and which version is the newest · (2) what was published before · (3) what changed since ·
+(4) bundles of it, with proofs, at every site of the rule · (5) the edition that lists all bundles · (6) the fact that
+names it, in the ledger. Until (6) nothing refers to what was stored: an interrupted run leaves the former edition, and
+the next one finds the bundles that lie there already and goes on. No warrant and no custodian is needed: whoever may
+write a public register may say what it says.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from exclave.errors import (
+    Fenced,
+    IntegrityError,
+    MissingObject,
+    PlacementUnmet,
+    SourceUnavailable,
+    UnavailableError,
+    UsageError,
+)
+from exclave.formats.charter import CharterRegister
+from exclave.formats.edition import (
+    KIND,
+    MAX_FILE_BYTES,
+    MAX_FILES,
+    BundleLine,
+    Edition,
+    make_bundle,
+    parse_bundle,
+    publishable,
+    published_lines,
+)
+from exclave.formats.fact import Fact
+from exclave.formats.leaf import VersionLeaf
+from exclave.formats.paths import public_key, public_prefix
+from exclave.ids import Digest, Instant, Label, RegisterId, Sequence, sha256
+from exclave.operations.act_fact import patiently
+from exclave.operations.home import Home
+from exclave.operations.ledger_entry import enter, settle_outbox
+from exclave.operations.reading_room import Published, fetch_bundle, newest_edition
+from exclave.rules.epochs import VerifiedEpoch
+from exclave.sites.contract import Readable, Site
+from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.state import StateView, read_state
+
+BUNDLE_BYTES: Final = 8 << 20
+"""Files and proofs of one bundle before it is packed, but for a single file that is larger."""
+
+
+class Prover(Protocol):
+    """Proofs that files are in one version of a register."""
+
+    def prove(self, path: bytes, content: bytes) -> bytes:
+        """The proof that the version holds ``content`` at ``path`` of the published dataset.
+
+        ``MissingObject`` if it does not: the file was changed or made after the version was taken.
+        """
+
+
+OpenProver = Callable[[StateView, RegisterHistory, VersionLeaf], Prover]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the files are read from: a folder, and the dataset that it is."""
+
+    folder: str
+    dataset: Label
+
+
+@dataclass(frozen=True, slots=True)
+class PublishReceipt:
+    """What a publication did."""
+
+    register: RegisterId
+    name: str
+    """The register's public name."""
+    sequence: int
+    time: Instant
+    """The moment whose state is public now."""
+    edition: Digest
+    files: int
+    """Files that are new or changed since the former edition."""
+    removed: int
+    left_out: tuple[str, ...]
+    """What cannot be published, and why: links, devices, names, sizes. At most 20 are named."""
+    bundles: int
+    shipped_bytes: int
+    sites: tuple[Label, ...]
+    failed: dict[Label, str]
+    nothing_new: bool
+    """The newest version was public already, and every site that answers has all of it."""
+
+
+def publish(
+    home: Home,
+    name: str,
+    source: Source,
+    open_prover: OpenProver,
+    *,
+    sites: Mapping[Label, Site],
+    witnesses: Mapping[Label, str],
+    now: Instant,
+    progress: Callable[[str, int], None] = lambda what, files: None,
+) -> PublishReceipt:
+    """Publishes the newest version of the register ``name``, which must be public by the charter.
+
+    Raises ``UsageError`` for a sealed one, ``Fenced`` if another writer has the pen, ``SourceUnavailable`` if
+    the folder has changed since that version was taken, ``PlacementUnmet`` if no site takes the bundles.
+    """
+    register = home.register_id(name)
+    view = read_state(sites, home.fingerprint())
+    epoch = view.epoch_chain(register).newest  # (1)
+    if epoch.note.writer != home.writer_card().digest:
+        raise Fenced(f"epoch {epoch.number} of register {name} belongs to another writer", epoch=epoch.number)
+    rule = _public_rule(view, register, name)
+    at = {label: site for label, site in sites.items() if label in rule.at}
+    with patiently(lambda: home.alone(register)):
+        history = read_history(view, at, register)
+        version = history.latest
+        before = newest_edition(view, at, history)  # (2)
+        outlet = _Outlet(view, register, _level(history, at), {})
+        if before is not None:
+            outlet.level_up(before)
+        if before is not None and before.edition.sequence == version.leaf.sequence:
+            return _receipt(before.edition, outlet, 0, 0, (), 0, nothing_new=True)
+        known = published_files(view, at, before)
+        prover = open_prover(view, history, version.leaf)
+        changes = _Changes(source.folder, known, prover, progress)
+        bundles = [outlet.put(version.leaf.sequence, group) for group in _grouped(changes.found())]  # (3) (4)
+        old = before.edition.bundles if before is not None else ()
+        if not old and not bundles:
+            raise SourceUnavailable(f"there is nothing in {source.folder} that could be published")
+        edition = Edition(
+            view.state, register, version.leaf.sequence, version.leaf.time,
+            before.digest if before is not None else None, rule.public_name or "",
+            old + tuple(line for line in bundles if line not in old),
+        )  # fmt: skip
+        outlet.put_object(edition.encode())  # (5)
+        _enter(home, view, epoch, edition, outlet, witnesses, now)  # (6)
+        return _receipt(edition, outlet, changes.files, changes.removed, tuple(changes.left_out), len(bundles))
+
+
+def _public_rule(view: StateView, register: RegisterId, name: str) -> CharterRegister:
+    rule = view.chain.newest.charter.register(register)
+    if rule is None or rule.public_name is None:
+        raise UsageError(
+            f"register {name} is sealed: nothing of it may be published",
+            hint="A register is public if the charter in force says so (public = true); the custodians sign that.",
+        )
+    return rule
+
+
+def _level(history: RegisterHistory, at: Mapping[Label, Site]) -> dict[Label, Site]:
+    """Sites whose ledger is up to date: one that is behind must not show a fact about versions that it lacks."""
+    log = history.newest_log
+    return {label: site for label, site in at.items() if log.agreed.get(label, 0) >= log.counted}
+
+
+@dataclass(slots=True)
+class _Outlet:
+    """The sites that take part, and those that fell out."""
+
+    view: StateView
+    register: RegisterId
+    sites: dict[Label, Site]
+    failed: dict[Label, str]
+    shipped: int = 0
+
+    def put(self, sequence: Sequence, files: list[tuple[str, bytes | None, bytes]]) -> BundleLine:
+        data = make_bundle(sequence, files).encode()
+        return BundleLine(self.put_object(data), len(data), len(files))
+
+    def put_object(self, data: bytes) -> Digest:
+        """Puts ``data`` at every site that still answers. A restart puts the same bytes under the same name again."""
+        name = sha256(data)
+        for label, site in list(self.sites.items()):
+            try:
+                site.put_same(public_key(self.view.state, self.register, name), data)
+            except (UnavailableError, IntegrityError) as error:
+                self._drop(label, error.message)
+        if not self.sites:
+            raise PlacementUnmet("no site takes what is to be published: " + "; ".join(self.failed.values()))
+        self.shipped += len(data)
+        return name
+
+    def level_up(self, before: Published) -> None:
+        """Brings what an earlier edition lists to sites that lack it: they were away, or are new."""
+        prefix = public_prefix(self.view.state, self.register)
+        wanted = {before.digest, *(line.name for line in before.edition.bundles)}
+        lacking: dict[Label, set[Digest]] = {}
+        for label, site in list(self.sites.items()):
+            try:
+                there = {stat.key.rpartition("/")[2] for stat in site.list(prefix)}
+            except UnavailableError as error:
+                self._drop(label, error.message)
+                continue
+            lacking[label] = {name for name in wanted if name.hex() not in there}
+        for name in sorted(set().union(*lacking.values())) if lacking else ():
+            data = fetch_bundle(self.view, self.sites, self.register, name)
+            for label, names in lacking.items():
+                if name in names and label in self.sites:
+                    try:
+                        self.sites[label].put_same(public_key(self.view.state, self.register, name), data)
+                    except (UnavailableError, IntegrityError) as error:
+                        self._drop(label, error.message)
+
+    def _drop(self, label: Label, why: str) -> None:
+        self.failed[label] = why
+        self.sites.pop(label, None)
+
+
+@dataclass(slots=True)
+class _Changes:
+    """What of a folder is not as it was published."""
+
+    folder: str
+    known: dict[str, Digest]
+    prover: Prover
+    progress: Callable[[str, int], None]
+    files: int = 0
+    removed: int = 0
+    left_out: list[str] = field(default_factory=list)
+
+    def found(self) -> Iterator[tuple[str, bytes | None, bytes]]:
+        """(path, bytes, proof) of each new or changed file, then (path, None, nothing) of each that is gone."""
+        seen: set[str] = set()
+        for number, path in enumerate(walk(self.folder, self._leave_out)):
+            seen.add(path)
+            content = _read(self.folder, path)
+            if number % 256 == 0:
+                self.progress(path, number)
+            if self.known.get(path) == sha256(content):
+                continue
+            try:
+                proof = self.prover.prove(os.fsencode(path), content)
+            except MissingObject as error:
+                raise SourceUnavailable(
+                    f"{path} is not what the newest version holds: {error.message}",
+                    hint="Run `exclave backup` and then this command again; nothing was published.",
+                ) from error
+            self.files += 1
+            yield path, content, proof
+        for path in sorted(set(self.known) - seen):
+            self.removed += 1
+            yield path, None, b""
+
+    def _leave_out(self, path: str, why: str) -> None:
+        if len(self.left_out) < 20:
+            self.left_out.append(f"{path}: {why}")
+
+
+def walk(folder: str, leave_out: Callable[[str, str], None], below: str = "") -> Iterator[str]:
+    """Paths of the plain files in ``folder``, ordered; no link is followed. ``SourceUnavailable`` if unreadable."""
+    try:
+        with os.scandir(os.path.join(folder, below)) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise SourceUnavailable(f"cannot read {os.path.join(folder, below)}: {error.strerror}") from error
+    for entry in entries:
+        path = f"{below}/{entry.name}" if below else entry.name
+        if not _speakable(path) or not publishable(path):
+            leave_out(path.encode("utf-8", "replace").decode(), "such a name cannot be published")
+        elif entry.is_dir(follow_symlinks=False):
+            yield from walk(folder, leave_out, path)
+        elif not entry.is_file(follow_symlinks=False):
+            leave_out(path, "a link or no plain file")
+        elif entry.stat(follow_symlinks=False).st_size > MAX_FILE_BYTES:
+            leave_out(path, f"longer than {MAX_FILE_BYTES} bytes")
+        else:
+            yield path
+
+
+def _speakable(path: str) -> bool:
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _read(folder: str, path: str) -> bytes:
+    try:
+        fd = os.open(os.path.join(folder, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise SourceUnavailable(f"{path} is no plain file any more")
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise SourceUnavailable(f"{path} grew while it was read", hint="Run `exclave backup` and this command again.")
+    return data
+
+
+def _grouped(
+    files: Iterable[tuple[str, bytes | None, bytes]],
+) -> Iterator[list[tuple[str, bytes | None, bytes]]]:
+    """Files in groups that fit into a bundle each."""
+    group: list[tuple[str, bytes | None, bytes]] = []
+    size = 0
+    for path, content, proof in files:
+        length = len(content or b"") + len(proof)
+        if group and (size + length > BUNDLE_BYTES or len(group) >= MAX_FILES):
+            yield group
+            group, size = [], 0
+        group.append((path, content, proof))
+        size += length
+    if group:
+        yield group
+
+
+def published_files(view: StateView, sites: Mapping[Label, Readable], before: Published | None) -> dict[str, Digest]:
+    """Path → SHA-256 of every file that ``before`` lists as being in the register."""
+    known: dict[str, Digest] = {}
+    if before is None:
+        return known
+    for line in before.edition.bundles:
+        bundle = parse_bundle(fetch_bundle(view, sites, before.edition.register, line.name))
+        for file in bundle.files:
+            if file.digest:
+                known[file.path] = Digest(file.digest)
+            else:
+                known.pop(file.path, None)
+    return known
+
+
+def _enter(
+    home: Home, view: StateView, epoch: VerifiedEpoch, edition: Edition, outlet: _Outlet,
+    witnesses: Mapping[Label, str], now: Instant,
+) -> None:  # fmt: skip
+    """A restart finds the fact in the outbox and settles it, or publishes the same edition again."""
+    outbox = home.folder / "state" / f"{edition.register}.outbox"
+    settle_outbox(view, epoch, home.writer_key(), sites=outlet.sites, now=now, outbox=outbox)
+    said = published_lines(edition.sequence, sha256(edition.encode()))
+    fact = Fact(edition.register, epoch.number, now, KIND, None, said)
+    entered = enter(
+        view, epoch, home.writer_key(), [fact.encode()], sites=outlet.sites, witnesses=witnesses, now=now, outbox=outbox
+    )
+    outlet.failed |= entered.failed
+
+
+def _receipt(
+    edition: Edition, outlet: _Outlet, files: int, removed: int, left_out: tuple[str, ...], bundles: int,
+    *, nothing_new: bool = False,
+) -> PublishReceipt:  # fmt: skip
+    return PublishReceipt(
+        edition.register, edition.name, edition.sequence, edition.time, sha256(edition.encode()), files, removed,
+        left_out, bundles, outlet.shipped, tuple(outlet.sites), outlet.failed, nothing_new,
+    )  # fmt: skip
