@@ -33,7 +33,7 @@ from exclave.sites.contract import Site, Sources
 from exclave.sites.erasing import ErasingSite
 from exclave.sites.open_erasing import open_erasing
 from exclave.sites.opening import open_site
-from exclave.sites.patience import Patience
+from exclave.sites.patience import USUAL, Patience
 from exclave.sites.retry import RetryPolicy
 from exclave.sites.throttle import ThrottledSite, TokenBucket
 from exclave.verify.state import StateView, read_state
@@ -80,9 +80,12 @@ def open_home(folder: Path) -> Home:
     return Home.open(folder.absolute())
 
 
-def open_sites(home: Home) -> dict[Label, Site]:
+def open_sites(home: Home, patience: Patience = USUAL) -> dict[Label, Site]:
     """All sites of a home's configuration, each held to its limits; nothing is contacted yet."""
-    return {Label(s.name): limited(open_site(absolute_address(home.folder, s.url)), s) for s in home.config.site}
+    return {
+        Label(s.name): limited(open_site(absolute_address(home.folder, s.url), patience=patience), s)
+        for s in home.config.site
+    }
 
 
 def limited(site: Site, config: SiteConfig) -> Site:
@@ -99,7 +102,7 @@ def witness_addresses(config: Config) -> dict[Label, str]:
     return {Label(witness.name): witness.url for witness in config.witness}
 
 
-def open_named_sites(addresses: Iterable[str]) -> dict[Label, Site]:
+def open_named_sites(addresses: Iterable[str], patience: Patience = USUAL) -> dict[Label, Site]:
     """Sites given on a command line as ``NAME=URL`` or ``URL`` (then called site-1, site-2, …)."""
     found: dict[Label, Site] = {}
     for number, address in enumerate(addresses, 1):
@@ -110,7 +113,7 @@ def open_named_sites(addresses: Iterable[str]) -> dict[Label, Site]:
             label = parse_label(name)
             if label in found:
                 raise UsageError(f"two sites are called {label}")
-            found[label] = open_site(absolute_address(Path.cwd(), url))
+            found[label] = open_site(absolute_address(Path.cwd(), url), patience=patience)
         except (MalformedError, ConfigError) as error:
             hint = "" if error.hint == error.default_hint else error.hint
             raise UsageError(f"--site {name}: {error.message}", hint=hint) from error

@@ -51,6 +51,7 @@ _IF_INTERRUPTED = {
     "site list": _UNCHANGED,
     "snapshots": _UNCHANGED,
     "status": _UNCHANGED,
+    "watch": _UNCHANGED,
     "warrant show": _UNCHANGED,
 }
 """What holds when a command was broken off, by its name; of all others ``_WRITTEN``."""
@@ -69,6 +70,7 @@ _ALONE = (
     "scrub",
     "ship",
     "status",
+    "watch",
     "demo",
 )
 _GROUPS = ("custodian", "charter", "site", "warrant", "delete", "serve", "identity")
