@@ -97,14 +97,15 @@ KEYS: dict[str, str] = {
     "charter sign": "charter custodian quorums shares signatures threshold",
     "charter publish": "failed fingerprint number signers sites",
     "charter show": "charter charters findings fingerprint signers",
+    "charter policy": "charter policy",
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
     " new_chunks objects protected_at read_bytes register register_id reused_files rpo_met_s rpo_s sequence"
-    " shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed witnesses_needed]",
+    " shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed]",
     "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects sequence"
     " signals sites time witnessed]]",
     "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",
     "status": "charter custodians findings fingerprint identity ok registers[age_s epoch id mine name problem protected"
-    " rpo_s rto_s sequence sites[age_s sequence site time] time writer] state threshold witnesses_needed",
+    " rpo_s rto_s sequence sites[age_s sequence site time] time writer] state quorum threshold",
     "verify": "charter checked_at findings not_erased ok packs_read placement_unmet registers[age_s epoch latest"
     " latest_time placement_lacks public_name register rpo_s sites[complete country entries latest_complete"
     " latest_complete_time site versions] versions] state unread",
@@ -159,6 +160,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     home.ok("charter", "sign", draft, "--yes", "--key", str(home.key("luc")))
     home.fingerprint = ok("charter publish", draft, *home.home)["fingerprint"]
     ok("charter show", *home.home)
+    ok("charter policy", *home.home)
     ok("backup", *home.home)
     ok("snapshots", *home.home)
     ok("retention", *home.home)

@@ -28,6 +28,7 @@ from exclave.formats.charter import (
 )
 from exclave.formats.epochnote import Cut, EpochShare, ParsedEpoch, parse_epoch
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES, ParsedNote, Signature, parse_note
+from exclave.formats.policy import WitnessGroup, WitnessPolicy
 from exclave.formats.warrant import MAX_REGISTERS, OBJECT_ACTS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
 from exclave.ids import Country, Digest, Epoch, Fingerprint, Instant, Label, RegisterId
 from exclave.keys.file import KeyKind, ParsedKeyFile, parse_key_file
@@ -73,12 +74,27 @@ free = (
 
 
 @st.composite
+def policies(draw: st.DrawFn, witnesses: list[Label]) -> WitnessPolicy:
+    """Groups in groups; the outermost is the quorum."""
+    groups: list[WitnessGroup] = []
+    left = list(witnesses)
+    while left and draw(st.booleans()):
+        chosen = draw(st.sets(st.sampled_from(left), min_size=1))
+        members = tuple(sorted(chosen | {groups[-1].name} if groups else chosen))
+        groups.append(WitnessGroup(Label(f"group--{len(groups)}"), draw(st.integers(1, len(members))), members))
+        left = [label for label in left if label not in chosen]
+    if groups:
+        return WitnessPolicy(tuple(groups), groups[-1].name)
+    return WitnessPolicy((), draw(st.none() | st.sampled_from(left)) if left else None)
+
+
+@st.composite
 def charters(draw: st.DrawFn) -> ParsedCharter:
     names = sorted(draw(st.sets(labels, min_size=1, max_size=8)))
     cards = draw(st.lists(digests, min_size=len(names), max_size=len(names), unique=True))
     sites = sorted(draw(st.sets(labels, min_size=1, max_size=6)))
     where = draw(st.lists(countries, min_size=len(sites), max_size=len(sites)))
-    witnesses = sorted(draw(st.sets(labels, max_size=3)))
+    witnesses = sorted(draw(st.sets(labels.filter(lambda name: name != "none"), max_size=4)))
     keys = draw(st.lists(digests, min_size=len(witnesses), max_size=len(witnesses), unique=True))
     home = draw(countries)
     number = draw(st.integers(1, 99_999_999))
@@ -117,7 +133,7 @@ def charters(draw: st.DrawFn) -> ParsedCharter:
         tuple(Custodian(n, draw(countries), c) for n, c in zip(names, cards, strict=True)),
         tuple(CharterSite(s, c, draw(labels)) for s, c in zip(sites, where, strict=True)),
         tuple(CharterWitness(w, k) for w, k in zip(witnesses, keys, strict=True)),
-        draw(st.integers(0, len(witnesses))),
+        draw(policies(witnesses)),
         tuple(blocks),
     )
 

@@ -20,6 +20,7 @@ from exclave.errors import (
 )
 from exclave.formats.checkpoint import Checkpoint
 from exclave.formats.note import ParsedNote, Signature, key_id, parse_note
+from exclave.formats.policy import NO_WITNESSES
 from exclave.ids import Instant
 from exclave.rules.checkpoints import (
     Candidate,
@@ -32,7 +33,10 @@ from exclave.rules.checkpoints import (
     sign_checkpoint,
     verify_checkpoint,
 )
+from support.custody import any_of
 from support.ledger import NOW, ORIGIN, OTHER, WITNESS_CARDS, WITNESSES, WRITER, root_over, verified
+
+TWO = any_of(2, *(card.name for card in WITNESS_CARDS))
 
 
 def checkpoint(size: int, witnesses: int = 0, tag: str = "entry") -> VerifiedCheckpoint:
@@ -150,7 +154,7 @@ def test_the_freshest_witnessed_checkpoint_wins() -> None:
             Candidate("vienna", checkpoint(8, 2)),
             Candidate("lisbon", checkpoint(5, 3)),
         ],
-        needed=2,
+        policy=TWO,
     )
     assert choice.freshest.size == 8
     assert [(j.place, j.standing) for j in choice.judged] == [
@@ -159,7 +163,10 @@ def test_the_freshest_witnessed_checkpoint_wins() -> None:
         ("vienna", Standing.FRESHEST),
         ("lisbon", Standing.BEHIND),
     ]
-    assert choice.judged[0].reason == "holds 9 entries, but 0 of the 2 witnesses needed vouch for them"
+    assert (
+        choice.judged[0].reason
+        == "holds 9 entries, for which the quorum of witnesses lacks (2 of: witness-a, witness-b, witness-c)"
+    )
     assert choice.judged[3].reason == "holds 5 of 8 entries: not published there yet, or rolled back"
 
 
@@ -168,7 +175,7 @@ def test_witnesses_found_at_several_places_count_together() -> None:
     a, b = checkpoint(8, 1), verified(8)
     more = cosign(b.checkpoint, WITNESSES[1].card.name, WITNESSES[1].pair, NOW)
     b = verify_checkpoint(merge_signatures(b.note, more).encode(), ORIGIN, WRITER.card, WITNESS_CARDS)
-    choice = choose_freshest([Candidate("one", a), Candidate("two", b)], needed=2)
+    choice = choose_freshest([Candidate("one", a), Candidate("two", b)], policy=TWO)
     assert [name for name, _ in choice.freshest.cosigners] == ["witness-a", "witness-b"]
     again = verify_checkpoint(choice.freshest.encode(), ORIGIN, WRITER.card, WITNESS_CARDS)
     assert again.cosigners == choice.freshest.cosigners
@@ -176,14 +183,16 @@ def test_witnesses_found_at_several_places_count_together() -> None:
 
 def test_without_witnesses_in_the_charter_the_largest_wins() -> None:
     """Where no witness is needed, size alone decides."""
-    choice = choose_freshest([Candidate("a", checkpoint(3)), Candidate("b", checkpoint(4))], needed=0)
+    choice = choose_freshest([Candidate("a", checkpoint(3)), Candidate("b", checkpoint(4))], policy=NO_WITNESSES)
     assert choice.freshest.size == 4
 
 
 def test_two_logs_of_one_size_are_a_fork() -> None:
     """Equal size and different roots are never a choice."""
     with pytest.raises(Forked, match="one and two show two different logs of 8 entries"):
-        choose_freshest([Candidate("one", checkpoint(8)), Candidate("two", checkpoint(8, tag="x"))], needed=0)
+        choose_freshest(
+            [Candidate("one", checkpoint(8)), Candidate("two", checkpoint(8, tag="x"))], policy=NO_WITNESSES
+        )
 
 
 @pytest.mark.parametrize(
@@ -199,13 +208,13 @@ def test_refusals(sizes: list[tuple[int, int]], least: int | None, error: type[E
     """No candidate, too few witnesses, or less than was seen before: each has its own error."""
     found = [Candidate(f"site-{i}", checkpoint(*spec)) for i, spec in enumerate(sizes)]
     with pytest.raises(error):
-        choose_freshest(found, needed=2, least=checkpoint(least, 2) if least else None)
+        choose_freshest(found, policy=TWO, least=checkpoint(least, 2) if least else None)
 
 
 def test_what_was_seen_before_stays_the_choice_while_a_site_holds_it() -> None:
     """A witnessed checkpoint from memory wins over a smaller one, if some site shows at least as many entries."""
     found = [Candidate("a", checkpoint(9, 0)), Candidate("b", checkpoint(7, 2))]
-    choice = choose_freshest(found, needed=2, least=checkpoint(8, 2))
+    choice = choose_freshest(found, policy=TWO, least=checkpoint(8, 2))
     assert choice.freshest.size == 8
     assert [j.standing for j in choice.judged] == [Standing.UNWITNESSED, Standing.BEHIND]
 
@@ -216,7 +225,7 @@ def test_a_checkpoint_of_another_log_is_no_candidate() -> None:
     note = sign_checkpoint(foreign, WRITER.pair, NOW)
     stranger = verify_checkpoint(note.encode(), foreign.origin, WRITER.card)
     with pytest.raises(WrongFingerprint):
-        choose_freshest([Candidate("one", checkpoint(8)), Candidate("two", stranger)], needed=0)
+        choose_freshest([Candidate("one", checkpoint(8)), Candidate("two", stranger)], policy=NO_WITNESSES)
 
 
 def test_a_note_round_trips_with_all_its_signatures() -> None:

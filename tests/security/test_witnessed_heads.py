@@ -44,7 +44,7 @@ class Witnessed(SmallHome):
         self._thread: threading.Thread | None = None
 
     def config(self) -> str:
-        text = super().config().replace("threshold = 2", "threshold = 2\nwitnesses_needed = 1", 1)
+        text = super().config().replace("threshold = 2", 'threshold = 2\nquorum = "wit"', 1)
         block = f'[[witness]]\nname = "wit"\nurl = "http://127.0.0.1:{self.port}"\ncard = "cards/wit.card"\n\n'
         return text.replace("[[site]]", block + "[[site]]", 1)
 

@@ -21,6 +21,7 @@ from exclave.formats.charter import (
 )
 from exclave.formats.epochnote import Cut, ParsedEpoch, parse_epoch
 from exclave.formats.note import ParsedNote
+from exclave.formats.policy import WitnessGroup, WitnessPolicy
 from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
 from exclave.ids import Country, Digest, Epoch, Fingerprint, Instant, Label, RegisterId, sha256
 from exclave.keys.file import KeyFile, KeyKind
@@ -54,6 +55,15 @@ def stream(seed: str) -> Callable[[int], bytes]:
         return hashlib.shake_256(f"{seed}/{at}".encode()).digest(count)
 
     return take
+
+
+def any_of(needed: int, *witnesses: str) -> WitnessPolicy:
+    """A policy of one group: any ``needed`` of ``witnesses``; nobody's cosignature for 0."""
+    if not needed:
+        return WitnessPolicy()
+    quorum = Label("quorum")
+    members = tuple(sorted(Label(name) for name in witnesses))
+    return WitnessPolicy((WitnessGroup(quorum, needed, members),), quorum)
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ def draft_charter(custodians: Sequence[Actor], threshold: int, registers: Sequen
             CharterSite(Label("monaco"), Country("MC"), Label("mc-host")),
         ),
         witnesses=(CharterWitness(Label("observer"), actor("observer", KeyKind.WITNESS).card.digest),),
-        witnesses_needed=1,
+        policy=WitnessPolicy(quorum=Label("observer")),
         registers=tuple(registers),
     )
     assert parse_charter(charter.encode()) == charter

@@ -35,6 +35,7 @@ from exclave.formats.paths import (
     ledger_prefix,
     warrant_key,
 )
+from exclave.formats.policy import NO_WITNESSES
 from exclave.formats.warrant import Act, ParsedWarrant, parse_warrant
 from exclave.ids import (
     Country,
@@ -357,7 +358,7 @@ class SmallState:
             custodians=tuple(Custodian(c.name, Country("EE"), c.card.digest) for c in self.custodians),
             sites=tuple(CharterSite(label, places[label], Label("host")) for label in labels),
             witnesses=(),
-            witnesses_needed=0,
+            policy=NO_WITNESSES,
             registers=(register,),
         )
         assert parse_charter(charter.encode()) == charter

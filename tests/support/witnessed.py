@@ -13,7 +13,7 @@ from exclave.ledger.log import Log
 from exclave.ledger.publish import keep_cosigned
 from exclave.rules.checkpoints import cosign
 from exclave.sites.memory import MemorySite
-from support.custody import REGISTER, START, Land, actor, people, writer
+from support.custody import REGISTER, START, Land, actor, any_of, people, writer
 
 HOUR = 3_600_000_000
 
@@ -33,7 +33,7 @@ class WitnessedState:
             number=head.number + 1,
             previous=head.digest,
             witnesses=tuple(CharterWitness(w.name, w.card.digest) for w in self.witnesses.values()),
-            witnesses_needed=needed,
+            policy=any_of(needed, *self.witnesses),
         )
         land.add_charter(charter, *land.custodians[: land.threshold])
         self.state = Fingerprint(land.state)

@@ -190,6 +190,12 @@ def charters(land: Land) -> None:
     write("charter", "lifted", "quorum-missing", "signatures over another text", lifted.encode(), **pin)
     none = ParsedNote(text, ())
     write("charter", "unsigned", "malformed", "no signature line at all", none.encode(), **pin)
+
+    def group(line: str, *, quorum: str = "all") -> str:
+        return change(text, "quorum observer\n", f"group {line}\nquorum {quorum}\n")
+
+    write("charter", "two-groups", "ok", "a quorum of groups", sign_raw(group("a 1 observer\ngroup all 1 a"), *QUORUM),
+          pin=sha256(group("a 1 observer\ngroup all 1 a").encode()).hex())  # fmt: skip
     custodian = f"custodian anna EE {A.card.digest.hex()}\n"
     faults = [
         *common_faults(text),
@@ -216,7 +222,15 @@ def charters(land: Land) -> None:
         ("countries", "more countries than the sites have", change(text, "placement 3 2 2", "placement 3 4 2")),
         ("abroad", "more copies abroad than sites there", change(text, "placement 3 2 2", "placement 3 2 3")),
         ("first-epoch", "a first charter with a later epoch", change(text, "\nepoch 1 ", "\nepoch 2 ")),
-        ("witnesses", "more witnesses needed than listed", change(text, "witnesses-needed 1", "witnesses-needed 2")),
+        ("quorum", "a quorum of an unknown witness", change(text, "quorum observer", "quorum observers")),
+        ("group-needed", "a group that needs more than it has", group("all 2 observer")),
+        ("group-unknown", "a group with an unknown member", group("all 1 observers")),
+        ("group-itself", "a group that names itself", group("all 1 all")),
+        ("group-unsorted", "a member twice", group("all 1 observer observer")),
+        ("group-name", "a group with a witness's name", group("observer 1 observer")),
+        ("group-none", "a group called none", group("none 1 observer")),
+        ("group-dead", "a group on which the quorum does not depend", group("all 1 observer", quorum="none")),
+        ("group-twice", "a witness in two groups", group("a 1 observer\ngroup b 1 observer\ngroup all 1 a b")),
         ("hold", "a hold without a reason", change(text, "hold none", "hold for")),
         ("hold-word", "a hold with another word", change(text, "hold none", "hold by court")),
         ("delay", "orders to delete without a delay", change(text, "deletion 2592000 1", "deletion 0 1")),

@@ -120,8 +120,8 @@ def _show(r: Receipt) -> None:
     if not r.witnessed:
         met = "NOT met: too few witnesses vouch for it, so readers do not count it yet"
     say(f"  protected {duration(r.rpo_met_s)} after its state; RPO {duration(r.rpo_s)}: {met}")
-    if r.witnesses_needed:
-        say(f"  witnesses: {', '.join(r.witnesses) or 'none'} ({r.witnesses_needed} needed)")
+    if r.quorum:
+        say(f"  witnesses: {', '.join(r.witnesses) or 'none'} (needed: {r.quorum})")
     for what in r.suspicious:
         say(f"  SUSPICIOUS, {what} (exclave snapshots {r.register})")
     for label, why in (*r.failed.items(), *r.witnesses_failed.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,12 @@ from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Json, Sites, counted, not_signed, note, print_json, say, table, typed, when
 from exclave.cli.warrant import require_yes
 from exclave.formats.charter import CharterRegister, ParsedCharter
-from exclave.ids import Digest, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
+from exclave.ids import Digest, Label, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
 from exclave.operations import charter as verb
 from exclave.operations.deletion import holds_lifted
 from exclave.operations.home import Home
+from exclave.operations.witness_policy import policy_file
+from exclave.rules.policy import fewest_liars, in_words, most_absent, witnesses_in
 from exclave.verify.state import StateView, read_state
 
 app = typer.Typer(help="The charter: custodians, sites, registers and rules, signed by the custodians.",
@@ -159,6 +162,55 @@ def _kept(register: CharterRegister) -> str:
     return ", ".join(rules) + ("; legal hold" if register.hold is not None else "")
 
 
+def _show_policy(charter: ParsedCharter) -> None:
+    policy, names = charter.policy, {w.label for w in charter.witnesses}
+    if not names:
+        say("No witnesses: only the sites, beside each other, show that nothing was taken back.\n")
+        return
+    table(("witness", "key card"), ((w.label, w.card.hex()[:16] + "…") for w in charter.witnesses))
+    if policy.quorum is None:
+        say("A version counts without cosignatures; what witnesses remember is only compared.\n")
+        return
+    say(f"A version counts when cosigned by {in_words(policy)}.")
+    liars, spare = fewest_liars(policy), most_absent(policy)
+    if liars:
+        say(f"For two histories to count, at least {counted(liars, 'witness', 'witnesses')} would have to lie.")
+    else:
+        say("Honest witnesses could vouch for two histories, each for another: ask for more than half of a group.")
+    say(f"Whichever they are, {spare or 'none'} of them may be away; if more are, new versions may not count.")
+    if watching := sorted(names - witnesses_in(policy)):
+        say(f"Not part of the quorum: {', '.join(watching)}.")
+    say("")
+
+
+@app.command(epilog="Example: exclave charter policy --register gazette > gazette.policy")
+def policy(
+    home: HomeFolder = Path(),
+    site: Sites = None,
+    fingerprint: Annotated[
+        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint; default: the home's.")
+    ] = "",
+    register: Annotated[
+        str, typer.Option(help="Name the log of this register (its id, or at home its name); default: no log.")
+    ] = "",
+    classic: Annotated[bool, typer.Option("--classic", help="Ed25519 alone, for tools without ML-DSA-44.")] = False,
+    json: Json = False,
+) -> None:
+    """Write the witness policy in force as a C2SP tlog-policy file, by which tools of others check checkpoints."""
+    names: Mapping[Label, RegisterId] = {}
+    if site:
+        view = read_state(open_named_sites(site), typed(parse_fingerprint, fingerprint))
+    else:
+        opened = open_home(home)
+        view, names = read_state(open_sites(opened), opened.fingerprint()), opened.register_ids()
+    number = names.get(Label(register)) or (typed(parse_register_id, register) if register else None)
+    text = policy_file(view, number, classic=classic).encode()
+    if json:
+        print_json({"policy": text, "charter": view.chain.newest.charter.number})
+        return
+    say(text.rstrip("\n"))
+
+
 def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
     say(f"{charter.state_name}: charter {charter.number} of {when(charter.issued)}, the newest of {count}")
     say(f"Signed by {', '.join(signers)}; {charter.threshold} of {len(charter.custodians)} custodians must agree.\n")
@@ -167,6 +219,7 @@ def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
         ((c.label, c.country, c.card.hex()[:16] + "…") for c in charter.custodians),
     )
     say("")
+    _show_policy(charter)
     table(("site", "country", "operator"), ((s.label, s.country, s.operator) for s in charter.sites))
     say("")
     table(

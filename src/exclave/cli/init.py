@@ -20,7 +20,7 @@ EXAMPLE = """\
 name = "Republic of Example"
 home = "EE"
 threshold = 2            # custodians who must agree
-witnesses_needed = 0
+quorum = "none"          # or the witness or [[witness_group]] that must have cosigned before a version counts
 
 # One block for each custodian; `exclave custodian new NAME` makes the key card.
 [[custodian]]

@@ -101,7 +101,7 @@ def _charter(status: StateStatus) -> str:
     rows = (
         ("In force", f"number {status.charter}"),
         ("Custodians", f"any {status.threshold} of {status.custodians}"),
-        ("Witnesses needed", str(status.witnesses_needed)),
+        ("Witnesses", status.quorum),
     )
     told = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in rows)
     pinned = f'<div class="wide"><dt>Fingerprint</dt><dd><code>{_text(status.fingerprint)}</code></dd></div>'

@@ -194,7 +194,7 @@ def config_text(places: Places, ports: Ports, scale: int, world: World) -> str:
         f'name = "{STATE_NAME}"',
         'home = "EE"',
         f"threshold = {THRESHOLD}        # of the custodians below must agree to open anything",
-        "witnesses_needed = 1",
+        'quorum = "embassy-witness"        # must have cosigned before a version counts',
     ]
     for name, country in CUSTODIANS:
         lines += ["", "[[custodian]]", f'name = "{name}"', f'country = "{country}"', f'card = "custodians/{name}.card"']

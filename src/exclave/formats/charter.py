@@ -12,7 +12,8 @@
     custodian <label> <country> <card sha256>                  1 or more, sorted by label
     site <label> <country> <operator label>                    1 or more, sorted
     witness <label> <card sha256>                              0 or more, sorted
-    witnesses-needed <k>
+    group <label> <k> <member> …                               0 or more: see formats/policy.py
+    quorum none | <label of a witness or group>
     register <id> sealed | register <id> public <name>         0 or more blocks, sorted by id, each followed by:
     at <site label> …                                          sites with a legal basis, sorted
     placement <copies> <countries> <outside-home>              at least so many, always
@@ -35,6 +36,7 @@ from itertools import pairwise
 from exclave.errors import MalformedError
 from exclave.formats.lines import LineReader, plain_text
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES
+from exclave.formats.policy import WitnessPolicy, check_policy, read_policy
 from exclave.ids import (
     Country,
     Digest,
@@ -56,7 +58,8 @@ from exclave.ids import (
 HEADER = "exclave/charter/v1"
 MAX_CUSTODIANS = 64
 MAX_SITES = 64
-MAX_WITNESSES = 64
+MAX_WITNESSES = 16
+"""All their cosignatures fit into one checkpoint (``MAX_CHECKPOINT_BYTES``)."""
 MAX_REGISTERS = 10_000
 MAX_THRESHOLD = MAX_SIGNATURES // 4
 """A change of all custodians needs the old and the new quorum, two signature lines each."""
@@ -175,7 +178,8 @@ class ParsedCharter:
     custodians: tuple[Custodian, ...]
     sites: tuple[CharterSite, ...]
     witnesses: tuple[CharterWitness, ...]
-    witnesses_needed: int
+    policy: WitnessPolicy
+    """Which of the witnesses must have cosigned a checkpoint before it counts."""
     registers: tuple[CharterRegister, ...]
 
     def encode(self) -> str:
@@ -190,9 +194,8 @@ class ParsedCharter:
             *(f"custodian {c.label} {c.country} {c.card.hex()}" for c in self.custodians),
             *(f"site {s.label} {s.country} {s.operator}" for s in self.sites),
             *(f"witness {w.label} {w.card.hex()}" for w in self.witnesses),
-            f"witnesses-needed {self.witnesses_needed}",
         ]
-        return "\n".join(lines) + "\n" + "".join(r.encode() for r in self.registers)
+        return "\n".join(lines) + "\n" + self.policy.encode() + "".join(r.encode() for r in self.registers)
 
     @property
     def digest(self) -> Digest:
@@ -228,7 +231,7 @@ def parse_charter(text: str) -> ParsedCharter:
         custodians=_custodians(lines),
         sites=_sites(lines),
         witnesses=_witnesses(lines),
-        witnesses_needed=parse_count(lines.field("witnesses-needed"), limit=MAX_WITNESSES),
+        policy=read_policy(lines),
         registers=_registers(lines),
     )
     lines.end()
@@ -343,8 +346,10 @@ def _check(charter: ParsedCharter) -> None:
     _rising([r.id for r in charter.registers], "registers", MAX_REGISTERS)
     if charter.threshold > len(charter.custodians):
         raise MalformedError("charter: the threshold is higher than the number of custodians")
-    if charter.witnesses_needed > len(charter.witnesses):
-        raise MalformedError("charter: more witnesses are needed than there are")
+    try:
+        check_policy(charter.policy, [w.label for w in charter.witnesses])
+    except MalformedError as error:
+        raise MalformedError(f"charter: {error.message}") from error
     # One card under two names would let one person count twice.
     for people in (charter.custodians, charter.witnesses):
         if len({person.card for person in people}) != len(people):

@@ -13,7 +13,9 @@ import msgspec
 
 from exclave.errors import ConfigError, MalformedError
 from exclave.formats.limits import parse_limits, parse_zone
-from exclave.ids import parse_country, parse_label
+from exclave.formats.policy import NOBODY, WitnessGroup, WitnessPolicy, check_policy
+from exclave.formats.watchconfig import WatchConfig, check_watch
+from exclave.ids import Label, parse_country, parse_label
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_SCRUB_DAYS = 3650
@@ -27,7 +29,8 @@ class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Country of the home."""
     threshold: int
     """Custodians who must agree: M of N."""
-    witnesses_needed: int = 0
+    quorum: str = NOBODY
+    """The witness or group of witnesses that must have cosigned before a version counts."""
 
 
 class CustodianConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +64,16 @@ class WitnessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     url: str
     card: str
+
+
+class GroupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[witness_group]]``"""
+
+    name: str
+    needed: int
+    """So many of the members."""
+    members: tuple[str, ...]
+    """Witnesses, or groups that stand before this one."""
 
 
 class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -146,7 +159,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     custodian: tuple[CustodianConfig, ...] = ()
     site: tuple[SiteConfig, ...] = ()
     witness: tuple[WitnessConfig, ...] = ()
+    witness_group: tuple[GroupConfig, ...] = ()
     register: tuple[RegisterConfig, ...] = ()
+    watch: WatchConfig = WatchConfig()
+
+    def policy(self) -> WitnessPolicy:
+        """Whose cosignatures a version needs."""
+        groups = tuple(
+            WitnessGroup(Label(g.name), g.needed, tuple(sorted(Label(name) for name in g.members)))
+            for g in self.witness_group
+        )
+        return WitnessPolicy(groups, None if self.state.quorum == NOBODY else Label(self.state.quorum))
 
     def find_register(self, name: str) -> RegisterConfig:
         """The register called ``name``; ``ConfigError`` listing the known ones."""
@@ -200,13 +223,13 @@ def _check(config: Config) -> None:
             f" {len(config.custodian)} {'custodian' if len(config.custodian) == 1 else 'custodians'}",
             hint="Lower state.threshold or name more custodians.",
         )
-    if not 0 <= config.state.witnesses_needed <= len(config.witness):
-        raise ConfigError(
-            f"exclave.toml: {config.state.witnesses_needed} witnesses are needed, {len(config.witness)} named"
-        )
+    for group in config.witness_group:
+        parse_label(group.name)
+    check_policy(config.policy(), [Label(w.name) for w in config.witness])
     for register in config.register:
         _check_register(config, register)
     _check_cycles(config)
+    check_watch(config.watch)
 
 
 def _check_register(config: Config, register: RegisterConfig) -> None:

@@ -39,6 +39,7 @@ from exclave.registers.contract import Capture, Clock
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.pen import index_keys_of_pen
 from exclave.rules.placement import PlacementRule, placement_of
+from exclave.rules.policy import in_words, lacking
 from exclave.sites.contract import Site
 from exclave.vault.catchup import catch_up
 from exclave.vault.index import ChunkIndex
@@ -92,7 +93,10 @@ class Receipt:
     """Sites that do not hold it, and why."""
     witnesses: tuple[Label, ...]
     witnesses_failed: dict[Label, str]
-    witnesses_needed: int
+    quorum: str
+    """Whose cosignatures the charter asks for, in words; empty if nobody's."""
+    lacking: str
+    """Which of them are missing, in words."""
     protected_at: Instant
     rpo_s: int
     rpo_met_s: float
@@ -102,7 +106,7 @@ class Receipt:
 
     @property
     def witnessed(self) -> bool:
-        return len(self.witnesses) >= self.witnesses_needed
+        return not self.lacking
 
 
 @dataclass(slots=True)
@@ -386,6 +390,7 @@ def _receipt(
     done: Instant,
     suspicious: tuple[str, ...],
 ) -> Receipt:
+    policy = run.view.chain.newest.charter.policy
     return Receipt(
         register=name,
         register_id=run.register,
@@ -416,7 +421,8 @@ def _receipt(
         failed={label: why for label, why in run.failed.items() if label not in entered.sites},
         witnesses=entered.witnesses,
         witnesses_failed=entered.refused,
-        witnesses_needed=run.view.chain.newest.charter.witnesses_needed,
+        quorum=in_words(policy) if policy.quorum else "",
+        lacking=lacking(policy, entered.witnesses),
         protected_at=done,
         rpo_s=run.rule.rpo_s,
         rpo_met_s=max(done - leaf.time, 0) / 1e6,

@@ -202,7 +202,7 @@ def propose(
             )
         ),
         witnesses=tuple(sorted((CharterWitness(n, c.digest) for n, c in watchers.items()), key=lambda w: w.label)),
-        witnesses_needed=config.state.witnesses_needed,
+        policy=config.policy(),
         registers=tuple(sorted(registers, key=lambda r: r.id)),
     )
     try:

@@ -10,6 +10,7 @@ from exclave.formats.annex import Annex, AnnexService
 from exclave.formats.card import Card
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.formats.config import parse_config
+from exclave.formats.policy import NOBODY
 from exclave.ids import Label, RegisterId
 from exclave.operations.home import CONFIG_NAME, write_private
 
@@ -51,7 +52,7 @@ def config_text(
         f"name = {toml_text(charter.state_name)}",
         f"home = {toml_text(charter.home)}",
         f"threshold = {charter.threshold}",
-        f"witnesses_needed = {charter.witnesses_needed}",
+        f"quorum = {toml_text(charter.policy.quorum or NOBODY)}",
     ]
     for custodian in charter.custodians:
         lines += ["", "[[custodian]]", f"name = {toml_text(custodian.label)}"]
@@ -74,6 +75,10 @@ def config_text(
                 f"url = {toml_text(watchers[witness.label].url)}",
             ]
             lines.append(f"card = {toml_text(f'cards/{witness.label}.card')}")
+    for group in charter.policy.groups:
+        members = ", ".join(toml_text(member) for member in group.members)
+        lines += ["", "[[witness_group]]", f"name = {toml_text(group.name)}"]
+        lines += [f"needed = {group.needed}", f"members = [{members}]"]
     for register in charter.registers:
         if register.id in annexes:
             lines += _register(register, annexes[register.id], options)

@@ -112,7 +112,7 @@ def _witnessed(view: StateView, log: Log) -> bool:
     if log.checkpoint is None:
         return False
     head = log.reader.verify(log.checkpoint.encode(), view.witness_cards().values())
-    return len(head.cosigners) >= view.chain.newest.charter.witnesses_needed
+    return head.counts_by(view.chain.newest.charter.policy)
 
 
 _Outbox = tuple[bytes, int, list[bytes]]

@@ -11,6 +11,7 @@ from exclave.formats.scrubbed import ScrubLine
 from exclave.ids import Instant, Label, RegisterId, instant_text
 from exclave.rules.deletion import OrderState
 from exclave.rules.placement import placement_of
+from exclave.rules.policy import in_words
 from exclave.rules.scrub import LastRun, day_of, day_text, overdue
 from exclave.sites.contract import Site, Sources
 from exclave.verify.deletions import read_deletions
@@ -67,7 +68,8 @@ class StateStatus:
     charter: int
     threshold: int
     custodians: int
-    witnesses_needed: int
+    quorum: str
+    """Whose cosignatures a version needs, in words."""
     registers: tuple[RegisterStatus, ...]
     findings: tuple[Finding, ...]
 
@@ -148,7 +150,7 @@ def status(
         )  # fmt: skip
     return StateStatus(
         charter.state_name, view.state, charter.number, charter.threshold, len(charter.custodians),
-        charter.witnesses_needed, tuple(registers), _once_per_site(view, findings),
+        in_words(charter.policy), tuple(registers), _once_per_site(view, findings),
     )  # fmt: skip
 
 

@@ -48,7 +48,9 @@ from exclave.formats.note import (
     key_id,
     parse_note,
 )
+from exclave.formats.policy import WitnessPolicy
 from exclave.ids import Digest, Instant, Label
+from exclave.rules.policy import lacking, met
 
 _SECOND = 1_000_000
 
@@ -79,6 +81,14 @@ class VerifiedCheckpoint:
     def encode(self) -> bytes:
         """The signed note, as a site stores it."""
         return self.note.encode()
+
+    def counts_by(self, policy: WitnessPolicy) -> bool:
+        """Whether a quorum by ``policy`` cosigned it."""
+        return met(policy, dict(self.cosigners))
+
+    def lacks_by(self, policy: WitnessPolicy) -> str:
+        """Whose cosignatures a quorum by ``policy`` lacks, in words."""
+        return lacking(policy, dict(self.cosigners))
 
 
 def sign_checkpoint(checkpoint: Checkpoint, pair: SigningPair, now: Instant) -> ParsedNote:
@@ -209,8 +219,10 @@ class Choice:
     judged: tuple[Judged, ...]
 
 
-def choose_freshest(candidates: Sequence[Candidate], needed: int, least: VerifiedCheckpoint | None = None) -> Choice:
-    """The largest checkpoint that at least ``needed`` witnesses cosigned, among several places' of one log.
+def choose_freshest(
+    candidates: Sequence[Candidate], policy: WitnessPolicy, least: VerifiedCheckpoint | None = None
+) -> Choice:
+    """The largest checkpoint that a quorum by ``policy`` cosigned, among several places' of one log.
 
     Cosignatures of the same checkpoint count together, wherever they were found. That the smaller ones are starts of
     the larger ones is for the caller to prove, from tiles. ``MissingObject`` without candidates; ``Forked`` if two of
@@ -234,12 +246,17 @@ def choose_freshest(candidates: Sequence[Candidate], needed: int, least: Verifie
         if held.root != checkpoint.root:
             raise Forked(f"{first} and {candidate.place} show two different logs of {held.size} entries")
         merged[checkpoint.size] = _join(held, checkpoint)
-    enough = [size for size, checkpoint in merged.items() if len(checkpoint.cosigners) >= needed]
+    enough = [size for size, checkpoint in merged.items() if checkpoint.counts_by(policy)]
     if not enough:
-        best = max(len(checkpoint.cosigners) for checkpoint in merged.values())
-        raise QuorumMissing(f"no checkpoint has {needed} witnesses; the best has {best}", needed=needed, found=best)
+        lacks = least_lacking(policy, merged.values())
+        raise QuorumMissing(f"no checkpoint has a quorum of witnesses; it lacks {lacks}")
     freshest = merged[max(enough)]
-    return Choice(freshest, tuple(_judge(candidate, merged, freshest, needed) for candidate in candidates))
+    return Choice(freshest, tuple(_judge(candidate, merged, freshest, policy) for candidate in candidates))
+
+
+def least_lacking(policy: WitnessPolicy, heads: Iterable[VerifiedCheckpoint]) -> str:
+    """What the head with most cosignatures lacks to a quorum, in words."""
+    return max(heads, key=lambda head: len(head.cosigners)).lacks_by(policy)
 
 
 def _join(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> VerifiedCheckpoint:
@@ -254,7 +271,7 @@ def _join(one: VerifiedCheckpoint, other: VerifiedCheckpoint) -> VerifiedCheckpo
 
 
 def _judge(
-    candidate: Candidate, merged: dict[int, VerifiedCheckpoint], freshest: VerifiedCheckpoint, needed: int
+    candidate: Candidate, merged: dict[int, VerifiedCheckpoint], freshest: VerifiedCheckpoint, policy: WitnessPolicy
 ) -> Judged:
     size = candidate.checkpoint.size
     if size == freshest.size:
@@ -262,6 +279,5 @@ def _judge(
     if size < freshest.size:
         reason = f"holds {size} of {freshest.size} entries: not published there yet, or rolled back"
         return Judged(candidate.place, size, Standing.BEHIND, reason)
-    count = len(merged[size].cosigners)
-    reason = f"holds {size} entries, but {count} of the {needed} witnesses needed vouch for them"
+    reason = f"holds {size} entries, for which the quorum of witnesses lacks {merged[size].lacks_by(policy)}"
     return Judged(candidate.place, size, Standing.UNWITNESSED, reason)

@@ -23,9 +23,10 @@ from exclave.errors import (
 from exclave.formats.checkpoint import Checkpoint
 from exclave.formats.epochnote import Cut
 from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
+from exclave.formats.policy import NO_WITNESSES, WitnessPolicy
 from exclave.formats.tile import TILE_WIDTH, bundle_key, checkpoint_key, cosigned_prefix
 from exclave.ids import Digest
-from exclave.rules.checkpoints import Candidate, VerifiedCheckpoint, choose_freshest
+from exclave.rules.checkpoints import Candidate, VerifiedCheckpoint, choose_freshest, least_lacking
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.tree import EMPTY_ROOT
 from exclave.sites.contract import Readable, Sources
@@ -140,10 +141,10 @@ def judge_copies(
             copies.refused.add(name)
             copies.note(name, checkpoint_key(copies.prefix), error)
     if cut is None:  # (2)
-        needed = view.chain.newest.charter.witnesses_needed
-        _look_for_kept(copies, view, sources, needed)
+        policy = view.chain.newest.charter.policy
+        _look_for_kept(copies, view, sources, policy)
         copies.kept |= {f"witness {name}": head for name, head in (remembered or {}).items()}
-        _choose(copies, sources, needed, allow_unwitnessed)
+        _choose(copies, sources, policy, allow_unwitnessed)
     else:
         copies.vouched["the next epoch's note"] = cut.size
         _take_cut(copies, sources, Checkpoint(reader.origin, cut.size, cut.root), allow_unwitnessed)
@@ -155,18 +156,18 @@ def judge_copies(
     return copies
 
 
-def _look_for_kept(copies: LogCopies, view: StateView, sources: Sources, needed: int) -> None:
+def _look_for_kept(copies: LogCopies, view: StateView, sources: Sources, policy: WitnessPolicy) -> None:
     """Where a head has too few cosignatures, or is none, the largest one with enough that the source has kept."""
-    if not needed:
+    if policy.quorum is None:
         return
     cards = tuple(view.witness_cards().values())
     for name, source in sources.items():
         head = copies.heads.get(name)
-        if (head is None and name not in copies.refused) or (head is not None and len(head.cosigners) >= needed):
+        if (head is None and name not in copies.refused) or (head is not None and head.counts_by(policy)):
             continue
         reader = view.log_reader(copies.epoch, source)
         try:
-            kept = newest_cosigned(reader, cards, needed, near=head.size if head else None)
+            kept = newest_cosigned(reader, cards, policy, near=head.size if head else None)
         except (IntegrityError, UnavailableError) as error:
             if name not in copies.refused:
                 copies.note(name, named(error, cosigned_prefix(copies.prefix)), error)
@@ -186,21 +187,21 @@ def _groups(*shown: Mapping[str, VerifiedCheckpoint]) -> dict[tuple[int, Digest]
         for name, head in heads.items():
             found.setdefault((head.size, head.root), []).append(Candidate(name, head))
     return {
-        key: (choose_freshest(found[key], 0).freshest, list(dict.fromkeys(c.place for c in found[key])))
+        key: (choose_freshest(found[key], NO_WITNESSES).freshest, list(dict.fromkeys(c.place for c in found[key])))
         for key in sorted(found, reverse=True)
     }
 
 
-def _choose(copies: LogCopies, sources: Sources, needed: int, allow_unwitnessed: bool) -> None:
-    """The largest checkpoint with ``needed`` cosignatures whose tiles some source can show."""
+def _choose(copies: LogCopies, sources: Sources, policy: WitnessPolicy, allow_unwitnessed: bool) -> None:
+    """The largest checkpoint that a quorum by ``policy`` cosigned and whose tiles some source can show."""
     groups = _groups(copies.heads, copies.kept)
-    enough = [group for group in groups.values() if len(group[0].cosigners) >= needed]
+    enough = [group for group in groups.values() if group[0].counts_by(policy)]
     for head, names in enough:
         for name in names:
             copies.vouched[name] = max(head.size, copies.vouched.get(name, 0))
     if groups and not enough:
-        best = max(len(head.cosigners) for head, _ in groups.values())
-        error = QuorumMissing(f"{best} of the {needed} witnesses needed vouch for any checkpoint", needed=needed)
+        lacks = least_lacking(policy, [head for head, _ in groups.values()])
+        error = QuorumMissing(f"no checkpoint has a quorum of witnesses; it lacks {lacks}")
         copies.note("?", checkpoint_key(copies.prefix), error, grave=True)
     if allow_unwitnessed:
         first = enough[0][0] if enough else None

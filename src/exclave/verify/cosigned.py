@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from exclave.errors import CorruptObject, IntegrityError, UnavailableError
 from exclave.formats.card import Card
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
+from exclave.formats.policy import WitnessPolicy
 from exclave.formats.tile import cosigned_key, cosigned_prefix, cosigned_size
 from exclave.ids import Key
 from exclave.rules.checkpoints import VerifiedCheckpoint
@@ -22,9 +23,9 @@ MAX_KEPT_READ = 64
 
 
 def newest_cosigned(
-    reader: LogReader, witnesses: Iterable[Card], needed: int, *, near: int | None = None
+    reader: LogReader, witnesses: Iterable[Card], policy: WitnessPolicy, *, near: int | None = None
 ) -> VerifiedCheckpoint | None:
-    """The largest head kept at ``reader``'s source that at least ``needed`` of ``witnesses`` cosigned.
+    """The largest head kept at ``reader``'s source that a quorum of ``witnesses`` by ``policy`` cosigned.
 
     ``near``: size of the head that the source shows. Of names without end, those closest below it are read too, so
     that names of sizes that never were cannot hide it. Raises what the listing does; a kept head that cannot be read
@@ -35,7 +36,7 @@ def newest_cosigned(
         try:
             data = reader.source.get(key, limit=MAX_CHECKPOINT_BYTES)
             head = reader.verify(data, cards)
-            if len(head.cosigners) >= needed and cosigned_key(reader.prefix, head.size, data) == key:
+            if head.counts_by(policy) and cosigned_key(reader.prefix, head.size, data) == key:
                 return head
         except (IntegrityError, UnavailableError):
             continue  # Anybody may have put it there; a good one may be elsewhere.

@@ -10,6 +10,7 @@ from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
 from exclave.formats.tile import cosigned_key, cosigned_prefix, cosigned_size
 from exclave.ids import Instant, Key
 from exclave.rules.checkpoints import VerifiedCheckpoint
+from exclave.rules.policy import met_since
 from exclave.sites.contract import Sources
 from exclave.verify.cosigned import MAX_KEPT_LISTED, MAX_KEPT_READ
 from exclave.verify.history import CountedFact, RegisterHistory
@@ -20,21 +21,22 @@ from exclave.verify.state import StateView
 def witnessed_since(
     view: StateView, sources: Sources, history: RegisterHistory, counted: CountedFact
 ) -> Instant | None:
-    """When the last of as many witnesses as the charter needs first cosigned a head with the entry of ``counted``.
+    """When a quorum of the charter's witnesses had first cosigned a head with the entry of ``counted``.
 
     The beginning of time if the charter needs none; None if no source shows enough cosignatures. Of several heads the
     earliest is taken: each is signed by its witnesses, and is a former state of the very log that counts.
     """
-    needed = view.chain.newest.charter.witnesses_needed
-    if needed == 0:
+    policy = view.chain.newest.charter.policy
+    if policy.quorum is None:
         return Instant(0)
     log = history.epochs[counted.epoch - 1]
     times: list[Instant] = []
     for source in sources.values():
         reader = view.log_reader(log.epoch, source)
         for head in _heads(view, reader, counted.index):
-            if len(head.cosigners) >= needed and _is_former_state(reader, head, log.freshest):
-                times.append(sorted(time for _, time in head.cosigners)[needed - 1])
+            since = met_since(policy, dict(head.cosigners))
+            if since is not None and _is_former_state(reader, head, log.freshest):
+                times.append(since)
                 break
     return min(times, default=None)
 
