@@ -226,16 +226,25 @@ class BucketSite:
             raise CorruptObject(f"{key} at {self.address} holds other bytes", key=key)
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
+        return self.replace(key, data, expected)[0]
+
+    def replace(
+        self, key: Key, data: bytes, expected: str | None, store: ObjectStore | None = None
+    ) -> tuple[str, PutResult]:
+        """As ``replace_if``, by another client of the bucket if one is given; also what the engine says."""
         check_write(data, limit=MAX_HEAD_BYTES)
         self.require_heads()
         try:
-            result = self.put(key, data, "create") if expected is None else self._put_over(key, data, expected)
+            if expected is None:
+                result = self.put(key, data, "create", store=store)
+            else:
+                result = self._put_over(key, data, expected, store)
         except AlreadyExists as error:
             raise HeadMoved(f"{key} is no longer what it was when it was read", key=key) from error
         tag = self._dialect.tag(result)
         if not tag:
             raise OutcomeUnknown(f"{self.address} gave no tag for {key}", key=key)
-        return tag
+        return tag, result
 
     def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
         """In a versioned bucket the wrong bytes stay as a former version, whatever locks them."""
@@ -273,12 +282,12 @@ class BucketSite:
         wrong = self._dialect.expected(self._dialect.wrong)[0]
         self._conditions.require_heads(self.address, lambda key, data: self.put(key, data, wrong))
 
-    def _put_over(self, key: Key, data: bytes, expected: str) -> PutResult:
+    def _put_over(self, key: Key, data: bytes, expected: str, store: ObjectStore | None = None) -> PutResult:
         """Replaces the object that has the tag ``expected``; ``AlreadyExists`` if it has another one."""
         forms = self._dialect.expected(expected)
         for form in forms[self._form : self._form + 1] if self._form is not None else forms:
             try:
-                result = self.put(key, data, form)
+                result = self.put(key, data, form, store=store)
             except AlreadyExists as error:
                 last = error
             else:

@@ -127,7 +127,8 @@ class Site(Readable, Protocol):
         ``spoilt``: SHA-256 of the wrong bytes as the caller read them; None if what is there cannot be read as an
         object (too long, no plain file). Fine if ``data`` is there already. ``HeadMoved`` if neither is: somebody else
         repaired it, or it is gone. The caller has proven that ``data`` is right; the site compares bytes alone, so a
-        good object is never replaced.
+        good object is never replaced. A site that locks objects does it only under a name that is the SHA-256 of
+        ``data``; elsewhere ``SiteUnavailable``, ``permanent``.
         """
 
 

@@ -209,7 +209,8 @@ def _one_replacer(s: _Scratch) -> str:
 
 
 def _spoilt(s: _Scratch) -> str:
-    key, wrong, right = s.key("object"), b"wrong" * 50_000, b"right" * 50_000
+    wrong, right = b"wrong" * 50_000, b"right" * 50_000
+    key = s.key(sha256(right).hex())  # a locked store repairs only where the name tells what is right
     s.site.put_new(key, wrong)
     _refused(HeadMoved, partial(s.site.replace_spoilt, key, right, sha256(b"other")))
     _refused(HeadMoved, partial(s.site.replace_spoilt, key, right, None))

@@ -1,0 +1,55 @@
+"""What a site may offer beyond the contract: locks that nobody can lift, and the states that it keeps of one name.
+
+Wrappers keep what they wrap as ``inner``; ``offered`` finds such a power below them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+
+from exclave.ids import Instant, Key
+from exclave.sites.contract import MAX_OBJECT_BYTES, Readable
+
+HEAD_NAMES = frozenset({"checkpoint", "head", "carried.txt"})
+"""Last parts of the names of all objects that are ever replaced. All others are written once."""
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Locking(Protocol):
+    """A site that holds what is written once against everybody, its own writer too, until a time."""
+
+    def lock_end(self) -> Instant:
+        """Until when it locks what is put now."""
+
+    def locked_until(self, key: Key) -> Instant | None:
+        """Until when what a reader gets under ``key`` is locked; None if it is not. ``MissingObject``."""
+
+    def extend(self, key: Key, until: Instant) -> None:
+        """Locks it until ``until`` at least. May be repeated; a lock is never shortened. ``MissingObject``."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A site that keeps more than one state of a name."""
+
+    def states(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Iterator[bytes]:
+        """What was put under ``key``, the newest first; only so many of the newest and the oldest. Which one is right
+        is for those to say who can verify it. Those longer than ``limit`` are left out."""
+
+
+def is_head(key: Key) -> bool:
+    """Whether the object is one that is replaced."""
+    return key.rpartition("/")[2] in HEAD_NAMES
+
+
+def offered(source: Readable, power: type[T]) -> T | None:
+    """``source`` itself or what it wraps, if that offers ``power``."""
+    found: Any = source
+    while found is not None:
+        if isinstance(found, power):
+            return found
+        found = getattr(found, "inner", None)
+    return cast("T | None", found)

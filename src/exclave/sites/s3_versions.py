@@ -1,0 +1,185 @@
+"""The versions of objects in a bucket, and their locks: what obstore has no calls for, by boto3.
+
+Nothing here removes anything. Each call is one request, or one for each 1000 versions; nothing is retried.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    ProxyConnectionError,
+    SSLError,
+)
+
+from exclave.ids import Instant, Key
+from exclave.sites.bucket_errors import explain_answer
+from exclave.sites.s3 import S3Keys, S3Place
+
+MOST_TOLD = 64
+"""Of one name so many of the newest and of the oldest versions are told."""
+_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
+_NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One version of an object, or a marker over it."""
+
+    id: str
+    modified: Instant
+    """By the engine's clock."""
+    size_bytes: int
+    marker: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """What holds one version."""
+
+    mode: str
+    """``COMPLIANCE`` or ``GOVERNANCE``; empty if there is no retention."""
+    until: Instant | None
+    held: bool
+    """A legal hold of the store."""
+
+
+def open_client(place: S3Place, keys: S3Keys | None, authorities: str, timeout_s: float) -> Any:
+    """A boto3 client in which nothing depends on the process's environment. ``authorities``: a file, or empty."""
+    config = Config(
+        s3={"addressing_style": "path"}, retries={"total_max_attempts": 1, "mode": "standard"}, proxies={},
+        connect_timeout=min(5, timeout_s), read_timeout=timeout_s, max_pool_connections=32,
+        **({} if keys else {"signature_version": UNSIGNED}),
+    )  # fmt: skip
+    return boto3.client(
+        "s3",
+        endpoint_url=place.endpoint,
+        region_name=place.region,
+        aws_access_key_id=keys.access_key if keys else None,
+        aws_secret_access_key=keys.secret_key if keys else None,
+        aws_session_token=keys.session_token if keys else None,
+        verify=authorities or True,
+        config=config,
+    )
+
+
+class S3Versions:
+    """For the bucket and prefix at ``place``."""
+
+    def __init__(self, place: S3Place, client: Any) -> None:
+        self._place = place
+        self._client = client
+
+    def of(self, key: Key) -> tuple[Kept, ...]:
+        """What is kept under ``key``, the newest first: all, or the newest and the oldest ``MOST_TOLD``."""
+        newest: list[Kept] = []
+        oldest: deque[Kept] = deque(maxlen=MOST_TOLD)
+        for name, kept in self._under(self._name(key)):
+            if name != key:
+                continue
+            if len(newest) < MOST_TOLD:
+                newest.append(kept)
+            else:
+                oldest.append(kept)
+        return (*newest, *oldest)
+
+    def under(self, prefix: str) -> Iterator[tuple[str, Kept]]:
+        """Every version whose name starts with ``prefix``; of each name the newest first, markers apart."""
+        return self._under(self._name(prefix))
+
+    def level(self, prefix: str) -> tuple[list[tuple[str, Kept]], list[str]]:
+        """As ``under``, only those directly in the folder ``prefix``, and its sub-folders."""
+        found: list[tuple[str, Kept]] = []
+        folders: set[str] = set()
+        for page in self._pages(Prefix=self._name(prefix), Delimiter="/"):
+            found += self._told(page)
+            folders |= {str(item["Prefix"]) for item in page.get("CommonPrefixes", ())}
+        start = len(self._name(""))
+        return found, sorted(folder[start:] for folder in folders)
+
+    def lock(self, key: Key, version: str) -> Lock:
+        """What locks that version, as the engine says."""
+        with self._explained(key, writing=False):
+            head = self._client.head_object(Bucket=self._place.bucket, Key=self._name(key), VersionId=version)
+        until = head.get("ObjectLockRetainUntilDate")
+        mode = str(head.get("ObjectLockMode") or "")[:20]
+        ends = instant_of(until) if isinstance(until, datetime) else None
+        return Lock(mode, ends, head.get("ObjectLockLegalHoldStatus") == "ON")
+
+    def extend(self, key: Key, version: str, until: Instant) -> None:
+        """Locks that version in compliance mode until ``until``. Harmless to repeat."""
+        with self._explained(key, writing=True):
+            self._client.put_object_retention(
+                Bucket=self._place.bucket, Key=self._name(key), VersionId=version,
+                Retention={"Mode": "COMPLIANCE", "RetainUntilDate": _EPOCH_0 + timedelta(microseconds=until)},
+            )  # fmt: skip
+
+    def can_lock(self) -> bool:
+        """Whether Object Lock is on for the bucket; True if these keys may not ask."""
+        try:
+            answer = self._client.get_object_lock_configuration(Bucket=self._place.bucket)
+        except ClientError as error:
+            return str(error.response.get("Error", {}).get("Code", "")) != "ObjectLockConfigurationNotFoundError"
+        except BotoCoreError:
+            return True
+        return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
+
+    def _under(self, name: str) -> Iterator[tuple[str, Kept]]:
+        for page in self._pages(Prefix=name):
+            yield from self._told(page)
+
+    def _told(self, page: dict[str, Any]) -> Iterator[tuple[str, Kept]]:
+        """One page's versions, the newest of a name first, and after them the markers, which engines list apart."""
+        start = len(self._name(""))
+        for part, marker in (("Versions", False), ("DeleteMarkers", True)):
+            for item in page.get(part, ()):
+                version, modified = str(item.get("VersionId") or "null"), instant_of(item["LastModified"])
+                yield str(item["Key"])[start:], Kept(version, modified, int(item.get("Size", 0)), marker)
+
+    def _pages(self, **asked: str) -> Iterator[dict[str, Any]]:
+        after: dict[str, str] = {}
+        while True:
+            with self._explained(Key(asked["Prefix"]), writing=False):
+                page = self._client.list_object_versions(Bucket=self._place.bucket, **asked, **after)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            following = {name: page.get(f"Next{name}") for name in ("KeyMarker", "VersionIdMarker")}
+            after = {name: str(value) for name, value in following.items() if value}
+
+    def _name(self, key: str) -> str:
+        return f"{self._place.prefix}/{key}" if self._place.prefix else key
+
+    @contextmanager
+    def _explained(self, key: Key, *, writing: bool) -> Iterator[None]:
+        try:
+            yield
+        except ClientError as error:
+            told = error.response.get("Error", {})
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+            code = "".join(c for c in str(told.get("Code", "")) if c.isalnum())[:60]
+            why = "".join(c for c in str(told.get("Message", "")) if c.isprintable())[:200]
+            raise explain_answer(
+                status, code, why, key, self._place.address, writing=writing, condition_failed=False, sent=True
+            ) from error
+        except BotoCoreError as error:
+            raise explain_answer(
+                0, "", type(error).__name__, key, self._place.address, writing=writing, condition_failed=False,
+                sent=not isinstance(error, _NOT_SENT),
+            ) from error  # fmt: skip
+
+
+def instant_of(moment: datetime) -> Instant:
+    return Instant((moment - _EPOCH_0) // timedelta(microseconds=1))
