@@ -156,7 +156,7 @@ def _stopped(*, once: bool) -> threading.Event:
 
 def _end(result: Round) -> None:
     if result.look.problem is not None:
-        raise result.look.problem
+        raise typer.Exit(result.look.problem.exit_code)
     if result.worst is State.DAMAGED:
         raise typer.Exit(IntegrityError.exit_code)
     if result.worst is not State.FRESH:
@@ -235,6 +235,6 @@ def told(result: Round, names: dict[RegisterId, str]) -> dict[str, Any]:
     return {
         "ok": result.worst is State.FRESH, "worst": result.worst, "looked": moment(result.look.at),
         "packs_read": result.look.packs_read, "proof_s": result.look.proof_s,
-        "problem": problem.message if problem is not None else "",
+        "problem": problem.message if problem is not None else "", "error": problem.code if problem is not None else "",
         "alarms": [plain(alarm) for alarm in result.alarms], "registers": [one(v) for v in result.verdicts],
     }  # fmt: skip
