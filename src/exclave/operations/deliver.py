@@ -151,7 +151,7 @@ def deliver(
     elif plan.unfinished:
         plan.waits = "the disk was not finished"
     else:
-        plan.waits = refused or _publish(view, plan, label, target, sources)  # (3)
+        plan.waits = refused or _publish(view, plan, target, sources)  # (3)
     plan.published = not plan.waits
     return plan
 
@@ -187,7 +187,7 @@ def deliver_part(
     carriers = [_Carrier(target, label, sources, plan, progress) for plan in plans]
     for plan, carrier in zip(plans, carriers, strict=True):
         refused = _bring_small(view, plan, label, target, sources, carrier)
-        plan.waits = refused or _publish(view, plan, label, target, sources)
+        plan.waits = refused or _publish(view, plan, target, sources)
         plan.published = not plan.waits
     for plan, carrier in zip(plans, carriers, strict=True):
         _bring_packs(plan, carrier)
@@ -220,17 +220,27 @@ def _bring_packs(plan: Delivery, carrier: _Carrier) -> None:
         plan.faults[f"? {key}"] = error.message
 
 
-def _publish(view: StateView, plan: Delivery, label: Label, target: Site, sources: Mapping[Label, Site]) -> str:
+def _publish(view: StateView, plan: Delivery, target: Site, sources: Mapping[Label, Site]) -> str:
     """(3) Brings every ledger of the register forward at the target, the first epoch's first; why it could not."""
     for copies in plan.logs:
-        if copies.size == 0:
-            continue
-        name, head = copies.best, copies.freshest
-        if name not in sources or head is None:
-            return f"no source holds all {copies.size} entries of epoch {copies.epoch.number}"
-        if head.size != copies.size:
+        why = _publish_log(view, copies, plan, target, sources) if copies.size else ""
+        if why:
+            return why
+    return ""
+
+
+def _publish_log(
+    view: StateView, copies: LogCopies, plan: Delivery, target: Site, sources: Mapping[Label, Site]
+) -> str:
+    """One ledger, from the first source that proves all of it; what one source lacks, the next one may have."""
+    why = f"no source holds all {copies.size} entries of epoch {copies.epoch.number}"
+    names = [Label(name) for name in copies.holders if copies.agreed.get(name, 0) >= copies.size]
+    for name in (name for name in names if name in sources):
+        # The head that counts, or (a former epoch, which its writer went on with) this source's own.
+        head = copies.freshest
+        if head is None or head.size != copies.size:
             head = copies.heads[name]
-        reader = view.log_reader(copies.epoch, sources[Label(name)])
+        reader = view.log_reader(copies.epoch, sources[name])
         try:
             # A head that is damaged there, or none, proves nothing: all is put again.
             publish(reader, head, target, everything=_headless(view, copies, target))
@@ -238,11 +248,14 @@ def _publish(view: StateView, plan: Delivery, label: Label, target: Site, source
             plan.forked = True
             return error.message
         except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
-            return error.message
+            why = error.message
         except ExclaveError as error:
             if error.code != "head-moved":
                 raise
-    return ""
+            return ""
+        else:
+            return ""
+    return why
 
 
 def _headless(view: StateView, copies: LogCopies, target: Readable) -> bool:
