@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
 import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from exclave.registers.files_restore import FolderSink
-from support.small_home import SmallHome, start, tree_of
+from support.signalled_restore import start_signalled
+from support.small_home import SmallHome, tree_of
 
 
 @pytest.fixture(scope="module")
@@ -42,46 +40,24 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallHome, list[str]
     return home, [*home.where("lux"), *home.granted("restore")]
 
 
-def _whole(target: Path, began: float) -> int:
-    """How many files have their captured time, which is set last."""
-    count = 0
-    for path in target.rglob("f*/act-*"):
-        with contextlib.suppress(OSError):
-            count += path.stat().st_mtime < began - 1
-    return count
-
-
 def test_killed_and_gone_on(made: tuple[SmallHome, list[str]], tmp_path: Path) -> None:
-    """Killed at random moments, the same command goes on; files that were complete are not written again."""
+    """Killed again and again, the same command goes on; files that were complete are not written again."""
     home, options = made
     target, chance = tmp_path / "target", random.Random(5)
     command = ["restore", *options, "--target", str(target), "--compare", "--json"]
     complete: dict[str, int] = {}
-    killed = 0
-    for _ in range(12):
-        process = start(*command)
-        before, began = len(complete), time.time()
-        while process.poll() is None and _whole(target, began) <= before + 10:
-            time.sleep(0.002)
-        time.sleep(0.02 * chance.random())
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            killed += 1
+    for _ in range(3):
+        process = start_signalled(signal.SIGKILL, chance.randrange(50, 400), command)
         process.communicate()
-        if process.returncode == 0:
-            break
+        assert process.returncode == -signal.SIGKILL
         assert (tmp_path / "target.restoring").exists()
         for path in (target / "acts").rglob("f*/act-*"):
             original = (home.root / "acts" / path.relative_to(target / "acts")).stat()
             found = path.stat()
             if (found.st_size, found.st_mtime_ns) == (original.st_size, original.st_mtime_ns):
                 assert complete.setdefault(str(path), found.st_ino) == found.st_ino
-        if killed >= 3:
-            break
-    assert killed >= 2
     assert complete
-    if process.returncode != 0:
-        home.ok("restore", *options, "--target", str(target), "--compare")
+    home.ok("restore", *options, "--target", str(target), "--compare")
     for name, inode in complete.items():
         assert Path(name).stat().st_ino == inode
     assert tree_of(target / "acts") == tree_of(home.root / "acts")
@@ -136,27 +112,13 @@ def test_planted_links_are_not_followed(made: tuple[SmallHome, list[str]], tmp_p
     (target / "acts" / "large-0").unlink()
     os.mkfifo(target / "acts" / "large-0")
     # As if it had been interrupted just before its end.
-    process = start("restore", *options, "--target", str(tmp_path / "twin"))
-    while process.poll() is None and not (tmp_path / "twin.restoring").exists():
-        time.sleep(0.002)
+    twin = ["restore", *options, "--target", str(tmp_path / "twin")]
+    start_signalled(signal.SIGKILL, 20, twin).communicate()
     (tmp_path / "target.restoring").write_bytes((tmp_path / "twin.restoring").read_bytes())
-    process.communicate()
     home.ok("restore", *options, "--target", str(target), "--compare")
     assert outside.read_bytes() == b"mine"
     assert not victim.is_symlink()
     assert tree_of(target / "acts") == tree_of(home.root / "acts")
-
-
-def _started(target: Path, command: list[str]) -> subprocess.Popen[bytes]:
-    """A restore into ``target`` as a process that hears of Ctrl-C, when it has written its first files."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = start(*command)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    while process.poll() is None and not any(target.rglob("f*/act-*")):
-        time.sleep(0.002)
-    return process
 
 
 def test_interrupted_and_gone_on(made: tuple[SmallHome, list[str]], tmp_path: Path) -> None:
@@ -164,10 +126,9 @@ def test_interrupted_and_gone_on(made: tuple[SmallHome, list[str]], tmp_path: Pa
     home, options = made
     target = tmp_path / "target"
     command = ["restore", *options, "--target", str(target), "--compare"]
-    process = _started(target, command)
-    assert target.stat().st_mode & 0o777 == 0o700
-    process.send_signal(signal.SIGINT)
+    process = start_signalled(signal.SIGINT, 20, command)
     _, said = process.communicate()
+    assert target.stat().st_mode & 0o777 == 0o700
     assert process.returncode == 130
     assert b"while TARGET.restoring lies beside" in said
     assert (tmp_path / "target.restoring").exists()
@@ -183,8 +144,8 @@ def test_two_at_once(made: tuple[SmallHome, list[str]], tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir(mode=0o755)
     command = ["restore", *options, "--target", str(target), "--compare"]
-    process = _started(target, command)
-    process.send_signal(signal.SIGSTOP)
+    process = start_signalled(signal.SIGSTOP, 20, command)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
     try:
         assert home.fails(43, *command)["error"] == "busy"
     finally:
@@ -200,9 +161,7 @@ def test_mark_is_gone_or_cannot_be_set(made: tuple[SmallHome, list[str]], tmp_pa
     home, options = made
     target, mark = tmp_path / "target", tmp_path / "target.restoring"
     command = ["restore", *options, "--target", str(target)]
-    process = _started(target, command)
-    process.kill()
-    process.communicate()
+    start_signalled(signal.SIGKILL, 20, command).communicate()
     mark.unlink()
     left = tree_of(target)
     told = home.fails(5, *command)

@@ -111,7 +111,7 @@ class Cutter:
     def _serve(self, client: socket.socket) -> None:
         server = socket.create_connection(("127.0.0.1", self.target))
         with self._lock:
-            limit = self._chance.randrange(self.most_bytes) if self.left else None
+            limit = self._chance.randrange(self.most_bytes) if self.left > 0 else None
         back = threading.Thread(target=self._pump, args=(server, client, None), daemon=True)
         back.start()
         self._pump(client, server, limit)
