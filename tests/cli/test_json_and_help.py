@@ -92,7 +92,7 @@ KEYS: dict[str, str] = {
     "site import": "ok registers[bytes faults lacking objects published register waits] site",
     "site add": "can_run country name operator url",
     "site list": "sites[can_run country name operator state url]",
-    "site probe": "ok promises[detail kept name] site",
+    "site probe": "entered ok problems promises[detail kept name] roles[given name why] site unseen",
     "charter propose": "digest draft number registers",
     "charter sign": "charter custodian quorums shares signatures threshold",
     "charter publish": "failed fingerprint number signers sites",

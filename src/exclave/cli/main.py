@@ -49,6 +49,7 @@ _IF_INTERRUPTED = {
     "failover status": _UNCHANGED,
     "retention": _UNCHANGED,
     "site list": _UNCHANGED,
+    "site lock": "locks that were made longer stay so; run it again",
     "snapshots": _UNCHANGED,
     "status": _UNCHANGED,
     "watch": _UNCHANGED,
@@ -58,6 +59,7 @@ _IF_INTERRUPTED = {
 _ALONE = (
     "init",
     "backup",
+    "publish",
     "snapshots",
     "retention",
     "diff",
@@ -73,7 +75,7 @@ _ALONE = (
     "watch",
     "demo",
 )
-_GROUPS = ("custodian", "charter", "site", "warrant", "delete", "serve", "identity")
+_GROUPS = ("custodian", "charter", "site", "warrant", "delete", "statement", "serve", "identity")
 """Commands, each in a module of its name; the order is that of the help."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,8 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
-from exclave.cli import site_sync
-from exclave.cli.output import HomeFolder, Json, note, out, print_json, say, size_text, table, typed, when
+from exclave.cli import site_lock, site_probe, site_sync
+from exclave.cli.output import HomeFolder, Json, note, print_json, say, size_text, table, typed, when
 from exclave.cli.progress import work_bar
 from exclave.errors import ConfigError, ExclaveError, IntegrityError, MissingObject, UsageError
 from exclave.formats.carried import Carried
@@ -32,12 +31,13 @@ from exclave.operations.ship import DISK, read_carried, take_over
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.opening import open_site
-from exclave.sites.probe import probe as probe_site
 from exclave.verify.state import StateView, read_state
 
 _IMPORT_EXAMPLE = "Example: exclave site import /media/disk-1 --into lux=dir:/srv/exclave --fingerprint 3f9a…"
 
 app = typer.Typer(help="Sites: the places that keep copies.", no_args_is_help=True, rich_markup_mode=None)
+site_probe.register(app)
+site_lock.register(app)
 site_sync.register(app)
 
 
@@ -98,38 +98,6 @@ def list_(home: HomeFolder = Path(), json: Json = False) -> None:
     table(("site", "country", "operator", "can run", "address", "state"),
           ([r["name"], r["country"], r["operator"], "yes" if r["can_run"] else "no", r["url"], r["state"]]
            for r in rows))  # fmt: skip
-
-
-@app.command(epilog="Example: exclave site probe lux    or: exclave site probe s3://bucket/prefix?endpoint=…")
-def probe(
-    site: Annotated[str, typer.Argument(help="Name of a site in exclave.toml, or an address.")],
-    home: HomeFolder = Path(),
-    json: Json = False,
-) -> None:
-    """Try every promise that a site must keep. Leaves about 20 MiB of scratch objects below probe/ there."""
-    if ":" in site or site.startswith("/"):
-        target = open_site(absolute_address(Path.cwd(), site))
-    else:
-        sites = open_sites(open_home(home))
-        found = next((s for name, s in sites.items() if name == site), None)
-        if found is None:
-            raise ConfigError(f"there is no site {site!r} in exclave.toml")
-        target = found
-    promises = []
-    for promise in probe_site(target, token=secrets.token_hex(8)):
-        promises.append(promise)
-        if not json:
-            mark = "[green]kept  [/green]" if promise.kept else "[bold red]BROKEN[/bold red]"
-            out.print(f"{mark} {promise.name}", highlight=False)
-            if not promise.kept:
-                out.print(f"       {promise.detail}", markup=False)
-    broken = [p for p in promises if not p.kept]
-    if json:
-        print_json({"site": target.address, "ok": not broken, "promises": promises})
-    else:
-        say(f"{len(promises) - len(broken)} of {len(promises)} promises kept at {target.address}.")
-    if broken:
-        raise typer.Exit(20)
 
 
 @app.command(name="import", epilog=_IMPORT_EXAMPLE)

@@ -108,6 +108,16 @@ def status(
                     for r in found.registers for s in r.sites
                 ),
             )  # fmt: skip
+        if any(s.probed or s.locked for r in found.registers for s in r.sites):
+            say("")
+            table(
+                ("register", "site", "last probe", "locked until"),
+                (
+                    (r.name, s.site, s.probed or "never",
+                     f"{s.locked or '-'}{f' NO: {s.lock_problem}' if s.lock_problem else ''}")
+                    for r in found.registers for s in r.sites if s.probed or s.locked
+                ),
+            )  # fmt: skip
         for r in found.registers:
             for line in r.deletions:
                 say(f"{r.name}: {line}")

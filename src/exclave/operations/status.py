@@ -8,15 +8,19 @@ from dataclasses import dataclass, replace
 from exclave.errors import ExclaveError, MissingObject, SiteFull, SiteReadOnly, SiteUnavailable, UnavailableError
 from exclave.formats.card import Card
 from exclave.formats.scrubbed import ScrubLine
+from exclave.formats.sitefacts import LockLine, ProbeLine
 from exclave.ids import Instant, Label, RegisterId, instant_text
 from exclave.rules.deletion import OrderState
+from exclave.rules.lease import DEFAULT_DAYS, alarms
 from exclave.rules.placement import placement_of
 from exclave.rules.policy import in_words
 from exclave.rules.scrub import LastRun, day_of, day_text, overdue
 from exclave.sites.contract import Site, Sources
 from exclave.verify.deletions import read_deletions
-from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, read_history
+from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, read_history
+from exclave.verify.holding import Holders, find_holders
 from exclave.verify.scrubs import last_scrubs, left_wrong
+from exclave.verify.sitefacts import last_locks, last_probes
 from exclave.verify.state import Finding, StateView
 
 
@@ -31,8 +35,16 @@ class SiteStatus:
     age_s: float
     scrubbed: str = ""
     """The day up to which `exclave scrub` has read what fell due there; empty: never."""
+    whole: bool = False
+    """The register's last version was found whole there; in a quick look, its head covers it."""
     scrub_problem: str = ""
     """Why its scrubs are not as they should be; empty if they are."""
+    probed: str = ""
+    """What the last probe found, and when; empty: none was entered."""
+    locked: str = ""
+    """The day on which the first lock of what lies there ends, by the last look at them; empty: none was entered."""
+    lock_problem: str = ""
+    """Why its locks are not as they should be; empty if they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +64,10 @@ class RegisterStatus:
     rpo_s: int
     rto_s: int
     protected: bool
-    """The placement rule holds and the last version is not older than the RPO."""
+    """The last version was found whole at as many sites as the rule asks, and is not older than the RPO."""
     problem: str
+    placement: str
+    """By how many copies it is protected, or what is missing, in words."""
     sites: tuple[SiteStatus, ...]
     deletions: tuple[str, ...] = ()
     """Orders to delete that nobody has recorded as done, and versions that were erased; a line each."""
@@ -72,13 +86,17 @@ class StateStatus:
     """Whose cosignatures a version needs, in words."""
     registers: tuple[RegisterStatus, ...]
     findings: tuple[Finding, ...]
+    alarms: tuple[str, ...] = ()
+    """Leases and legal bases that end soon, or have ended; in words, the soonest first."""
 
     @property
     def ok(self) -> bool:
-        """Every register is protected, every site answers and was read within its days, and none is at fault."""
+        """Every register is protected, every site answers and was read within its days, none is at fault, and no lease
+        or legal basis ends soon."""
         away = any(f.fault == SiteUnavailable.code for f in self.findings)
-        unread = any(s.scrub_problem for r in self.registers for s in r.sites)
-        return all(r.protected for r in self.registers) and not (away or unread or any(f.grave for f in self.findings))
+        unread = any(s.scrub_problem or s.lock_problem for r in self.registers for s in r.sites)
+        wrong = away or unread or self.alarms or any(f.grave for f in self.findings)
+        return all(r.protected for r in self.registers) and not wrong
 
 
 def status(
@@ -89,10 +107,13 @@ def status(
     *,
     now: Instant,
     scrub_days: Mapping[Label, int] | None = None,
+    alarm_days: Sequence[int] = DEFAULT_DAYS,
+    quick: bool = False,
 ) -> StateStatus:
     """How every register of the charter in force stands at ``now``.
 
-    ``scrub_days``: within how many days each site shall be read, as far as that is promised.
+    ``scrub_days``: within how many days each site shall be read, as far as that is promised. ``alarm_days``: so long
+    before an end it is said. ``quick``: go by the ledgers' heads, and do not look whether the packs are listed.
     """
     charter = view.chain.newest.charter
     findings = list(view.findings)
@@ -106,14 +127,16 @@ def status(
         except ExclaveError as error:
             registers.append(
                 RegisterStatus(name, rule.id, 0, Label("?"), False, 0, Instant(0), 0.0, rule.rpo_s, rule.rto_s, False,
-                               error.message, ())
+                               error.message, "", ())
             )  # fmt: skip
             continue
         findings += history.findings
         last = history.versions[-1] if history.versions else None
         age = (now - last.leaf.time) / 1e6 if last else 0.0
+        holders = _holders(view, at, rule.id, last, quick=quick)
         shown = []
         scrubs, lefts = last_scrubs(history, set(at)), left_wrong(history, set(at))
+        probes, locks = last_probes(history, set(at)), last_locks(history, set(at))
         for label in at:
             here = [v for v in history.versions if label in v.held_by]
             time = here[-1].leaf.time if here else Instant(0)
@@ -130,12 +153,20 @@ def status(
                     time=time,
                     age_s=(now - time) / 1e6 if here else 0.0,
                     scrubbed=day_text(line.through) if line else "",
+                    whole=label in holders.at.get(last.leaf.sequence, ()) if last else False,
                     scrub_problem=late,
+                    probed=_verdict(*probes[label]) if label in probes else "",
+                    locked=day_text(locks[label][1].until) if label in locks else "",
+                    lock_problem=locks_problem(locks[label][1], day_of(now)) if label in locks else "",
                 )
             )
-        problem = "no version yet" if last is None else ""
+        findings += holders.findings
+        problem, copies = "no version yet" if last is None else "", ""
         if last is not None:
-            problem = placement_of(charter, rule).missing(Label(s) for s in last.held_by)
+            silent = {label: "does not hold all of it" for label in at if label not in holders.at[last.leaf.sequence]}
+            found = placement_of(charter, rule, now=now).protection(holders.at[last.leaf.sequence], silent)
+            copies = found.why
+            problem = "" if found.protected else found.why
             if age > rule.rpo_s:
                 problem = f"older than its RPO{'; ' if problem else ''}{problem}"
             if now - last.leaf.time < -CLOCK_TOLERANCE_US:
@@ -144,14 +175,28 @@ def status(
         registers.append(
             RegisterStatus(
                 name, rule.id, epoch.number, epoch.writer.name, mine, last.leaf.sequence if last else 0,
-                last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem, tuple(shown),
+                last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem, copies,
+                tuple(shown),
                 _deletions(view, at or sites, history, now),
             )
         )  # fmt: skip
     return StateStatus(
         charter.state_name, view.state, charter.number, charter.threshold, len(charter.custodians),
         in_words(charter.policy), tuple(registers), _once_per_site(view, findings),
+        tuple(a.text(names.get(a.term.register, "") if a.term.register else "")
+              for a in alarms(charter, now, alarm_days)),
     )  # fmt: skip
+
+
+def _holders(
+    view: StateView, at: Mapping[Label, Site], register: RegisterId, last: CountedVersion | None, *, quick: bool
+) -> Holders:
+    """Where the last version is whole."""
+    if last is None:
+        return Holders({}, ())
+    if quick:
+        return Holders({last.leaf.sequence: tuple(label for label in at if label in last.held_by)}, ())
+    return find_holders(view, at, register, [last])
 
 
 _AWAY = frozenset({UnavailableError.code, *(cls.code for cls in (SiteUnavailable, SiteFull, SiteReadOnly))})
@@ -169,9 +214,7 @@ def _once_per_site(view: StateView, findings: Sequence[Finding]) -> tuple[Findin
         if found.what == "site" and found.fault in _AWAY:
             told[site] = replace(found, detail=f"does not answer: {found.detail}")
         elif shown is not None and not (shown.charters or shown.cards or any(shown.epochs.values())):
-            way = (
-                f"exclave scrub {site} --days 1, or a carried disk" if site in named else "the charter does not name it"
-            )
+            way = f"exclave site rebuild {site}, or a carried disk" if site in named else "the charter does not name it"
             told[site] = Finding(site, MissingObject.code, "site", f"is empty: {way}")
     cause = {site: _AWAY if one.fault in _AWAY else {MissingObject.code} for site, one in told.items()}
     rest = (f for f in findings if f.fault not in cause.get(f.site, ()))
@@ -181,6 +224,27 @@ def _once_per_site(view: StateView, findings: Sequence[Finding]) -> tuple[Findin
 def _last_run(line: ScrubLine, left: ScrubLine | None) -> LastRun:
     run = LastRun(line.days, line.through, line.wrong, line.repaired)
     return replace(run, left=left.wrong - left.repaired, left_on=left.through) if left is not None else run
+
+
+LOCKS_END_DAYS = 14
+"""Before locks end, they are told of so many days ahead."""
+
+
+def locks_problem(line: LockLine, today: int) -> str:
+    """What is to be told about a site's locks; empty if nothing is."""
+    if line.short:
+        return f"{line.short} of {line.objects} objects were not held by locks (exclave site lock {line.site})"
+    if line.until - today <= LOCKS_END_DAYS:
+        return f"locks end on {day_text(line.until)} (exclave site lock {line.site})"
+    return ""
+
+
+def _verdict(time: Instant, line: ProbeLine) -> str:
+    roles = (
+        ("keeps objects", line.objects), ("keeps heads", line.heads), ("cannot be deleted from", line.locked),
+    )  # fmt: skip
+    given = ", ".join(role for role, yes in roles if yes) or "no role"
+    return f"{day_text(day_of(time))}: {given} ({line.kept} of {line.promises} promises kept)"
 
 
 def _deletions(view: StateView, sites: Sources, history: RegisterHistory, now: Instant) -> tuple[str, ...]:

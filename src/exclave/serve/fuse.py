@@ -43,6 +43,8 @@ def serve_mount(
     ``ready`` is called once it can be used. ``allow_other`` lets other users in, as far as the modes of what they meet
     allow. ``UsageError`` if libfuse is missing, ``ServiceFailed`` if the kernel refuses.
     """
+    # Left to itself it takes version 2 where a system has both.
+    os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
     try:
         import mfusepy  # noqa: PLC0415 - an extra, and it looks for the system's library when it is loaded
     except (ImportError, OSError) as error:

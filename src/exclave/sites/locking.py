@@ -1,21 +1,18 @@
 """What a site may offer beyond the contract: locks that nobody can lift, and the states that it keeps of one name.
 
-Wrappers keep what they wrap as ``inner``; ``offered`` finds such a power below them.
+Wrappers keep what they wrap as ``inner``; ``locking_of`` and ``remembering_of`` look below them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from exclave.ids import Instant, Key
 from exclave.sites.contract import MAX_OBJECT_BYTES, Readable
 
 HEAD_NAMES = frozenset({"checkpoint", "head", "carried.txt"})
 """Last parts of the names of all objects that are ever replaced. All others are written once."""
-
-T = TypeVar("T")
-
 
 @runtime_checkable
 class Locking(Protocol):
@@ -45,11 +42,17 @@ def is_head(key: Key) -> bool:
     return key.rpartition("/")[2] in HEAD_NAMES
 
 
-def offered(source: Readable, power: type[T]) -> T | None:
-    """``source`` itself or what it wraps, if that offers ``power``."""
+def locking_of(source: Readable) -> Locking | None:
+    """``source``, or what it wraps, if that locks."""
     found: Any = source
-    while found is not None:
-        if isinstance(found, power):
-            return found
+    while found is not None and not isinstance(found, Locking):
         found = getattr(found, "inner", None)
-    return cast("T | None", found)
+    return found
+
+
+def remembering_of(source: Readable) -> Remembering | None:
+    """``source``, or what it wraps, if that keeps former states."""
+    found: Any = source
+    while found is not None and not isinstance(found, Remembering):
+        found = getattr(found, "inner", None)
+    return found

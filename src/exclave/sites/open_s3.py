@@ -66,7 +66,11 @@ class S3Address:
 
 def open_s3(parts: SplitResult, environment: Mapping[str, str], patience: Patience) -> Site:
     """The site at an ``s3:`` address."""
-    found = read_s3(parts, environment)
+    return open_read_s3(read_s3(parts, environment), patience)
+
+
+def open_read_s3(found: S3Address, patience: Patience) -> Site:
+    """The site at an address that was read already."""
     site = _open_locked(found, patience) if found.lock_days else _open_bucket(found, found.place, patience)
     return RetryingSite(site, sleep=time.sleep, clock=time.monotonic, spread=random.random, policy=patience.policy)
 
