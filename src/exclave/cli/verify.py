@@ -24,6 +24,7 @@ from exclave.cli.output import (
     when,
 )
 from exclave.cli.progress import counting, read_of, work_bar
+from exclave.cli.statement_check import verify_statement
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import RegisterId, now, parse_fingerprint
 from exclave.verify.embassy import EmbassyReport, verify_embassy
@@ -44,6 +45,9 @@ def verify(
     quick: Annotated[
         bool, typer.Option("--quick", help="Do not read packs: signatures, ledgers and lists only.")
     ] = False,
+    statement: Annotated[
+        Path | None, typer.Option(help="Look for all that this statement to the public claims, and for nothing else.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults.
@@ -61,6 +65,9 @@ def verify(
         sites, pinned = open_sites(opened), opened.fingerprint()
         names = {number: str(name) for name, number in opened.register_ids().items()}
 
+    if statement is not None:
+        verify_statement(statement, sites, pinned, names, json)
+        return
     counted = counting(sites)
     with work_bar("verify", quiet=json) as bar:
         bar.begin("signatures, ledgers and lists")

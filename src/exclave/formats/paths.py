@@ -5,6 +5,7 @@ Everything of one state stands under its fingerprint, so many states can share a
     FP/charter/NOTE                            charters
     FP/card/SHA256                             public key cards, by the digest of their text
     FP/warrant/NOTE                            fully signed warrants that were used
+    FP/statement/DAY/NOTE                      what the state says in public about its data
     FP/REGISTER/epoch/NOTE                     epoch notes
     FP/REGISTER/box/SHA256                     sealed annexes, sealed shares, ancestor boxes
     FP/REGISTER/ledger/EPOCH-HASH/checkpoint   head of one epoch's log (replaced; all else but a feed's head is not)
@@ -25,7 +26,7 @@ the name of what the next epoch is going to write.
 
 from __future__ import annotations
 
-from exclave.ids import Digest, Epoch, Fingerprint, Key, RegisterId, sha256
+from exclave.ids import Digest, Epoch, Fingerprint, Instant, Key, RegisterId, instant_text, sha256
 
 
 def charter_key(state: Fingerprint, note: bytes) -> Key:
@@ -100,6 +101,16 @@ def statement_key(state: Fingerprint, register: RegisterId, note: bytes) -> Key:
 
 def statement_prefix(state: Fingerprint, register: RegisterId) -> str:
     return f"{state}/{register}/statement/"
+
+
+def public_statement_key(state: Fingerprint, time: Instant, note: bytes) -> Key:
+    """A statement about the whole state, made at ``time``; ``note``: the encoded signed note."""
+    return Key(f"{public_statement_prefix(state, time)}{sha256(note).hex()}")
+
+
+def public_statement_prefix(state: Fingerprint, time: Instant) -> str:
+    """Of the statements of one day (UTC), so that the newest one is found among years of them."""
+    return f"{state}/statement/{instant_text(time)[:10].replace('-', '')}/"
 
 
 def deletion_key(state: Fingerprint, register: RegisterId, digest: Digest) -> Key:

@@ -27,7 +27,7 @@ from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
 from exclave.formats.deletion import ORDERED
 from exclave.formats.tile import checkpoint_key
-from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, instant_text
+from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, instant_text, sha256
 from exclave.rules.watch import Before, Evidence, RegisterVerdict, State, judge_register, worst_of
 from exclave.sites.contract import Readable
 from exclave.verify.copies import LogCopies
@@ -381,7 +381,7 @@ class Watch:
         leaf = copy.version.leaf
         if silent:
             silent += f"; last proven there: version {leaf.sequence}, at {instant_text(copy.proven)}"
-        return Evidence(label, leaf.sequence, leaf.time, copy.proven, silent, wrong)
+        return Evidence(label, leaf.sequence, leaf.time, copy.proven, silent, wrong, sha256(leaf.encode()))
 
 
 def _held_now(logs: tuple[LogCopies, ...], version: CountedVersion) -> CountedVersion:

@@ -12,7 +12,8 @@ fresh           it holds a proven version that is not older than the RPO
 =============== ================================================================================================
 
 A register as a whole is judged by its placement rule: by the newest moment whose state is held, proven, by enough sites
-in enough countries. A damaged or unread site counts as no copy.
+in enough countries, under enough administrators. A damaged or unread site counts as no copy, nor does one whose lease
+or legal basis has ended.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from exclave.formats.charter import CharterRegister, ParsedCharter
-from exclave.ids import Country, Instant, Label, RegisterId, instant_text
+from exclave.ids import Country, Digest, Instant, Label, RegisterId, instant_text
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.placement import placement_of
 
@@ -59,6 +60,8 @@ class Evidence:
     """Why it could not be read now; empty if it was."""
     wrong: str = ""
     """What it shows that is not whole or not true; empty if nothing."""
+    leaf: Digest | None = None
+    """SHA-256 of that version's ledger entry: which version it is, whatever else bears its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class Cell:
     proven: Instant
     why: str
     """In words; empty if fresh."""
+    leaf: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +110,8 @@ class RegisterVerdict:
     countries: int
     why: str
     cells: tuple[Cell, ...]
+    leaf: Digest | None = None
+    """Of that version: the SHA-256 of its ledger entry."""
 
     @property
     def worst(self) -> State:
@@ -122,7 +128,8 @@ def judge_cell(
         since = before.since if before is not None and before.state is state else now
     age_s = (now - evidence.time) // _US if evidence.sequence else None
     return Cell(
-        evidence.site, country, state, since, evidence.sequence, evidence.time, age_s, evidence.proven, why
+        evidence.site, country, state, since, evidence.sequence, evidence.time, age_s, evidence.proven, why,
+        evidence.leaf,
     )  # fmt: skip
 
 
@@ -157,15 +164,17 @@ def judge_register(
 ) -> RegisterVerdict:
     """``rule``'s register at ``now``. ``before``: how its cells (by site) and it as a whole (None) stood before."""
     known = before or {}
-    placement = placement_of(charter, rule)
+    placement = placement_of(charter, rule, now=now)
+    countries = placement.countries
     cells = tuple(
         judge_cell(
-            one, placement.countries[one.site], rpo_s=rule.rpo_s, proof_s=proof_s, now=now, before=known.get(one.site)
+            one, countries[one.site], rpo_s=rule.rpo_s, proof_s=proof_s, now=now, before=known.get(one.site)
         )
         for one in evidence
-        if one.site in placement.countries
+        if one.site in countries
     )  # fmt: skip
-    good = {cell.site: cell for cell in cells if cell.sequence and cell.state in (State.FRESH, State.LATE)}
+    able = {cell.site for cell in cells if cell.site not in placement.ended}
+    good = {c.site: c for c in cells if c.site in able and c.sequence and c.state in (State.FRESH, State.LATE)}
 
     def safe_until(times: Mapping[Label, Instant]) -> Instant:
         """The newest moment that enough of these sites reach; 0 if too few are there at all."""
@@ -194,10 +203,12 @@ def judge_register(
     if since is None:
         earlier = known.get(None)
         since = earlier.since if earlier is not None and earlier.state is state else now
+    oldest = min(holders, key=lambda cell: cell.sequence, default=None)
     return RegisterVerdict(
         rule.id, rule.public_name, rule.rpo_s, state, since,
-        min((cell.sequence for cell in holders), default=VersionNumber(0)), time,
+        oldest.sequence if oldest is not None else VersionNumber(0), time,
         (now - time) // _US if time else None, len(holders), len({cell.country for cell in holders}), why, cells,
+        oldest.leaf if oldest is not None else None,
     )  # fmt: skip
 
 
