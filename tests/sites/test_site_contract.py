@@ -14,21 +14,26 @@ from exclave.sites.directory import DirectorySite
 from exclave.sites.memory import MemorySite
 from exclave.sites.opening import open_site
 from exclave.sites.probe import PROMISES, probe, try_promise
+from exclave.sites.retry import RetryingSite
 from exclave.sites.s3 import S3Keys, S3Place, S3Site
 from support.hostile import FlippingSite, LyingSite, MissingSite, PassThrough
+from support.s3_buckets import engine_of
 from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
 
 
-@pytest.fixture(params=["directory", "memory", "s3"])
+@pytest.fixture(params=["directory", "memory", "s3", "s3-locked", "ceph", "ceph-locked"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
     """An empty site of each kind."""
     if request.param == "directory":
         return DirectorySite(str(tmp_path))
     if request.param == "memory":
         return MemorySite()
-    seaweed: Seaweed = request.getfixturevalue("seaweed")
-    place = S3Place("exclave-a", secrets.token_hex(8), seaweed.endpoint, "us-east-1")
-    return S3Site(place, S3Keys(ACCESS_KEY, SECRET_KEY))
+    engine = engine_of(request.getfixturevalue("ceph" if request.param.startswith("ceph") else "seaweed"))
+    prefix = secrets.token_hex(8)
+    url = engine.locked_url(prefix) if request.param.endswith("locked") else engine.url(engine.shared("plain"), prefix)
+    opened = open_site(url, engine.environment)
+    assert isinstance(opened, RetryingSite)
+    return opened.inner
 
 
 @pytest.mark.parametrize("name", PROMISES)

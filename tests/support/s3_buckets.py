@@ -15,6 +15,8 @@ from support.ceph import Ceph
 from support.seaweed import Seaweed
 
 LOCK_DAYS = 30
+_SHARED: dict[tuple[str, str], str] = {}
+"""One bucket of each sort for an engine, by its address: tests that spoil nothing share them, each below its prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,13 @@ class Engine:
         path.write_text(f'access_key = "{self.access_key}"\nsecret_key = "{self.secret_key}"\n')
         return path
 
+    def shared(self, sort: str) -> str:
+        """The bucket of a sort (``plain``, ``locked``) that tests share."""
+        key = (self.endpoint, sort)
+        if key not in _SHARED:
+            _SHARED[key] = self.locked_bucket() if sort == "locked" else self.plain_bucket()
+        return _SHARED[key]
+
     def plain_bucket(self) -> str:
         """A new bucket without versions."""
         name = f"plain-{secrets.token_hex(6)}"
@@ -63,10 +72,13 @@ class Engine:
         query = "&".join(f"{name}={value}" for name, value in more.items())
         return f"s3://{bucket}/{prefix}?endpoint={self.endpoint}&region=us-east-1{'&' if query else ''}{query}"
 
-    def locked_url(self, prefix: str = "", **more: str) -> str:
-        """Address of a site in a new locked bucket, with heads where this engine can keep them."""
-        heads = {"heads": self.plain_bucket()} if self.name == "ceph" else {}
-        return self.url(self.locked_bucket(), prefix, lock="compliance", lock_days=str(LOCK_DAYS), **heads, **more)
+    def locked_url(self, prefix: str = "", *, new: bool = False, **more: str) -> str:
+        """Address of a site in a locked bucket, with heads where this engine can keep them; ``new``: in its own."""
+        heads = {}
+        if self.name == "ceph":
+            heads = {"heads": self.plain_bucket() if new else self.shared("plain")}
+        bucket = self.locked_bucket() if new else self.shared("locked")
+        return self.url(bucket, prefix, lock="compliance", lock_days=str(LOCK_DAYS), **heads, **more)
 
 
 def engine_of(running: Seaweed | Ceph) -> Engine:

@@ -24,7 +24,7 @@ from botocore.exceptions import (
     SSLError,
 )
 
-from exclave.ids import Instant, Key
+from exclave.ids import Instant, Key, parse_key
 from exclave.sites.bucket_errors import explain_answer
 from exclave.sites.s3 import S3Keys, S3Place
 
@@ -84,6 +84,7 @@ class S3Versions:
 
     def of(self, key: Key) -> tuple[Kept, ...]:
         """What is kept under ``key``, the newest first: all, or the newest and the oldest ``MOST_TOLD``."""
+        parse_key(key)
         newest: list[Kept] = []
         oldest: deque[Kept] = deque(maxlen=MOST_TOLD)
         for name, kept in self._under(self._name(key)):
