@@ -59,7 +59,6 @@ _IF_INTERRUPTED = {
 _ALONE = (
     "init",
     "backup",
-    "publish",
     "snapshots",
     "retention",
     "diff",

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import make_witness, open_identity, open_named_sites, open_tickets
+from exclave.cli import serve_public
 from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note, typed
 from exclave.cli.status import look, told
@@ -142,3 +143,6 @@ def console(
     shown = f"[{host}]" if ":" in host else host
     note(f"console listening at http://{shown}:{at.getsockname()[1]}")
     web.run(web.build_app(latest, told, error_json, [shown, *(name or [])]), at)
+
+
+app.command(name="public", epilog=serve_public.EXAMPLE)(serve_public.public)
