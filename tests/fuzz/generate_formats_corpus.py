@@ -69,6 +69,12 @@ MADE: dict[str, list[bytes]] = {
         Stage("exclave.test/1/2", 3, _HASH, (b"one", b"two")).encode().encode(),
         Stage("exclave.test/1/2", 0, _HASH, (b"",)).encode().encode(), b"exclave/stage/v1\nlog x\nsize 01\n",
     ],
+    "watchconfig.parse_watch_config": [
+        b'[watch]\nevery_s = 5\n[[watch.webhook]]\nurl = "https://x.test/"\nsecret_file = "s"\n',
+        b'[watch]\n[[watch.mail]]\nserver = "[::1]:25"\nsender = "a@b.c"\nto = ["d@e.f"]\ntls = "none"\n',
+        b'[watch]\n[[watch.pause]]\nregister = "x"\nuntil = "2026-11-28T06:00Z"\nreason = "y"\n',
+        b"[watch]\nsample = -1",
+    ],
     "witness.parse_add_checkpoint": [
         AddCheckpoint(2, (_HASH, _HASH), ParsedNote(_CHECK.encode(), _SIGNED), _CHECK).encode(),
         AddCheckpoint(0, (), ParsedNote(_CHECK.encode(), _SIGNED), _CHECK).encode(), b"old 1\n\n",

@@ -21,7 +21,7 @@ from exclave.formats import paths
 from exclave.formats.note import parse_note, verifier_key
 from exclave.formats.relying import encode_service, parse_service
 from exclave.formats.witness import encode_signatures, parse_add_checkpoint, parse_signatures, parse_size
-from exclave.ids import Digest, Epoch, Fingerprint, RegisterId
+from exclave.ids import Digest, Epoch, Fingerprint, Instant, RegisterId
 from exclave.registers.digest import TableDigest, canonical_text, dataset_digest
 from exclave.registers.sqlite_digest import sqlite_digest
 from exclave.vault.chunker import Chunker
@@ -112,6 +112,7 @@ def test_layout() -> None:
         "ledger_prefix": (state, register, epoch, name), "feed_prefix": (state, register, epoch, name),
         "ledger_origin": (state, register, epoch), "epoch_key": (state, register, note),
         "statement_key": (state, register, note), "objection_key": (state, register, note),
+        "public_statement_key": (state, Instant(v["time"]), note),
     }  # fmt: skip
     for function, expected in v["names"].items():
         assert getattr(paths, function)(*arguments.get(function, (state, register, name))) == expected

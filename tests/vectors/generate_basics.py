@@ -23,7 +23,7 @@ from exclave.formats.checkpoint import Checkpoint
 from exclave.formats.note import parse_note, verifier_key
 from exclave.formats.relying import RelyingService, encode_service
 from exclave.formats.witness import AddCheckpoint, encode_signatures, encode_size
-from exclave.ids import Digest, Epoch, Fingerprint, RegisterId
+from exclave.ids import Digest, Epoch, Fingerprint, Instant, RegisterId
 from exclave.registers.digest import TableDigest, canonical_text, dataset_digest
 from exclave.registers.sqlite_digest import sqlite_digest
 from exclave.vault.chunker import DATABASE_AVERAGE_BYTES, LARGE_AVERAGE_BYTES, SMALL_AVERAGE_BYTES, Chunker
@@ -31,6 +31,7 @@ from support.custody import actor, signed
 
 HERE = Path(__file__).parent
 STATE, REGISTER, EPOCH = Fingerprint("5e" * 32), RegisterId("0123456789abcdef0123456789abcdef"), Epoch(3)
+TIME = Instant(1_795_443_721_000_000)
 
 
 def fixed(name: str, length: int = 32) -> bytes:
@@ -60,6 +61,7 @@ def layout() -> dict[str, str]:
         "statement_key": paths.statement_key(STATE, REGISTER, note),
         "deletion_key": paths.deletion_key(STATE, REGISTER, name),
         "objection_key": paths.objection_key(STATE, REGISTER, note),
+        "public_statement_key": paths.public_statement_key(STATE, TIME, note),
     }
 
 
@@ -159,7 +161,14 @@ def relying() -> list[str]:
 
 def main() -> None:
     write(
-        "layout", state=STATE, register=REGISTER, epoch=EPOCH, note="a note", name=fixed("a name").hex(), names=layout()
+        "layout",
+        state=STATE,
+        register=REGISTER,
+        epoch=EPOCH,
+        note="a note",
+        name=fixed("a name").hex(),
+        names=layout(),
+        time=TIME,
     )
     key = {"name": "example.org/key", "kind": "01", "public": fixed("public").hex()}
     shown = verifier_key(key["name"], bytes.fromhex(key["kind"]), fixed("public"))

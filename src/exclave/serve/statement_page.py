@@ -99,7 +99,7 @@ def _good(said: PublicStatement) -> bool:
 def statement_text(said: PublicStatement) -> str:
     """Plain text."""
     lines = [
-        said.name, "What is kept safe abroad, and up to when", "",
+        said.name, "What is kept safe, and up to when", "",
         f"Verified at the places themselves: {_when(said.verified)}",
         f"The next statement comes by:       {_when(said.next_by)}",
         "If that time has passed and there is no newer one, this one tells nothing about now.", "",
@@ -148,7 +148,7 @@ def statement_page(said: PublicStatement) -> str:
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         f"<title>{html.escape(said.name)}: what is kept safe</title><style>{_STYLE}</style></head><body><main>"
         f"<h1><bdi>{html.escape(said.name)}</bdi></h1>"
-        '<p class="what">What is kept safe abroad, and up to when</p>'
+        '<p class="what">What is kept safe, and up to when</p>'
         f'<p class="verdict {"good" if good else "bad"}" role="status">{verdict}</p>'
         f"<p>Verified at the places themselves on <strong>{_time(said.verified)}</strong>. The next statement comes by "
         f"<strong>{_time(said.next_by)}</strong>: if that time has passed and you see no newer one, this page tells "
