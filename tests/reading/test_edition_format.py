@@ -10,7 +10,7 @@ import pytest
 from exclave.errors import CorruptObject, MalformedError
 from exclave.formats.edition import make_bundle, parse_bundle, parse_edition, parse_published, publishable
 from exclave.formats.fact import parse_fact
-from exclave.ids import Sequence
+from exclave.ids import Instant, Sequence
 
 VECTORS = Path(__file__).parent.parent / "vectors" / "edition" / "vectors.json"
 CASES = json.loads(VECTORS.read_text())["cases"]
@@ -35,7 +35,7 @@ def test_vectors(case: dict[str, str]) -> None:
 def test_a_bundle_gives_back_what_was_put_in() -> None:
     """Files and proofs come out as they went in, ordered by path; a removed file has neither."""
     files = [("b", b"two", b"proof b"), ("a", b"", b"proof a"), ("c", None, b"")]
-    bundle = parse_bundle(make_bundle(Sequence(3), files).encode())
+    bundle = parse_bundle(make_bundle(Sequence(3), Instant(5), files).encode())
     assert [(f.path, content, proof, bool(f.digest)) for f, content, proof in bundle.contents()] == [
         ("a", b"", b"proof a", True), ("b", b"two", b"proof b", True), ("c", b"", b"", False),
     ]  # fmt: skip
@@ -43,11 +43,11 @@ def test_a_bundle_gives_back_what_was_put_in() -> None:
 
 def test_no_flipped_bit_of_the_content_is_read() -> None:
     """Whatever bit of the packed files is turned: refused, or still the bytes that the table names."""
-    good = make_bundle(Sequence(1), [("a", b"law " * 50, b"")])
+    good = make_bundle(Sequence(1), Instant(5), [("a", b"law " * 50, b"")])
     for at in range(len(good.packed)):
         packed = bytearray(good.packed)
         packed[at] ^= 1
-        bad = type(good)(good.sequence, good.files, bytes(packed))
+        bad = type(good)(good.sequence, good.time, good.files, bytes(packed))
         try:
             found = [content for _, content, _ in bad.contents()]
         except CorruptObject:

@@ -75,7 +75,7 @@ class Press:
         made = [
             (p, data, b"" if data is None else b"proof of %s in %d" % (p.encode(), number)) for p, data in files.items()
         ]
-        bundle = make_bundle(number, made).encode()
+        bundle = make_bundle(number, Instant(START + number * HOUR), made).encode()
         self.objects[sha256(bundle)] = bundle
         edition = Edition(
             STATE, REGISTER, number, Instant(START + number * HOUR), sha256(before.encode()) if before else None, name,

@@ -13,13 +13,13 @@ from exclave.ids import Epoch, Fingerprint, Instant, RegisterId, Sequence, sha25
 REGISTER = RegisterId("ab" * 16)
 TIME = Instant(1_795_443_721_000_000)
 BUNDLE = make_bundle(
-    Sequence(12),
+    Sequence(12), TIME,
     [
         ("acts/2019/0123/v1.txt", "Kalapüügiseadus\n".encode(), b"a proof"),
         ("acts/2019/0123/act.json", b"{}", b"another proof"),
         ("acts/2018/0001/v1.txt", None, b""),
     ],
-)
+)  # fmt: skip
 EDITION = Edition(
     Fingerprint("cd" * 32), REGISTER, Sequence(12), TIME, sha256(b"before"), "Riigi Teataja",
     (BundleLine(sha256(b"one"), 4096, 17), BundleLine(sha256(BUNDLE.encode()), len(BUNDLE.encode()), 3)),

@@ -158,6 +158,7 @@ class BundleFile(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
 class _Table(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     sequence: Annotated[int, Meta(ge=1, le=2**53 - 1)]
+    time: Annotated[int, Meta(ge=0, le=2**53 - 1)]
     files: Annotated[tuple[BundleFile, ...], Meta(min_length=1, max_length=MAX_FILES)]
 
 
@@ -167,12 +168,14 @@ class Bundle:
 
     sequence: Sequence
     """The version that holds these files, and that their proofs speak of."""
+    time: Instant
+    """The moment whose state it is."""
     files: tuple[BundleFile, ...]
     """In the order of their paths."""
     packed: bytes
 
     def encode(self) -> bytes:
-        table = msgspec.msgpack.encode(_Table(self.sequence, self.files))
+        table = msgspec.msgpack.encode(_Table(self.sequence, self.time, self.files))
         return BUNDLE_HEADER + len(table).to_bytes(4, "big") + table + self.packed
 
     def contents(self) -> Iterator[tuple[BundleFile, bytes, bytes]]:
@@ -197,7 +200,7 @@ class Bundle:
             yield file, content, proof
 
 
-def make_bundle(sequence: Sequence, files: Iterable[tuple[str, bytes | None, bytes]]) -> Bundle:
+def make_bundle(sequence: Sequence, time: Instant, files: Iterable[tuple[str, bytes | None, bytes]]) -> Bundle:
     """A bundle of (path, bytes or None for a removed file, proof), ordered by path; the caller keeps to the limits."""
     table: list[BundleFile] = []
     pieces: list[bytes] = []
@@ -209,7 +212,7 @@ def make_bundle(sequence: Sequence, files: Iterable[tuple[str, bytes | None, byt
     packer = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters.from_level(6, window_log=25, enable_ldm=True)
     )
-    return Bundle(sequence, tuple(table), packer.compress(b"".join(pieces)))
+    return Bundle(sequence, time, tuple(table), packer.compress(b"".join(pieces)))
 
 
 def parse_bundle(data: bytes) -> Bundle:
@@ -217,8 +220,8 @@ def parse_bundle(data: bytes) -> Bundle:
     end = table_end(data)
     if len(data) <= end:
         raise MalformedError("a bundle ends before its content")
-    sequence, files = _parse_table(data[_PREAMBLE:end])
-    return Bundle(sequence, files, data[end:])
+    table = _parse_table(data[_PREAMBLE:end])
+    return Bundle(Sequence(table.sequence), Instant(table.time), table.files, data[end:])
 
 
 def table_end(start: bytes) -> int:
@@ -231,7 +234,7 @@ def table_end(start: bytes) -> int:
     return _PREAMBLE + length
 
 
-def _parse_table(data: bytes) -> tuple[Sequence, tuple[BundleFile, ...]]:
+def _parse_table(data: bytes) -> _Table:
     try:
         table = msgspec.msgpack.decode(data, type=_Table)
     except (msgspec.DecodeError, UnicodeError) as error:
@@ -248,7 +251,7 @@ def _parse_table(data: bytes) -> tuple[Sequence, tuple[BundleFile, ...]]:
             raise MalformedError("a removed file has no bytes and no proof")
     if sum(file.size + file.proof_size for file in table.files) > MAX_CONTENT_BYTES:
         raise MalformedError(f"a bundle's content has at most {MAX_CONTENT_BYTES} bytes")
-    return Sequence(table.sequence), table.files
+    return table
 
 
 def publishable(path: str) -> bool:

@@ -39,7 +39,7 @@ from exclave.formats.edition import (
 from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf
 from exclave.formats.paths import public_key, public_prefix
-from exclave.ids import Digest, Instant, Label, RegisterId, Sequence, sha256
+from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import enter, settle_outbox
@@ -133,7 +133,7 @@ def publish(
         known = published_files(view, at, before)
         prover = open_prover(view, history, version.leaf)
         changes = _Changes(source.folder, known, prover, progress)
-        bundles = [outlet.put(version.leaf.sequence, group) for group in _grouped(changes.found())]  # (3) (4)
+        bundles = [outlet.put(version.leaf, group) for group in _grouped(changes.found())]  # (3) (4)
         old = before.edition.bundles if before is not None else ()
         if not old and not bundles:
             raise SourceUnavailable(f"there is nothing in {source.folder} that could be published")
@@ -173,8 +173,8 @@ class _Outlet:
     failed: dict[Label, str]
     shipped: int = 0
 
-    def put(self, sequence: Sequence, files: list[tuple[str, bytes | None, bytes]]) -> BundleLine:
-        data = make_bundle(sequence, files).encode()
+    def put(self, leaf: VersionLeaf, files: list[tuple[str, bytes | None, bytes]]) -> BundleLine:
+        data = make_bundle(leaf.sequence, leaf.time, files).encode()
         return BundleLine(self.put_object(data), len(data), len(files))
 
     def put_object(self, data: bytes) -> Digest:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
 from exclave.errors import CorruptObject, Forked, MalformedError, RolledBack
-from exclave.formats.edition import BundleFile, Edition, parse_bundle
+from exclave.formats.edition import Bundle, BundleFile, Edition, parse_bundle
 from exclave.ids import Digest, Instant, sha256
 from exclave.serve.reading_acts import Block, Place, blocks, parse_act, place_of
 from exclave.serve.reading_files import also_at, clone, remove_tree, switch, write
@@ -81,14 +81,14 @@ class Builder:
         return True
 
     def _require_newer(self, edition: Edition, digest: Digest) -> None:
-        for sequence, known, _ in self.store.editions()[:1]:
-            if sequence > edition.sequence:
-                raise RolledBack(
-                    f"version {edition.sequence} is shown as the newest that is public; version {sequence} was, before",
-                    sequence=edition.sequence,
-                )
-            if sequence == edition.sequence and known != digest:
-                raise Forked(f"there are two editions of version {sequence}", sequence=sequence)
+        sequence, known = self.store.shown() or (0, b"")
+        if sequence > edition.sequence:
+            raise RolledBack(
+                f"version {edition.sequence} is shown as the newest that is public; version {sequence} was, before",
+                sequence=edition.sequence,
+            )
+        if sequence == edition.sequence and known != digest:
+            raise Forked(f"there are two editions of version {sequence}", sequence=sequence)
 
     # (1)
 
@@ -104,7 +104,7 @@ class Builder:
                     self._take_bundle(line.name, edition, records=records)
             # Pages must be on disk before the store says that they are there: a power cut would leave gaps for ever.
             os.sync()
-            self.store.mark((line.name for line in new), edition.sequence, digest, edition.time)
+            self.store.mark((line.name for line in new), edition.sequence, digest)
             db.execute("commit")
         except BaseException:
             db.execute("rollback")
@@ -117,6 +117,7 @@ class Builder:
             raise CorruptObject(f"the writer's bundle {name.hex()} is none: {error.message}") from error
         if bundle.sequence > edition.sequence:
             raise CorruptObject("an edition lists a bundle of a later version")
+        self.store.put_version(bundle.sequence, bundle.time)
         if records and not any(file.path.endswith(f"/{_RECORD}") for file in bundle.files):
             return
         for file, content, proof in bundle.contents():
@@ -128,7 +129,7 @@ class Builder:
             elif records:
                 self._take_record(place, content, bundle.sequence)
             else:
-                self._take_file(place, file, content, proof, bundle.sequence, edition)
+                self._take_file(place, file, content, proof, bundle)
 
     def _bundle(self, name: Digest) -> bytes:
         path = self._path("bundles", name.hex())
@@ -149,14 +150,12 @@ class Builder:
         except MalformedError as error:
             self.store.put_fault(f"acts/{place.act}/{_RECORD}", error.message)
 
-    def _take_file(
-        self, place: Place, file: BundleFile, content: bytes, proof: bytes, sequence: int, edition: Edition
-    ) -> None:
+    def _take_file(self, place: Place, file: BundleFile, content: bytes, proof: bytes, bundle: Bundle) -> None:
+        sequence, time_s = bundle.sequence, _seconds(bundle.time)
         act = self.store.act(place.act)
         if act is None:
             self.store.put_fault(file.path, "its act has no record that can be read")
             return
-        time_s = _seconds(edition.time)
         if place.version is not None:
             text = TextRow(place.act, place.version, sequence, file.digest, file.size, bool(proof), "")
             self.store.put_text(text)
@@ -200,16 +199,17 @@ class Builder:
         else:
             os.makedirs(fresh, mode=0o755)
         time_s = _seconds(edition.time)
+        times = {sequence: _seconds(time) for sequence, time in self.store.versions()}
         groups: set[str] = set()
         for number, act in enumerate(self.store.acts(after=since)):
             self._progress("pages", number, 0)
             groups.add(act.act.split("/")[0])
             page = self._act_page(act)
             if page is not None:
-                write(os.path.join(fresh, "act", f"{act.act}.html"), page, time_s, packed=True)
+                write(os.path.join(fresh, "act", f"{act.act}.html"), page, times.get(act.changed, time_s), packed=True)
         for group in sorted(groups):
-            self._write_group(fresh, group, time_s)
-        self._write_editions(fresh, since, time_s)
+            self._write_group(fresh, group, times.get(self.store.group_changed(group), time_s))
+        self._write_versions(fresh, since, time_s)
         self._write_rest(fresh, edition, digest, time_s)
         self._write_index(fresh, edition.sequence, former)
         os.sync()
@@ -237,17 +237,17 @@ class Builder:
             where = f"{group}.html" if page == 1 else f"{group}/p/{page}.html"
             write(os.path.join(fresh, "acts", where), self.pages.group(group, part, page, pages), time_s, packed=True)
 
-    def _write_editions(self, fresh: str, since: int, time_s: int) -> None:
-        editions = self.store.editions()
-        write(os.path.join(fresh, "versions.html"), self.pages.versions(editions[:1000]), time_s, packed=True)
-        for sequence, digest, time in editions:
+    def _write_versions(self, fresh: str, since: int, time_s: int) -> None:
+        versions = self.store.versions()
+        write(os.path.join(fresh, "versions.html"), self.pages.versions(versions[:1000]), time_s, packed=True)
+        for sequence, time in versions:
             if sequence <= since:
                 break
             texts = self.store.texts_of(sequence)
             named = [(text, *self._named(text.act)) for text in texts]
             for page, pages, part in _paged(named):
                 where = "index.html" if page == 1 else f"p/{page}.html"
-                made = self.pages.edition(sequence, time, digest, part, len(texts), page, pages)
+                made = self.pages.version(sequence, time, part, len(texts), page, pages)
                 write(self._path("permanent", "v", str(sequence), where), made, _seconds(time), packed=True)
 
     def _named(self, act: str) -> tuple[str, str]:

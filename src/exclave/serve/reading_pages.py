@@ -98,22 +98,14 @@ class Pages:
             direction=direction(act.language), address=text_address(text),
         )  # fmt: skip
 
-    def versions(self, editions: Sequence[tuple[int, bytes, int]]) -> bytes:
-        return self._page("versions.html", editions=editions)
+    def versions(self, versions: Sequence[tuple[int, int]]) -> bytes:
+        return self._page("versions.html", versions=versions)
 
-    def edition(
-        self, sequence: int, time: int, digest: bytes, texts: Sequence[tuple[TextRow, str, str]], total: int,
-        page: int, pages: int,
-    ) -> bytes:  # fmt: skip
+    def version(
+        self, sequence: int, time: int, texts: Sequence[tuple[TextRow, str, str]], total: int, page: int, pages: int
+    ) -> bytes:
         return self._page(
-            "edition.html",
-            sequence=sequence,
-            time=time,
-            digest=digest,
-            texts=texts,
-            total=total,
-            page=page,
-            pages=pages,
+            "version.html", sequence=sequence, time=time, texts=texts, total=total, page=page, pages=pages
         )
 
     def check(self) -> bytes:

@@ -73,7 +73,7 @@ class Follower:
         os.makedirs(os.path.join(folder, "status"), mode=0o755, exist_ok=True)
 
     def once(self, *, strict: bool = False) -> bool:
-        """One look; True if a new version is shown. What fails is told, or raised if ``strict``; what is shown stays."""
+        """One look; True if a new version is shown. What fails is told (``strict``: raised), and changes nothing."""
         changed = False
         try:
             changed = self._follow()

@@ -14,7 +14,8 @@ from exclave.serve.reading_acts import Act
 
 SCHEMA: Final = """
 create table if not exists bundle (name blob primary key, sequence integer not null) without rowid;
-create table if not exists edition (sequence integer primary key, digest blob not null, time integer not null);
+create table if not exists version (sequence integer primary key, time integer not null);
+create table if not exists shown (sequence integer primary key, digest blob not null);
 create table if not exists act (act text primary key, title text not null, language text not null,
   signed_by text not null, latest integer not null, date text not null, changed integer not null,
   gone integer not null) without rowid;
@@ -89,7 +90,7 @@ class RoomStore:
     @property
     def sequence(self) -> int:
         """The newest version taken up; 0: none."""
-        return int(self.db.execute("select coalesce(max(sequence), 0) from edition").fetchone()[0])
+        return int(self.db.execute("select coalesce(max(sequence), 0) from shown").fetchone()[0])
 
     def bundles(self) -> set[bytes]:
         return {row[0] for row in self.db.execute("select name from bundle")}
@@ -152,6 +153,13 @@ class RoomStore:
         )
         return [_act(row) for row in rows]
 
+    def group_changed(self, group: str) -> int:
+        """The last version that changed one of a group's acts, be they in force or not."""
+        found = self.db.execute(
+            "select max(changed) from act where act = ? or (act > ? and act < ?)", (group, f"{group}/", f"{group}0")
+        ).fetchone()[0]
+        return int(found or 0)
+
     def groups(self) -> list[tuple[str, int]]:
         """First parts of ids, with the number of acts in force below each."""
         return self.db.execute(
@@ -183,24 +191,34 @@ class RoomStore:
         )
         return [PartRow(n, i, s, d, size, bool(p)) for n, i, s, d, size, p in rows]
 
-    def editions(self) -> list[tuple[int, bytes, int]]:
-        """(version, digest, time) of each edition taken up, the newest first."""
-        return self.db.execute("select sequence, digest, time from edition order by sequence desc").fetchall()
+    def versions(self) -> list[tuple[int, int]]:
+        """(version, time) of each version that brought something new, the newest first."""
+        return self.db.execute("select sequence, time from version order by sequence desc").fetchall()
+
+    def shown(self) -> tuple[int, bytes] | None:
+        """(version, digest) of the newest edition taken up."""
+        found: tuple[int, bytes] | None = self.db.execute(
+            "select sequence, digest from shown order by sequence desc limit 1"
+        ).fetchone()
+        return found
 
     def recent(self, limit: int) -> list[tuple[int, TextRow]]:
         """The last texts that became public, with the time of their version."""
         rows = self.db.execute(
             "select e.time, t.act, t.version, t.sequence, t.digest, t.size, t.proof, coalesce(d.date, '')"
-            " from text t join edition e on e.sequence = t.sequence left join day d on d.act = t.act"
+            " from text t join version e on e.sequence = t.sequence left join day d on d.act = t.act"
             " and d.version = t.version order by t.sequence desc, 8 desc, t.act desc, t.version desc limit ?",
             (limit,),
         )
         return [(row[0], _text(row[1:])) for row in rows]
 
-    def mark(self, bundles: Iterable[bytes], sequence: int, digest: bytes, time: int) -> None:
+    def put_version(self, sequence: int, time: int) -> None:
+        self.db.execute("insert or ignore into version values (?, ?)", (sequence, time))
+
+    def mark(self, bundles: Iterable[bytes], sequence: int, digest: bytes) -> None:
         """Everything of an edition is taken up."""
         self.db.executemany("insert or ignore into bundle values (?, ?)", [(name, sequence) for name in bundles])
-        self.db.execute("insert or replace into edition values (?, ?, ?)", (sequence, digest, time))
+        self.db.execute("insert or replace into shown values (?, ?)", (sequence, digest))
 
 
 _TEXTS: Final = (
