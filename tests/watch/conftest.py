@@ -8,7 +8,7 @@ from exclave.ids import RegisterId
 from exclave.sites.opening import open_site
 from support.hostile import StaleSite
 from support.small_home import SmallHome
-from support.watched import Country, Turning
+from support.watched import Turning, World
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +25,8 @@ def _made(tmp_path_factory: pytest.TempPathFactory) -> tuple[SmallHome, dict[str
 
 
 @pytest.fixture
-def country(_made: tuple[SmallHome, dict[str, StaleSite]]) -> Country:
+def country(_made: tuple[SmallHome, dict[str, StaleSite]]) -> World:
     home, then = _made
-    made = Country(home, then, register=RegisterId(home.id_of()))
+    made = World(home, then, register=RegisterId(home.id_of()))
     made.sites = {name: Turning(open_site(url)) for name, url in home.urls.items()}
     return made

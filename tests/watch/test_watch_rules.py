@@ -6,20 +6,14 @@ from collections.abc import Mapping
 
 import pytest
 
-from exclave.formats.charter import CharterRegister, CharterSite, ParsedCharter, Placement
-from exclave.formats.policy import WitnessPolicy
-from exclave.ids import Country, Digest, Epoch, Instant, Label, RegisterId, Sequence
+from exclave.formats.charter import ParsedCharter
+from exclave.ids import Country, Instant, Label, RegisterId, Sequence
 from exclave.rules.alarms import Condition, Event, Happened, Told, before_of, conditions_of, due, told_after
 from exclave.rules.watch import Before, Evidence, RegisterVerdict, State, judge_cell, judge_register, worst_of
+from support.watched import NOW, ago, charter_of
 
-NOW = Instant(1_800_000_000_000_000)
 RPO, PROOF = 3600, 86_400
 REGISTER = RegisterId("ab" * 16)
-SITES = {"home": "EE", "lux": "LU", "fin": "FI"}
-
-
-def ago(seconds: float) -> Instant:
-    return Instant(int(NOW - seconds * 1_000_000))
 
 
 def evidence(site: str = "lux", age_s: float = 60, proven_s: float = 0, **more: object) -> Evidence:
@@ -63,14 +57,7 @@ def test_since_goes_on() -> None:
 
 
 def charter(copies: int = 2, countries: int = 2, abroad: int = 1) -> ParsedCharter:
-    rule = CharterRegister(
-        REGISTER, None, tuple(Label(site) for site in sorted(SITES)), Placement(copies, countries, abroad), RPO, 900,
-        400, Epoch(1), Digest(bytes(32)), Digest(bytes(32)), Digest(bytes(32)),
-    )  # fmt: skip
-    sites = tuple(CharterSite(Label(s), Country(SITES[s]), Label(f"{s}-it")) for s in sorted(SITES))
-    return ParsedCharter(
-        1, None, ago(9e6), "State", Country("EE"), 1, (), sites, (), WitnessPolicy((), None), (rule,)
-    )  # fmt: skip
+    return charter_of({REGISTER: None}, copies=copies, countries=countries, abroad=abroad)
 
 
 def judge(

@@ -9,7 +9,7 @@ from exclave.rules.watch import RegisterVerdict, State
 from exclave.sites.recording import RecordingSite
 from support.hostile import FlippingSite, MissingSite, TruncatingSite, containing
 from support.hostile_town import Silent
-from support.watched import Country
+from support.watched import World
 
 
 def states(verdict: RegisterVerdict) -> dict[str, str]:
@@ -19,7 +19,7 @@ def states(verdict: RegisterVerdict) -> dict[str, str]:
 ALL_FRESH = {"home": "fresh", "lux": "fresh", "nord": "fresh", "rule": "fresh"}
 
 
-def test_all_is_fresh(country: Country) -> None:
+def test_all_is_fresh(country: World) -> None:
     """Three whole copies: the register and each cell are fresh, by what was read and hashed there."""
     watch = country.watch()
     look = watch.look()
@@ -30,7 +30,7 @@ def test_all_is_fresh(country: Country) -> None:
     assert look.problem is None
 
 
-def test_a_fresh_head_without_its_packs(country: Country) -> None:
+def test_a_fresh_head_without_its_packs(country: World) -> None:
     """A site that shows the newest head and has lost packs is damaged, and tells no good version."""
     country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
     verdict = country.look(country.watch())
@@ -40,7 +40,7 @@ def test_a_fresh_head_without_its_packs(country: Country) -> None:
     assert "missing" in cell.why
 
 
-def test_the_last_version_that_is_whole(country: Country) -> None:
+def test_the_last_version_that_is_whole(country: World) -> None:
     """Where only the newest version lacks something, the site's age is that of the one before."""
     old = {str(item.key) for item in country.then["lux"].list("")}
     new = [str(i.key) for i in country.true("lux").list("") if "/pack/" in i.key and str(i.key) not in old]
@@ -49,26 +49,26 @@ def test_the_last_version_that_is_whole(country: Country) -> None:
     assert (cell.state, cell.sequence) == (State.DAMAGED, 1)
 
 
-def test_other_bytes_of_the_right_size(country: Country) -> None:
+def test_other_bytes_of_the_right_size(country: World) -> None:
     """A flipped bit in the packs that are read is found; sizes and names alone would not tell."""
     country.sites["lux"].inner = FlippingSite(country.true("lux"), containing("/pack/"))
     assert states(country.look(country.watch())) == ALL_FRESH | {"lux": "damaged"}
 
 
 @pytest.mark.parametrize("part", ["/list/", "/box/", "/tile/"])
-def test_what_an_opening_needs(country: Country, part: str) -> None:
+def test_what_an_opening_needs(country: World, part: str) -> None:
     """Lists, sealed boxes and the ledger's own tiles belong to a good version as much as its packs."""
     country.sites["nord"].inner = TruncatingSite(country.true("nord"), containing(part))
     assert states(country.look(country.watch()))["nord"] == "damaged"
 
 
-def test_a_site_that_is_down(country: Country) -> None:
+def test_a_site_that_is_down(country: World) -> None:
     """Nothing is known of a silent site; the others go on counting."""
     country.sites["nord"].inner = Silent(country.true("nord"))
     assert states(country.look(country.watch())) == ALL_FRESH | {"nord": "unknown"}
 
 
-def test_all_sites_down(country: Country) -> None:
+def test_all_sites_down(country: World) -> None:
     """A watch that never read the state says so; one that did says that nothing is known now."""
     watch = country.watch()
     country.look(watch)
@@ -80,7 +80,7 @@ def test_all_sites_down(country: Country) -> None:
     assert look.judge(country.clock()) == ()
 
 
-def test_a_site_that_is_behind(country: Country) -> None:
+def test_a_site_that_is_behind(country: World) -> None:
     """A site that shows the version before is as old as that one, and not damaged: it may be brought up to date."""
     country.sites["lux"].inner = country.then["lux"]
     verdict = country.look(country.watch())
@@ -88,7 +88,7 @@ def test_a_site_that_is_behind(country: Country) -> None:
     assert (cell.state, cell.sequence, verdict.sequence) == (State.FRESH, 1, 2)
 
 
-def test_a_site_that_goes_back(country: Country) -> None:
+def test_a_site_that_goes_back(country: World) -> None:
     """Who showed version 2 and shows version 1 now has rolled back: the watch remembers."""
     watch = country.watch()
     assert states(country.look(watch)) == ALL_FRESH
@@ -98,7 +98,7 @@ def test_a_site_that_goes_back(country: Country) -> None:
     assert "rolled back" in next(c.why for c in verdict.cells if c.site == "lux")
 
 
-def test_all_sites_go_back(country: Country) -> None:
+def test_all_sites_go_back(country: World) -> None:
     """If all of them show less than before, no one contradicts them but the watch's own memory."""
     watch = country.watch()
     country.look(watch)
@@ -108,7 +108,7 @@ def test_all_sites_go_back(country: Country) -> None:
     assert states(country.look(watch))["home"] == "damaged", "and it goes on remembering"
 
 
-def test_late(country: Country) -> None:
+def test_late(country: World) -> None:
     """An hour and a minute later nothing new has come: late, since the RPO passed."""
     watch = country.watch()
     country.look(watch)
@@ -118,13 +118,13 @@ def test_late(country: Country) -> None:
     assert verdict.since == verdict.time + 3600 * 1_000_000
 
 
-def test_a_clock_that_is_slow(country: Country) -> None:
+def test_a_clock_that_is_slow(country: World) -> None:
     """A watch whose clock is an hour slow sees versions from the future: it says so instead of calling them fresh."""
     country.skew_s = -3600
     assert set(states(country.look(country.watch())).values()) == {"ahead-of-clock"}
 
 
-def recorded(country: Country) -> dict[str, RecordingSite]:
+def recorded(country: World) -> dict[str, RecordingSite]:
     found = {name: RecordingSite(country.true(name), keep_calls=True) for name in country.sites}
     for name, site in found.items():
         country.sites[name].inner = site
@@ -135,7 +135,7 @@ def calls(sites: dict[str, RecordingSite]) -> list[tuple[str, str]]:
     return [(call.operation, call.name) for site in sites.values() for call in site.calls]
 
 
-def test_an_unchanged_state_costs_one_read_for_each_cell(country: Country) -> None:
+def test_an_unchanged_state_costs_one_read_for_each_cell(country: World) -> None:
     """While nothing changes, a look reads the head of each register at each site, and nothing else."""
     watch = country.watch()
     country.look(watch)
@@ -146,7 +146,7 @@ def test_an_unchanged_state_costs_one_read_for_each_cell(country: Country) -> No
     assert all(operation == "get" and name.endswith("/checkpoint") for operation, name in again)
 
 
-def test_a_new_version_costs_what_it_adds(country: Country) -> None:
+def test_a_new_version_costs_what_it_adds(country: World) -> None:
     """When version 2 comes, packs and list nodes of version 1 are not looked at again."""
     for name, site in country.sites.items():
         site.inner = country.then[name]
@@ -160,7 +160,7 @@ def test_a_new_version_costs_what_it_adds(country: Country) -> None:
     assert not [name for name in looked if name in old and ("/pack/" in name or "/list/" in name)]
 
 
-def test_proofs_end(country: Country) -> None:
+def test_proofs_end(country: World) -> None:
     """After ``proof_s`` everything is looked at again: a pack that was taken away meanwhile is missed then."""
     watch = country.watch(proof_s=7200)
     country.look(watch)
@@ -171,14 +171,14 @@ def test_proofs_end(country: Country) -> None:
     assert states(country.look(watch))["lux"] == "damaged"
 
 
-def test_a_planted_object_changes_nothing(country: Country) -> None:
+def test_a_planted_object_changes_nothing(country: World) -> None:
     """Junk under a good-looking name is no reason for an alarm."""
     planted = Key(f"{country.home.fingerprint}/{country.register}/pack/00/{'00' * 32}")
     country.true("nord").put_same(planted, b"junk")
     assert states(country.look(country.watch())) == ALL_FRESH
 
 
-def test_a_missing_address(country: Country) -> None:
+def test_a_missing_address(country: World) -> None:
     """A site of the charter whose address nobody gave is unknown, not forgotten."""
     del country.sites["nord"]
     assert states(country.look(country.watch())) == ALL_FRESH | {"nord": "unknown"}

@@ -23,7 +23,7 @@ from support.alarm_receivers import http_receiver, mail_receiver, mute
 from support.hostile import MissingSite, containing
 from support.hostile_town import Silent
 from support.loopback_tls import loopback_tls
-from support.watched import Country
+from support.watched import World
 
 SECRET = "a secret of sixteen bytes or more"
 
@@ -34,7 +34,7 @@ def private(folder: Path, name: str, text: str) -> str:
     return name
 
 
-def duty(country: Country, folder: Path, toml: str, *, state: bool = True) -> Duty:
+def duty(country: World, folder: Path, toml: str, *, state: bool = True) -> Duty:
     config = parse_watch_config(f"[watch]\n{toml}".encode())
     pinned = Fingerprint(country.home.fingerprint)
     path = folder / "watch.json" if state else None
@@ -61,7 +61,7 @@ def events(bodies: list[bytes]) -> list[tuple[str, str, str]]:
     return [(event["happened"], event["site"] or "rule", event["condition"]) for event in told]
 
 
-def test_a_webhook_hears_once_and_then_the_end(country: Country, tmp_path: Path) -> None:
+def test_a_webhook_hears_once_and_then_the_end(country: World, tmp_path: Path) -> None:
     """Raised once however often it looks, repeated after the interval, resolved when all is well; each signed."""
     with http_receiver() as heard:
         made = duty(
@@ -90,7 +90,7 @@ def test_a_webhook_hears_once_and_then_the_end(country: Country, tmp_path: Path)
             assert proof == hmac.digest(SECRET.encode(), time.encode() + b"\n" + body, "sha256").hex()
 
 
-def test_a_restart_repeats_nothing(country: Country, tmp_path: Path) -> None:
+def test_a_restart_repeats_nothing(country: World, tmp_path: Path) -> None:
     """The state file remembers what was told; without it, it is told again; a damaged one counts as none."""
     country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
     with http_receiver() as heard:
@@ -106,7 +106,7 @@ def test_a_restart_repeats_nothing(country: Country, tmp_path: Path) -> None:
         assert events(heard.bodies) == [("raised", "lux", "damaged")] * 2
 
 
-def test_another_states_memory_is_refused(country: Country, tmp_path: Path) -> None:
+def test_another_states_memory_is_refused(country: World, tmp_path: Path) -> None:
     """Two watches that share a file by mistake are told so."""
     made = duty(country, tmp_path, "")
     done(made)
@@ -114,7 +114,7 @@ def test_another_states_memory_is_refused(country: Country, tmp_path: Path) -> N
         read_memory(tmp_path / "watch.json", Fingerprint("ab" * 32))
 
 
-def test_a_channel_that_is_down_hears_later(country: Country, tmp_path: Path) -> None:
+def test_a_channel_that_is_down_hears_later(country: World, tmp_path: Path) -> None:
     """A webhook that refuses hears the alarm as soon as it takes it; the e-mail beside it has it at once."""
     country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
     with http_receiver() as heard, mail_receiver() as post:
@@ -140,7 +140,7 @@ def mail(port: int, tls: str, **more: str) -> str:
 
 
 @pytest.mark.parametrize("way", ["starttls", "tls"])
-def test_an_encrypted_e_mail(country: Country, tmp_path: Path, way: str) -> None:
+def test_an_encrypted_e_mail(country: World, tmp_path: Path, way: str) -> None:
     """A letter over TLS, with a log-in, whose certificate is checked; it says what, where, since when and why."""
     authority, certificate, key = loopback_tls(tmp_path)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -165,7 +165,7 @@ def test_an_encrypted_e_mail(country: Country, tmp_path: Path, way: str) -> None
         assert "certificate" in other.health[other.channels[0].name].problem.lower()
 
 
-def test_a_refused_letter_is_no_delivery(country: Country, tmp_path: Path) -> None:
+def test_a_refused_letter_is_no_delivery(country: World, tmp_path: Path) -> None:
     """A server that refuses the recipients has not told anybody."""
     country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
     with mail_receiver() as post:
@@ -178,7 +178,7 @@ def test_a_refused_letter_is_no_delivery(country: Country, tmp_path: Path) -> No
         assert len(post.letters) == 1
 
 
-def test_a_channel_that_hangs_holds_nothing_up(country: Country, tmp_path: Path) -> None:
+def test_a_channel_that_hangs_holds_nothing_up(country: World, tmp_path: Path) -> None:
     """While one server keeps a message without an answer, looks go on, and the other channel hears every change."""
     country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
     with http_receiver() as stuck, http_receiver() as heard:
@@ -203,7 +203,7 @@ def test_a_channel_that_hangs_holds_nothing_up(country: Country, tmp_path: Path)
 
 
 def test_a_server_that_says_nothing_is_given_up(
-    country: Country, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    country: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mail server that takes the connection and is silent ends in a failure, not in waiting."""
     monkeypatch.setattr(telling, "TIMEOUT_S", 0.3)
@@ -214,7 +214,7 @@ def test_a_server_that_says_nothing_is_given_up(
         assert made.health[made.channels[0].name].failures == 1
 
 
-def test_silence_is_told_after_patience(country: Country, tmp_path: Path) -> None:
+def test_silence_is_told_after_patience(country: World, tmp_path: Path) -> None:
     """A site that misses one look is no alarm yet; one that stays away is."""
     with http_receiver() as heard:
         made = duty(country, tmp_path, "patience_s = 300\n" + hook(heard.port, bearer_file=private(tmp_path, "b", "t")))
@@ -226,7 +226,7 @@ def test_silence_is_told_after_patience(country: Country, tmp_path: Path) -> Non
         assert events(heard.bodies) == [("raised", "nord", "unknown")]
 
 
-def test_a_paused_register(country: Country, tmp_path: Path) -> None:
+def test_a_paused_register(country: World, tmp_path: Path) -> None:
     """While it is paused nobody is told and the verdict is calm; then the alarm comes, since when it began."""
     country.skew_s = 4000
     end = instant_text(country.clock())[:16]
@@ -246,7 +246,7 @@ def test_a_paused_register(country: Country, tmp_path: Path) -> None:
         }  # fmt: skip
 
 
-def test_a_state_that_cannot_be_read(country: Country, tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_read(country: World, tmp_path: Path) -> None:
     """Without any site the watch says that of the whole state, and the end of it too."""
     for name, site in country.sites.items():
         site.inner = Silent(country.true(name))
@@ -260,7 +260,7 @@ def test_a_state_that_cannot_be_read(country: Country, tmp_path: Path) -> None:
         assert events(heard.bodies) == [("raised", "rule", "unknown"), ("resolved", "rule", "unknown")]
 
 
-def test_the_heart_beats(country: Country, tmp_path: Path) -> None:
+def test_the_heart_beats(country: World, tmp_path: Path) -> None:
     """After each look something else is told that the watch is alive, also while all is well."""
     with http_receiver() as heard:
         made = duty(country, tmp_path, f'heartbeat_url = "http://127.0.0.1:{heard.port}/beat"\n')
