@@ -52,6 +52,7 @@ _COUNTRY = re.compile(r"[A-Z]{2}\Z")
 _COUNT = re.compile(r"(0|[1-9][0-9]{0,18})\Z")
 _KEY = re.compile(r"[a-z0-9_-][a-z0-9._-]*(/[a-z0-9_-][a-z0-9._-]*)*\Z")
 _INSTANT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z\Z")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_KEY_LENGTH = 300
 
@@ -118,6 +119,13 @@ def instant_text(instant: Instant) -> str:
     seconds, micros = divmod(instant, 1_000_000)
     moment = datetime.fromtimestamp(seconds, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"
+
+
+def parse_day(text: str) -> Instant:
+    """``2030-12-31`` → the beginning of that day, UTC. Years 1970 to 9999."""
+    if not _DAY.match(text):
+        raise MalformedError(f"a day must look like 2030-12-31, not {text[:40]!r}")
+    return parse_instant(f"{text}T00:00:00.000000Z")
 
 
 def parse_instant(text: str) -> Instant:

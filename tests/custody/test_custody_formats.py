@@ -29,6 +29,7 @@ from exclave.formats.charter import (
 from exclave.formats.epochnote import Cut, EpochShare, ParsedEpoch, parse_epoch
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES, ParsedNote, Signature, parse_note
 from exclave.formats.policy import WitnessGroup, WitnessPolicy
+from exclave.formats.timestamp import Authority
 from exclave.formats.warrant import MAX_REGISTERS, OBJECT_ACTS, STANDING_ACTS, Act, ParsedWarrant, parse_warrant
 from exclave.ids import Country, Digest, Epoch, Fingerprint, Instant, Label, RegisterId
 from exclave.keys.file import KeyKind, ParsedKeyFile, parse_key_file
@@ -94,6 +95,7 @@ def charters(draw: st.DrawFn) -> ParsedCharter:
     cards = draw(st.lists(digests, min_size=len(names), max_size=len(names), unique=True))
     sites = sorted(draw(st.sets(labels, min_size=1, max_size=6)))
     where = draw(st.lists(countries, min_size=len(sites), max_size=len(sites)))
+    operators = draw(st.lists(labels, min_size=len(sites), max_size=len(sites)))
     witnesses = sorted(draw(st.sets(labels.filter(lambda name: name != "none"), max_size=4)))
     keys = draw(st.lists(digests, min_size=len(witnesses), max_size=len(witnesses), unique=True))
     home = draw(countries)
@@ -107,6 +109,7 @@ def charters(draw: st.DrawFn) -> ParsedCharter:
             copies,
             draw(st.integers(1, min(copies, len(set(there))))),
             draw(st.integers(0, min(copies, sum(c != home for c in there)))),
+            draw(st.integers(1, min(copies, len({operators[sites.index(label)] for label in at})))),
         )
         blocks.append(
             CharterRegister(
@@ -131,9 +134,15 @@ def charters(draw: st.DrawFn) -> ParsedCharter:
         home,
         draw(st.integers(1, len(names))),
         tuple(Custodian(n, draw(countries), c) for n, c in zip(names, cards, strict=True)),
-        tuple(CharterSite(s, c, draw(labels)) for s, c in zip(sites, where, strict=True)),
+        tuple(
+            CharterSite(s, c, o, draw(st.none() | instants)) for s, c, o in zip(sites, where, operators, strict=True)
+        ),
         tuple(CharterWitness(w, k) for w, k in zip(witnesses, keys, strict=True)),
         draw(policies(witnesses)),
+        tuple(
+            Authority(name, draw(st.sampled_from([None, "1.2.3", "2.999.0"])), "https://tsa.example/ts", draw(digests))
+            for name in sorted(draw(st.sets(labels, max_size=2)))
+        ),
         tuple(blocks),
     )
 

@@ -1,4 +1,4 @@
-"""A sync or rebuild meets every fault at every step: nothing is lost, nothing wrong is stored, and the next run heals."""
+"""A sync or rebuild meets every fault at every step: nothing is lost or wrong, and the next run heals."""
 
 from __future__ import annotations
 

@@ -193,6 +193,7 @@ def draft_charter(custodians: Sequence[Actor], threshold: int, registers: Sequen
         ),
         witnesses=(CharterWitness(Label("observer"), actor("observer", KeyKind.WITNESS).card.digest),),
         policy=WitnessPolicy(quorum=Label("observer")),
+        authorities=(),
         registers=tuple(registers),
     )
     assert parse_charter(charter.encode()) == charter

@@ -359,6 +359,7 @@ class SmallState:
             sites=tuple(CharterSite(label, places[label], Label("host")) for label in labels),
             witnesses=(),
             policy=NO_WITNESSES,
+            authorities=(),
             registers=(register,),
         )
         assert parse_charter(charter.encode()) == charter

@@ -22,7 +22,7 @@ from exclave.crypto.aead import ObjectCipher
 from exclave.crypto.passphrase import stretch
 from exclave.formats.note import ED25519, MLDSA44, ParsedNote, Signature, key_id
 from exclave.formats.warrant import Act
-from exclave.ids import b64, instant_text, sha256
+from exclave.ids import Instant, b64, instant_text, sha256
 from exclave.keys.file import KeyKind, ParsedKeyFile
 from support.custody import (
     HOUR,
@@ -194,8 +194,26 @@ def charters(land: Land) -> None:
     def group(line: str, *, quorum: str = "all") -> str:
         return change(text, "quorum observer\n", f"group {line}\nquorum {quorum}\n")
 
+    def authority(*lines: str) -> str:
+        more = "".join(f"authority {line}\n" for line in lines)
+        return change(text, "quorum observer\n", f"quorum observer\n{more}")
+
+    stamped = authority(
+        "a-tsa any http://tsa.example:8080/ts AAAA", "b-tsa 1.3.6.1.4.1.6449.2.1.1 https://tsa.example BBBB"
+    )
+    write("charter", "authorities", "ok", "two timestamp authorities", sign_raw(stamped, *QUORUM),
+          pin=sha256(stamped.encode()).hex())  # fmt: skip
     write("charter", "two-groups", "ok", "a quorum of groups", sign_raw(group("a 1 observer\ngroup all 1 a"), *QUORUM),
           pin=sha256(group("a 1 observer\ngroup all 1 a").encode()).hex())  # fmt: skip
+    until = instant_text(Instant(START + 90 * 86_400_000_000))
+
+    def ending(lease: str, basis: str = "") -> str:
+        leased = change(text, "witness observer ", f"{lease}witness observer ")
+        return change(leased, "placement 3 2 2 1", f"{basis}placement 3 2 2 1")
+
+    ends = ending(f"lease luxembourg {until}\nlease monaco {until}\n", f"until luxembourg {until}\n")
+    write("charter", "ends", "ok", "leases and a legal basis that end", sign_raw(ends, *QUORUM),
+          pin=sha256(ends.encode()).hex())  # fmt: skip
     custodian = f"custodian anna EE {A.card.digest.hex()}\n"
     faults = [
         *common_faults(text),
@@ -221,6 +239,14 @@ def charters(land: Land) -> None:
         ("copies", "more copies than sites", change(text, "placement 3 2 2", "placement 4 2 2")),
         ("countries", "more countries than the sites have", change(text, "placement 3 2 2", "placement 3 4 2")),
         ("abroad", "more copies abroad than sites there", change(text, "placement 3 2 2", "placement 3 2 3")),
+        ("administrators", "more operators than the sites have", change(text, "3 2 2 1", "3 2 2 4")),
+        ("administrators-0", "no operator at all", change(text, "3 2 2 1", "3 2 2 0")),
+        ("administrators-none", "a placement with three numbers", change(text, "3 2 2 1", "3 2 2")),
+        ("lease-unknown", "a lease of a site that is not listed", ending(f"lease tartu {until}\n")),
+        ("lease-twice", "a lease twice", ending(f"lease monaco {until}\n" * 2)),
+        ("lease-unsorted", "leases out of order", ending(f"lease monaco {until}\nlease home {until}\n")),
+        ("lease-day", "a lease that ends on a day", ending(f"lease monaco {until[:10]}\n")),
+        ("until-unknown", "the end of a legal basis at a site without one", ending("", f"until tartu {until}\n")),
         ("first-epoch", "a first charter with a later epoch", change(text, "\nepoch 1 ", "\nepoch 2 ")),
         ("quorum", "a quorum of an unknown witness", change(text, "quorum observer", "quorum observers")),
         ("group-needed", "a group that needs more than it has", group("all 2 observer")),
@@ -230,6 +256,9 @@ def charters(land: Land) -> None:
         ("group-name", "a group with a witness's name", group("observer 1 observer")),
         ("group-none", "a group called none", group("none 1 observer")),
         ("group-dead", "a group on which the quorum does not depend", group("all 1 observer", quorum="none")),
+        ("authority-url", "a timestamp authority's address that is none", authority("tsa any ftp://tsa.example AAAA")),
+        ("authority-policy", "a policy that is none", authority("tsa 1..2 https://tsa.example AAAA")),
+        ("authority-twice", "an authority twice", authority(*2 * ["tsa any https://tsa.example AAAA"])),
         ("group-twice", "a witness in two groups", group("a 1 observer\ngroup b 1 observer\ngroup all 1 a b")),
         ("hold", "a hold without a reason", change(text, "hold none", "hold for")),
         ("hold-word", "a hold with another word", change(text, "hold none", "hold by court")),

@@ -56,7 +56,7 @@ def ship(
     disk = DirectorySite(str(to.absolute()))
     room = _room(to, limit)
     chosen = where.registers(only)[0][0] if only else None
-    registers = registers_at(where.view, label, chosen)
+    registers = registers_at(where.view, label, chosen, now=now())
     sources = {name: s for name, s in where.sites.items() if name != label}
     if not sources:
         raise UsageError("no other site was named to take the objects from")

@@ -11,12 +11,15 @@
     threshold <m>
     custodian <label> <country> <card sha256>                  1 or more, sorted by label
     site <label> <country> <operator label>                    1 or more, sorted
+    lease <site label> <instant>                               0 or more, sorted: until when its host is bound
     witness <label> <card sha256>                              0 or more, sorted
     group <label> <k> <member> …                               0 or more: see formats/policy.py
     quorum none | <label of a witness or group>
+    authority <label> any|<policy> <url> <root certificate>    0 or more, sorted: see formats/timestamp.py
     register <id> sealed | register <id> public <name>         0 or more blocks, sorted by id, each followed by:
     at <site label> …                                          sites with a legal basis, sorted
-    placement <copies> <countries> <outside-home>              at least so many, always
+    until <site label> <instant>                               0 or more, sorted: until when there is one there
+    placement <copies> <countries> <outside-home> <administrators>     at least so many, always
     rpo <seconds>
     rto <seconds>
     retention <days>                                           every version is kept for so long
@@ -29,14 +32,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from exclave.errors import MalformedError
 from exclave.formats.lines import LineReader, plain_text
 from exclave.formats.note import MAX_NOTE_BYTES, MAX_SIGNATURES
 from exclave.formats.policy import WitnessPolicy, check_policy, read_policy
+from exclave.formats.timestamp import Authority, read_authorities
 from exclave.ids import (
     Country,
     Digest,
@@ -88,6 +92,8 @@ class CharterSite:
     label: Label
     country: Country
     operator: Label
+    lease_until: Instant | None = None
+    """From then on its host owes nothing; None: no end is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +104,13 @@ class CharterWitness:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """At least ``copies`` complete copies, in at least ``countries`` countries, ``outside_home`` of them abroad."""
+    """At least ``copies`` complete copies, in at least ``countries`` countries, ``outside_home`` of them abroad, run by
+    at least ``administrators`` different operators."""
 
     copies: int
     countries: int
     outside_home: int
+    administrators: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +152,8 @@ class CharterRegister:
     hold: str | None = None
     """Why nothing may be deleted, whatever a warrant says; None: no legal hold."""
     deletion: DeletionRule = DeletionRule()
+    until: tuple[tuple[Label, Instant], ...] = ()
+    """Sites whose legal basis ends, and when; of all others no end is known."""
 
     def encode(self) -> str:
         name = "sealed" if self.public_name is None else f"public {self.public_name}"
@@ -152,7 +162,8 @@ class CharterRegister:
         return (
             f"register {self.id} {name}\n"
             f"at {' '.join(self.at)}\n"
-            f"placement {rule.copies} {rule.countries} {rule.outside_home}\n"
+            + "".join(f"until {label} {instant_text(end)}\n" for label, end in self.until)
+            + f"placement {rule.copies} {rule.countries} {rule.outside_home} {rule.administrators}\n"
             f"rpo {self.rpo_s}\nrto {self.rto_s}\nretention {self.retention_days}\n"
             f"keep {keep.daily_days} {keep.monthly_months} {keep.yearly_years}\nhold {hold}\n"
             f"deletion {self.deletion.delay_s} {self.deletion.objections}\n"
@@ -180,6 +191,8 @@ class ParsedCharter:
     witnesses: tuple[CharterWitness, ...]
     policy: WitnessPolicy
     """Which of the witnesses must have cosigned a checkpoint before it counts."""
+    authorities: tuple[Authority, ...]
+    """Whose timestamps on checkpoints are believed."""
     registers: tuple[CharterRegister, ...]
 
     def encode(self) -> str:
@@ -193,9 +206,11 @@ class ParsedCharter:
             f"threshold {self.threshold}",
             *(f"custodian {c.label} {c.country} {c.card.hex()}" for c in self.custodians),
             *(f"site {s.label} {s.country} {s.operator}" for s in self.sites),
+            *(f"lease {s.label} {instant_text(s.lease_until)}" for s in self.sites if s.lease_until is not None),
             *(f"witness {w.label} {w.card.hex()}" for w in self.witnesses),
         ]
-        return "\n".join(lines) + "\n" + self.policy.encode() + "".join(r.encode() for r in self.registers)
+        blocks = (*(a.encode() for a in self.authorities), *(r.encode() for r in self.registers))
+        return "\n".join(lines) + "\n" + self.policy.encode() + "".join(blocks)
 
     @property
     def digest(self) -> Digest:
@@ -232,6 +247,7 @@ def parse_charter(text: str) -> ParsedCharter:
         sites=_sites(lines),
         witnesses=_witnesses(lines),
         policy=read_policy(lines),
+        authorities=read_authorities(lines),
         registers=_registers(lines),
     )
     lines.end()
@@ -254,7 +270,19 @@ def _sites(lines: LineReader) -> tuple[CharterSite, ...]:
     while lines.peek() == "site" and len(found) <= MAX_SITES:
         label, country, operator = lines.fields("site", 3)
         found.append(CharterSite(parse_label(label), parse_country(country), parse_label(operator)))
-    return tuple(found)
+    leases = _ends(lines, "lease", {site.label for site in found})
+    return tuple(replace(site, lease_until=leases.get(site.label)) for site in found)
+
+
+def _ends(lines: LineReader, keyword: str, known: Collection[Label]) -> dict[Label, Instant]:
+    """Lines with a site and an instant, sorted by site; each site is one of ``known``."""
+    found: dict[Label, Instant] = {}
+    while lines.peek() == keyword and len(found) <= MAX_SITES:
+        label, until = lines.fields(keyword, 2)
+        if label not in known or (found and label <= max(found)):
+            raise lines.fail("expected one of the sites above, sorted, each at most once")
+        found[parse_label(label)] = parse_instant(until)
+    return found
 
 
 def _witnesses(lines: LineReader) -> tuple[CharterWitness, ...]:
@@ -277,12 +305,14 @@ def _register(lines: LineReader) -> CharterRegister:
     mode, _, name = naming.partition(" ")
     if naming != "sealed" and not (mode == "public" and name):
         raise lines.fail("expected 'sealed', or 'public' with a name")
-    at = lines.fields("at", 1, rest=True)[0].split(" ")
-    copies, countries, outside = lines.fields("placement", 3)
+    at = tuple(parse_label(label) for label in lines.fields("at", 1, rest=True)[0].split(" "))
+    until = _ends(lines, "until", at)
+    copies, countries, outside, administrators = lines.fields("placement", 4)
     placement = Placement(
         copies=parse_positive(copies, limit=MAX_SITES),
         countries=parse_positive(countries, limit=MAX_SITES),
         outside_home=parse_count(outside, limit=MAX_SITES),
+        administrators=parse_positive(administrators, limit=MAX_SITES),
     )
     rpo, rto, retention = lines.field("rpo"), lines.field("rto"), lines.field("retention")
     keep, hold, deletion = _keep(lines), _hold(lines), _deletion(lines)
@@ -291,7 +321,7 @@ def _register(lines: LineReader) -> CharterRegister:
     return CharterRegister(
         id=parse_register_id(register),
         public_name=plain_text(name, limit=200) if mode == "public" else None,
-        at=tuple(parse_label(label) for label in at),
+        at=at,
         placement=placement,
         rpo_s=parse_positive(rpo, limit=MAX_SECONDS),
         rto_s=parse_positive(rto, limit=MAX_SECONDS),
@@ -303,6 +333,7 @@ def _register(lines: LineReader) -> CharterRegister:
         keep=keep,
         hold=hold,
         deletion=deletion,
+        until=tuple(until.items()),
     )
 
 
@@ -354,22 +385,24 @@ def _check(charter: ParsedCharter) -> None:
     for people in (charter.custodians, charter.witnesses):
         if len({person.card for person in people}) != len(people):
             raise MalformedError("charter: two names share a key card")
-    countries = {site.label: site.country for site in charter.sites}
+    sites = {site.label: site for site in charter.sites}
     for register in charter.registers:
-        _check_register(charter, register, countries)
+        _check_register(charter, register, sites)
 
 
-def _check_register(charter: ParsedCharter, register: CharterRegister, countries: dict[Label, Country]) -> None:
+def _check_register(charter: ParsedCharter, register: CharterRegister, sites: dict[Label, CharterSite]) -> None:
     """The allowed sites exist, and all of them together satisfy the placement rule."""
     _rising(list(register.at), f"sites of register {register.id}", MAX_SITES, least=1)
-    unknown = [label for label in register.at if label not in countries]
+    unknown = [label for label in register.at if label not in sites]
     if unknown:
         raise MalformedError(f"charter: register {register.id} names the unknown site {unknown[0]}")
-    rule, there = register.placement, [countries[label] for label in register.at]
-    abroad = sum(country != charter.home for country in there)
-    if rule.copies > len(there) or rule.countries > len(set(there)) or rule.outside_home > abroad:
+    rule, there = register.placement, [sites[label] for label in register.at]
+    abroad = sum(site.country != charter.home for site in there)
+    asked = (rule.copies, rule.countries, rule.outside_home, rule.administrators)
+    given = (len(there), len({s.country for s in there}), abroad, len({s.operator for s in there}))
+    if any(need > have for need, have in zip(asked, given, strict=True)):
         raise MalformedError(f"charter: the sites of register {register.id} cannot satisfy its placement")
-    if max(rule.countries, rule.outside_home) > rule.copies:
+    if max(asked) > rule.copies:
         raise MalformedError(f"charter: register {register.id} asks for fewer copies than places")
     # Whoever coerces as many as can sign an order must not have coerced those who can stop it.
     if register.deletion.objections > max(1, len(charter.custodians) - charter.threshold):

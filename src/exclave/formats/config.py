@@ -14,8 +14,9 @@ import msgspec
 from exclave.errors import ConfigError, MalformedError
 from exclave.formats.limits import parse_limits, parse_zone
 from exclave.formats.policy import NOBODY, WitnessGroup, WitnessPolicy, check_policy
+from exclave.formats.timestamp import ANY, parse_authority_url, parse_policy
 from exclave.formats.watchconfig import WatchConfig, check_watch
-from exclave.ids import Label, parse_country, parse_label
+from exclave.ids import Label, parse_country, parse_day, parse_label
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_SCRUB_DAYS = 3650
@@ -31,6 +32,8 @@ class StateConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Custodians who must agree: M of N."""
     quorum: str = NOBODY
     """The witness or group of witnesses that must have cosigned before a version counts."""
+    alarm_days: tuple[int, ...] = (90, 30, 7)
+    """So many days before a lease or a legal basis ends, ``status`` and ``site list`` say so."""
 
 
 class CustodianConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +57,8 @@ class SiteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How fast bulk objects may go to and from it, by hour (``formats/limits.py``)."""
     limit_zone: str = "UTC"
     """Whose clocks the hours of ``limit`` go by."""
+    lease_until: str = ""
+    """The day, 2030-12-31, at whose beginning (UTC) its host is bound no longer; empty: no end is known. Public."""
     scrub_days: int = 0
     """Within so many days ``exclave scrub`` reads all of it; ``status`` tells if it does not. 0: not promised."""
 
@@ -74,6 +79,19 @@ class GroupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """So many of the members."""
     members: tuple[str, ...]
     """Witnesses, or groups that stand before this one."""
+
+
+class TimestampConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[timestamp]]``: an authority of RFC 3161."""
+
+    name: str
+    url: str
+    root: str
+    """File with the root certificate (PEM or DER) that its certificates lead to, relative to the home folder."""
+    policy: str = ANY
+    """The only policy whose tokens count, as an object identifier."""
+    every_s: int = 86400
+    """A backup asks for a token if the last one is so old. 0: never; only `exclave timestamp` does."""
 
 
 class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +132,7 @@ class PlacementConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     copies: int = 2
     countries: int = 2
     outside_home: int = 1
+    administrators: int = 1
 
 
 class DeletionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +156,8 @@ class RegisterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rto_s: int
     retention_days: int
     """Every version is kept for so long; then ``keep_daily_days`` and so on."""
+    legal_basis_until: dict[str, str] = {}
+    """Site → the day at whose beginning (UTC) its legal basis ends; of all others no end is known. Public."""
     keep_daily_days: int = 0
     keep_monthly_months: int = 0
     keep_yearly_years: int = 0
@@ -160,6 +181,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     site: tuple[SiteConfig, ...] = ()
     witness: tuple[WitnessConfig, ...] = ()
     witness_group: tuple[GroupConfig, ...] = ()
+    timestamp: tuple[TimestampConfig, ...] = ()
     register: tuple[RegisterConfig, ...] = ()
     watch: WatchConfig = WatchConfig()
 
@@ -212,8 +234,12 @@ def _check(config: Config) -> None:
     _unique([r.name for r in config.register], "register")
     for country in (*(c.country for c in config.custodian), *(s.country for s in config.site)):
         parse_country(country)
+    if not config.state.alarm_days or min(config.state.alarm_days) < 1:
+        raise ConfigError("exclave.toml: state.alarm_days must be one or more numbers of days, each at least 1")
     for site in config.site:
         parse_limits(site.limit)
+        if site.lease_until:
+            parse_day(site.lease_until)
         parse_zone(site.limit_zone)
         if not 0 <= site.scrub_days <= MAX_SCRUB_DAYS:
             raise ConfigError(f"exclave.toml: site {site.name}: scrub_days must be 0 to {MAX_SCRUB_DAYS}")
@@ -223,6 +249,13 @@ def _check(config: Config) -> None:
             f" {len(config.custodian)} {'custodian' if len(config.custodian) == 1 else 'custodians'}",
             hint="Lower state.threshold or name more custodians.",
         )
+    _unique([t.name for t in config.timestamp], "timestamp authority")
+    for authority in config.timestamp:
+        parse_authority_url(authority.url)
+        if authority.policy != ANY:
+            parse_policy(authority.policy)
+        if authority.every_s < 0:
+            raise ConfigError(f"exclave.toml: timestamp {authority.name}: every_s cannot be negative")
     for group in config.witness_group:
         parse_label(group.name)
     check_policy(config.policy(), [Label(w.name) for w in config.witness])
@@ -241,6 +274,10 @@ def _check_register(config: Config, register: RegisterConfig) -> None:
     for site in register.legal_basis:
         if site not in sites:
             raise ConfigError(f"{where}: legal_basis names the unknown site {site!r}")
+    for site, day in register.legal_basis_until.items():
+        if site not in register.legal_basis:
+            raise ConfigError(f"{where}: legal_basis_until names {site!r}, where it has no legal_basis")
+        parse_day(day)
     for other in register.depends:
         if other == register.name or other not in {r.name for r in config.register}:
             raise ConfigError(f"{where}: depends on {other!r}, which is not another register")
@@ -253,15 +290,17 @@ def _check_register(config: Config, register: RegisterConfig) -> None:
         if service.dataset and service.dataset not in {d.name for d in register.dataset}:
             raise ConfigError(f"{where}: service {service.name} works on the unknown dataset {service.dataset!r}")
     rule, at = register.placement, [sites[name] for name in register.legal_basis]
-    countries = {site.country for site in at}
     abroad = [site for site in at if site.country != config.state.home]
-    if rule.copies > len(at) or rule.countries > len(countries) or rule.outside_home > len(abroad):
+    asked = (rule.copies, rule.countries, rule.outside_home, rule.administrators)
+    given = (len(at), len({s.country for s in at}), len(abroad), len({s.operator for s in at}))
+    if any(need > have for need, have in zip(asked, given, strict=True)):
         raise ConfigError(
             f"{where}: the placement asks for {rule.copies} copies in {rule.countries} countries, {rule.outside_home}"
-            f" of them abroad; the sites with a legal basis give {len(at)}, {len(countries)} and {len(abroad)}"
+            f" of them abroad, by {rule.administrators} administrators; the sites with a legal basis give {given[0]},"
+            f" {given[1]}, {given[2]} and {given[3]}"
         )
-    if min(register.rpo_s, register.rto_s, rule.copies) < 1:
-        raise ConfigError(f"{where}: rpo_s, rto_s and placement.copies must be at least 1")
+    if min(register.rpo_s, register.rto_s, rule.copies, rule.administrators) < 1:
+        raise ConfigError(f"{where}: rpo_s, rto_s, placement.copies and placement.administrators must be at least 1")
     kept = (register.retention_days, register.keep_daily_days, register.keep_monthly_months, register.keep_yearly_years)
     if min(kept) < 0:
         raise ConfigError(f"{where}: retention_days and keep_… cannot be negative")

@@ -37,6 +37,7 @@ from exclave.operations.new_epoch import forget_others, rekey_facts, require_not
 from exclave.operations.signals import Observer, without_signals
 from exclave.registers.contract import Capture, Clock
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.lease import require_basis_now
 from exclave.rules.pen import index_keys_of_pen
 from exclave.rules.placement import PlacementRule, placement_of
 from exclave.rules.policy import in_words, lacking
@@ -97,6 +98,10 @@ class Receipt:
     """Whose cosignatures the charter asks for, in words; empty if nobody's."""
     lacking: str
     """Which of them are missing, in words."""
+    protected: bool
+    """Enough sites hold it by the charter's rule, and their leases and legal bases stand."""
+    protection: str
+    """Why it is protected, or why not, in words."""
     protected_at: Instant
     rpo_s: int
     rpo_met_s: float
@@ -142,7 +147,7 @@ def backup(
     config = home.config.find_register(name)
     register = home.register_id(name)
     with home.alone(register):
-        run = _begin(home, register, sites, to)  # (1)
+        run = _begin(home, register, sites, to, clock())  # (1)
         outbox = home.folder / "state" / f"{register}.outbox"
         staging = home.cache(register) / "staging"
         shutil.rmtree(staging, ignore_errors=True)  # left by a run that died
@@ -190,7 +195,9 @@ def backup(
         return _receipt(run, name, leaf, sealed, entered, done, observer.clear)  # (6)
 
 
-def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label]) -> _Run:
+def _begin(
+    home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label], now: Instant
+) -> _Run:
     view = read_state(sites, home.fingerprint())
     rule = view.chain.newest.charter.register(register)
     if rule is None:
@@ -198,6 +205,7 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
     for label in to:
         if label not in rule.at:
             raise LegalBasisMissing(f"the charter gives no legal basis for this register at {label}", site=label)
+        require_basis_now(rule, label, now)
     require_not_older(home, view, register)
     epoch = view.epoch_chain(register).newest
     me = home.writer_card()
@@ -207,11 +215,15 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
             " longer write",
             epoch=epoch.number,
         )
-    wanted = [label for label in (to or rule.at) if label in sites]
+    # A lease that has ended stops no writer: the copies would only grow older. `status` sounds the alarm.
+    placement = placement_of(view.chain.newest.charter, rule, now=now, leases=False)
+    ended = {label: f"{why}: nothing is shipped there" for label, why in placement.ended.items() if label in sites}
+    wanted = [label for label in (to or rule.at) if label in sites and label not in ended]
     run = _Run(
-        home, register, view, {label: sites[label] for label in wanted}, rule,
-        placement_of(view.chain.newest.charter, rule), epoch,
+        home, register, view, {label: sites[label] for label in wanted}, rule, placement, epoch, ended
     )  # fmt: skip
+    if ended and not run.sites:
+        require_basis_now(rule, next(iter(ended)), now)
     if not run.sites:
         raise ConfigError("none of the sites that the charter names for this register is in exclave.toml")
     if to and (lacks := run.placement.missing(run.sites)):
@@ -390,7 +402,10 @@ def _receipt(
     done: Instant,
     suspicious: tuple[str, ...],
 ) -> Receipt:
-    policy = run.view.chain.newest.charter.policy
+    charter = run.view.chain.newest.charter
+    policy = charter.policy
+    # Its sites took every object durably, each under the hash of its bytes, before they show it.
+    protection = placement_of(charter, run.rule, now=done).protection(entered.sites, run.failed)
     return Receipt(
         register=name,
         register_id=run.register,
@@ -423,6 +438,8 @@ def _receipt(
         witnesses_failed=entered.refused,
         quorum=in_words(policy) if policy.quorum else "",
         lacking=lacking(policy, entered.witnesses),
+        protected=protection.protected,
+        protection=protection.why,
         protected_at=done,
         rpo_s=run.rule.rpo_s,
         rpo_met_s=max(done - leaf.time, 0) / 1e6,

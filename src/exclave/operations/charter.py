@@ -24,6 +24,7 @@ import msgspec
 
 from exclave.crypto.hpke import OpeningKey, SealingKey
 from exclave.crypto.shares import commitment
+from exclave.crypto.timestamp import root_certificate
 from exclave.errors import (
     BadShare,
     ConfigError,
@@ -63,6 +64,7 @@ from exclave.formats.config import Config, RegisterConfig
 from exclave.formats.epochnote import ParsedEpoch, parse_epoch, share_info
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import box_key, card_key, charter_key, epoch_key
+from exclave.formats.timestamp import ANY, Authority
 from exclave.ids import (
     Country,
     Digest,
@@ -71,6 +73,7 @@ from exclave.ids import (
     Instant,
     Label,
     RegisterId,
+    parse_day,
     parse_digest,
     parse_register_id,
     sha256,
@@ -197,12 +200,19 @@ def propose(
         ),
         sites=tuple(
             sorted(
-                (CharterSite(Label(s.name), Country(s.country), Label(s.operator)) for s in config.site),
+                (
+                    CharterSite(
+                        Label(s.name), Country(s.country), Label(s.operator),
+                        parse_day(s.lease_until) if s.lease_until else None,
+                    )
+                    for s in config.site
+                ),
                 key=lambda s: s.label,
             )
         ),
         witnesses=tuple(sorted((CharterWitness(n, c.digest) for n, c in watchers.items()), key=lambda w: w.label)),
         policy=config.policy(),
+        authorities=_authorities(home),
         registers=tuple(sorted(registers, key=lambda r: r.id)),
     )
     try:
@@ -267,6 +277,15 @@ def _cards(home: Home, named: list[tuple[str, str]]) -> dict[Label, Card]:
             raise ConfigError(f"the key card {path} is {card.name}'s, not {name}'s")
         found[Label(name)] = card
     return found
+
+
+def _authorities(home: Home) -> tuple[Authority, ...]:
+    found = []
+    for one in home.config.timestamp:
+        path = home.folder / one.root
+        policy = None if one.policy == ANY else one.policy
+        found.append(Authority(Label(one.name), policy, one.url, root_certificate(read_limited(path, _LIMIT), str(path))))
+    return tuple(sorted(found, key=lambda authority: authority.label))
 
 
 def _first_epoch(
@@ -359,7 +378,7 @@ def _charter_register(
         id=number,
         public_name=(register.title or register.name) if register.public else None,
         at=tuple(sorted(Label(name) for name in register.legal_basis)),
-        placement=Placement(rule.copies, rule.countries, rule.outside_home),
+        placement=Placement(rule.copies, rule.countries, rule.outside_home, rule.administrators),
         rpo_s=register.rpo_s,
         rto_s=register.rto_s,
         retention_days=register.retention_days,
@@ -370,6 +389,7 @@ def _charter_register(
         keep=Keep(register.keep_daily_days, register.keep_monthly_months, register.keep_yearly_years),
         hold=register.legal_hold or None,
         deletion=DeletionRule(register.deletion.delay_s, register.deletion.objections),
+        until=tuple(sorted((Label(name), parse_day(day)) for name, day in register.legal_basis_until.items())),
     )
 
 

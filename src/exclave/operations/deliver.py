@@ -31,6 +31,7 @@ from exclave.ids import Digest, Instant, Key, Label, RegisterId, sha256
 from exclave.ledger.publish import publish
 from exclave.operations.carry import carry_state
 from exclave.operations.keeping import carry_orders
+from exclave.rules.lease import basis_ended, require_basis_now
 from exclave.sites.contract import Readable, Site, digest_of
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Deletions, read_deletions
@@ -77,13 +78,14 @@ class Delivery:
         return sum(self.needed.values())
 
 
-def require_basis(view: StateView, register: RegisterId, label: Label) -> CharterRegister:
-    """The charter's rule of ``register`` if it may lie at ``label``; ``LegalBasisMissing`` if not."""
+def require_basis(view: StateView, register: RegisterId, label: Label, now: Instant) -> CharterRegister:
+    """The charter's rule of ``register`` if it may be brought to ``label``; ``LegalBasisMissing`` if not."""
     rule = view.chain.newest.charter.register(register)
     if rule is None or label not in rule.at:
         raise LegalBasisMissing(
             f"the charter in force gives no legal basis for register {register} at {label}", site=label
         )
+    require_basis_now(rule, label, now)
     return rule
 
 
@@ -92,10 +94,13 @@ def registers_at(
 ) -> list[RegisterId]:
     """Registers that the charter places at ``label``, or just ``only``; with ``now``, those that may be brought there.
     ``LegalBasisMissing`` if there is none."""
-    found = [rule.id for rule in view.chain.newest.charter.registers if label in rule.at and only in (None, rule.id)]
-    if not found:
+    rules = [rule for rule in view.chain.newest.charter.registers if label in rule.at and only in (None, rule.id)]
+    if not rules:
         what = f"register {only}" if only else "any register"
         raise LegalBasisMissing(f"the charter in force gives no legal basis for {what} at {label}", site=label)
+    found = [rule.id for rule in rules if now is None or not basis_ended(rule, label, now)]
+    if not found and now is not None:
+        require_basis_now(rules[0], label, now)
     return found
 
 

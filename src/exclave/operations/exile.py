@@ -11,7 +11,8 @@ from exclave.formats.card import Card
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.formats.config import parse_config
 from exclave.formats.policy import NOBODY
-from exclave.ids import Label, RegisterId
+from exclave.formats.timestamp import ANY
+from exclave.ids import Instant, Label, RegisterId, instant_text
 from exclave.operations.home import CONFIG_NAME, write_private
 
 
@@ -33,6 +34,8 @@ def write_exile(
     """
     for label, card in cards.items():
         write_private(folder / "cards" / f"{label}.card", card.encode().encode())
+    for authority in charter.authorities:
+        write_private(folder / "cards" / f"{authority.label}.root.der", authority.root)
     text = config_text(charter, annexes, options)
     parse_config(text.encode())
     write_private(folder / CONFIG_NAME, text.encode())
@@ -65,6 +68,8 @@ def config_text(
             lines += ["", "[[site]]", f"name = {toml_text(site.label)}", f"url = {toml_text(known.url)}"]
             lines += [f"country = {toml_text(site.country)}", f"operator = {toml_text(site.operator)}"]
             lines.append(f"can_run = {'true' if known.can_run else 'false'}")
+            if site.lease_until is not None:
+                lines.append(f"lease_until = {toml_text(_day(site.lease_until))}")
     watchers = {w.label: w for annex in annexes.values() for w in annex.witnesses}
     for witness in charter.witnesses:
         if witness.label in watchers:
@@ -79,6 +84,9 @@ def config_text(
         members = ", ".join(toml_text(member) for member in group.members)
         lines += ["", "[[witness_group]]", f"name = {toml_text(group.name)}"]
         lines += [f"needed = {group.needed}", f"members = [{members}]"]
+    for authority in charter.authorities:
+        lines += ["", "[[timestamp]]", f"name = {toml_text(authority.label)}", f"url = {toml_text(authority.url)}"]
+        lines += [f"root = {toml_text(f'cards/{authority.label}.root.der')}", f"policy = {toml_text(authority.policy or ANY)}"]
     for register in charter.registers:
         if register.id in annexes:
             lines += _register(register, annexes[register.id], options)
@@ -101,10 +109,13 @@ def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, s
     placement = rule.placement
     lines.append(
         f"placement = {{ copies = {placement.copies}, countries = {placement.countries},"
-        f" outside_home = {placement.outside_home} }}"
+        f" outside_home = {placement.outside_home}, administrators = {placement.administrators} }}"
     )
     basis = ", ".join(f"{site.label} = {toml_text(site.legal_basis)}" for site in annex.sites if site.label in rule.at)
     lines.append(f"legal_basis = {{ {basis} }}")
+    known = {site.label for site in annex.sites}
+    ends = ", ".join(f"{label} = {toml_text(_day(until))}" for label, until in rule.until if label in known)
+    lines.append(f"legal_basis_until = {{ {ends} }}")
     for dataset in annex.datasets:
         now = options.get((annex.name, dataset.name), dataset.options)
         lines += ["", "[[register.dataset]]", f"name = {toml_text(dataset.name)}", f"kind = {toml_text(dataset.kind)}"]
@@ -113,6 +124,11 @@ def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, s
     for service in annex.services:
         lines += _service(service)
     return lines
+
+
+def _day(until: Instant) -> str:
+    """The day of an end, as ``exclave.toml`` has it; never later than the end itself."""
+    return instant_text(until)[:10]
 
 
 def _service(service: AnnexService) -> list[str]:

@@ -14,6 +14,7 @@ from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home, read_limited, write_private
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.operations.scrub import RegisterScrub
+from exclave.rules.lease import basis_ended
 from exclave.sites.contract import Site
 from exclave.vault.index import ChunkIndex
 from exclave.verify.history import read_copies
@@ -70,7 +71,11 @@ def enter_scrub(
     if epoch.note.writer != home.writer_card().digest:
         raise Fenced(f"epoch {epoch.number} of register {done.register} belongs to another writer", epoch=epoch.number)
     rule = view.chain.newest.charter.register(done.register)
-    at = {name: site for name, site in sites.items() if rule is not None and name in rule.at}
+    at = {
+        name: site
+        for name, site in sites.items()
+        if rule is not None and name in rule.at and not basis_ended(rule, name, now)
+    }
     newest = read_copies(view, at, done.register)[-1]
     # A site that is behind must not show a ledger that speaks of versions that it lacks: the next backup brings both.
     level = {name: site for name, site in at.items() if newest.agreed.get(name, 0) >= newest.size}

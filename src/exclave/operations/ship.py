@@ -231,7 +231,7 @@ def take_over(
     if not there:
         raise UsageError("there is no register of this state on the disk", hint="Is it mounted, and the right one?")
     for register in there:  # (1)
-        require_basis(view, register, label)
+        require_basis(view, register, label, now)
     source = {DISK: disk}
     plans = [_present(plan_delivery(view, register, target, source, now=now), disk) for register in there]  # (2)
     for plan in plans if unfinished else ():

@@ -242,7 +242,7 @@ class RegisterCheck:
         if self.objects is not None:
             self.findings += self.objects.findings
         holds = [Label(n) for n in self._sources if latest and self.objects and self.objects.complete(n, latest)]
-        lacks = placement_of(charter, self._rule).missing(holds)
+        lacks = placement_of(charter, self._rule, now=self._now).missing(holds)
         if latest is not None and lacks:
             error = PlacementUnmet(f"of the sources looked at, too few hold version {latest.leaf.sequence}: {lacks}")
             self._note("?", "placement", error)
