@@ -37,7 +37,12 @@ def explain_bucket(
     status = int(status_text[1]) if status_text else 0
     code = code_text[1] if code_text else ""
     conditional = isinstance(error, AlreadyExistsError | PreconditionError)
-    failed = status == 412 or (conditional and status in (0, 304)) or (replacing and status == 404)
+    failed = (
+        status == 412
+        or code == "BlobAlreadyExists"
+        or (conditional and status in (0, 304))
+        or (replacing and status == 404)
+    )
     return explain_answer(status, code, cause(text), key, address, writing=writing, condition_failed=failed,
                           sent="kind: Connect" not in text, absent=isinstance(error, FileNotFoundError))  # fmt: skip
 

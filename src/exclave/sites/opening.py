@@ -4,6 +4,8 @@
 
     dir:/absolute/path          a folder (also just /absolute/path)
     s3://bucket/prefix?…        a bucket: ``open_s3``
+    az://container/prefix?…     a container of Azure Blob Storage: ``open_azure``
+    gs://bucket/prefix?…        a bucket of Google Cloud Storage: ``open_gcs``
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from urllib.parse import SplitResult, urlsplit
 from exclave.errors import ConfigError
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
+from exclave.sites.open_azure import open_azure
+from exclave.sites.open_gcs import open_gcs
 from exclave.sites.open_s3 import open_s3
 from exclave.sites.patience import USUAL, Patience
 
 _Opener = Callable[[SplitResult, Mapping[str, str], Patience], Site]
 
 _BY_SCHEME: dict[str, _Opener] = {
+    "az": open_azure,
+    "gs": open_gcs,
     "s3": open_s3,
 }
 """How each kind of site over a network is opened: address, environment, patience. Such a site retries by itself."""

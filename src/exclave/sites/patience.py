@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from exclave.sites.retry import RetryPolicy
 
 SMALL_TIMEOUT_S = 30
+CONNECT_TIMEOUT_S = 5  # two lost SYNs are sent again within it
 LARGE_TIMEOUT_S = 600  # 64 MiB in this time is 0.9 Mbit/s
 
 

@@ -14,12 +14,11 @@ from obstore.store import S3Store
 from exclave.errors import ConfigError
 from exclave.sites.bucket import BucketSite, Dialect
 from exclave.sites.bucket_errors import cause
-from exclave.sites.patience import LARGE_TIMEOUT_S, SMALL_TIMEOUT_S
+from exclave.sites.patience import CONNECT_TIMEOUT_S, LARGE_TIMEOUT_S, SMALL_TIMEOUT_S
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
 
-_CONNECT_TIMEOUT_S = 5  # two lost SYNs are sent again within it
 # Ceph compares what is sent with a tag without quotes, all others with the tag as they gave it.
 _DIALECT = Dialect(
     tag=lambda told: told["e_tag"],
@@ -109,7 +108,7 @@ def open_store(
             },
             client_options={
                 "allow_http": place.endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=min(_CONNECT_TIMEOUT_S, timeout_s)),
+                "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
                 "timeout": timedelta(seconds=timeout_s),
                 **({"root_certificate": authorities} if authorities else {}),
                 **({"default_headers": dict(headers)} if headers else {}),

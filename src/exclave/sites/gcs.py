@@ -1,0 +1,70 @@
+"""A site in a bucket of Google Cloud Storage. Page: ``docs/spec/layout.md``.
+
+A state of an object is named by its generation there. No locks that this product sets: a thief of the service
+account's key can delete.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from urllib.parse import urlencode
+
+from obstore.exceptions import BaseError
+from obstore.store import GCSStore
+
+from exclave.errors import ConfigError
+from exclave.sites.bucket import BucketSite, Dialect
+from exclave.sites.bucket_errors import cause
+from exclave.sites.patience import CONNECT_TIMEOUT_S, Patience
+
+GOOGLE = "https://storage.googleapis.com"
+_DIALECT = Dialect(
+    tag=lambda told: told["version"],
+    expected=lambda tag: ({"version": tag},),
+    wrong="1",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class GcsPlace:
+    """Where a bucket is, without secrets."""
+
+    bucket: str
+    prefix: str
+    """Without slashes at its ends; empty for the whole bucket."""
+    endpoint: str
+
+    @property
+    def address(self) -> str:
+        query = f"?{urlencode({'endpoint': self.endpoint}, safe=':/[]')}" if self.endpoint != GOOGLE else ""
+        return f"gs://{self.bucket}/{self.prefix}{query}"
+
+
+def gcs_site(place: GcsPlace, account: str, authorities: bytes | None, patience: Patience) -> BucketSite:
+    """``account``: the JSON of a service account with its key; empty: no signatures, for public buckets."""
+    small = _store(place, account, authorities, patience.small_timeout_s)
+    large = _store(place, account, authorities, patience.large_timeout_s)
+    return BucketSite(place.address, small, large, dialect=_DIALECT)
+
+
+def _store(place: GcsPlace, account: str, authorities: bytes | None, timeout_s: float) -> GCSStore:
+    try:
+        return GCSStore(
+            place.bucket,
+            prefix=place.prefix or None,
+            config={
+                **({"base_url": place.endpoint} if place.endpoint != GOOGLE else {}),
+                **({"service_account_key": account} if account else {"skip_signature": True}),
+            },
+            client_options={
+                "allow_http": place.endpoint.startswith("http://"),
+                "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
+                "timeout": timedelta(seconds=timeout_s),
+                **({"root_certificate": authorities} if authorities else {}),
+            },
+            retry_config={"max_retries": 0},
+        )
+    except (BaseError, ValueError) as error:
+        # Without the client's words, which could quote the key.
+        raise ConfigError(f"cannot open {place.address}: {'' if account else cause(str(error))}") from error
