@@ -101,6 +101,9 @@ rgw dns name = 127.0.0.1
 rgw enable usage log = false
 rgw thread pool size = 32
 rgw enable apis = s3
+rgw lc debug interval = 1
+rgw lc max objs = 1
+rgw gc max objs = 1
 """)
     return path
 

@@ -183,8 +183,16 @@ class LockedS3Site:
                     continue
 
     def _head(self, key: Key, limit: int) -> tuple[bytes, str]:
-        """The head and its tag. One that is gone where heads are replaced is found among the locked ones."""
-        shown = self._heads.read_head(key)
+        """The head and its tag. One that is gone where heads are replaced is found among the locked ones, also if that
+        whole bucket is gone."""
+        away: SiteUnavailable | None = None
+        shown: Tagged | None = None
+        try:
+            shown = self._heads.read_head(key)
+        except SiteUnavailable as error:
+            if self._heads is self._bucket:
+                raise
+            away = error
         if shown is not None:
             if len(shown.data) > limit:
                 raise CorruptObject(f"{key} is {len(shown.data)} bytes long; at most {limit} can be right", key=key)
@@ -192,6 +200,8 @@ class LockedS3Site:
         for kept in self._versions.of(key):
             if not kept.marker:
                 return self._bucket.fetch(key, limit, kept.id)[0], _LOST + kept.id
+        if away is not None:
+            raise away
         raise MissingObject(f"{key} is not at {self.address}", key=key)
 
     # Which version counts
