@@ -24,6 +24,7 @@ from exclave.cli.output import (
     when,
 )
 from exclave.cli.progress import counting, read_of, work_bar
+from exclave.cli.proof_check import check_proof
 from exclave.cli.statement_check import verify_statement
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import RegisterId, now, parse_fingerprint
@@ -48,6 +49,15 @@ def verify(
     statement: Annotated[
         Path | None, typer.Option(help="Look for all that this statement to the public claims, and for nothing else.")
     ] = None,
+    proof: Annotated[
+        Path | None, typer.Option(help="Check this proof of a single record (`exclave prove`); no site is asked.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Argument(help="With --proof: your copy of the document, to be compared.")
+    ] = None,
+    least_charter: Annotated[
+        int, typer.Option(min=1, help="With --proof: refuse one that knows no charter of this number or a later one.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults.
@@ -55,6 +65,12 @@ def verify(
     Exit code 1: what was read is right, but a site could not be read, a placement rule is not met though all its sites
     were named, or a site still shows what was erased.
     """
+    if proof is not None:
+        pinned = typed(parse_fingerprint, fingerprint) if fingerprint else open_home(home).fingerprint()
+        check_proof(proof, record, pinned, least_charter=least_charter, json=json)
+        return
+    if record is not None:
+        raise UsageError("a document is compared with a proof only: name that with --proof")
     if site:
         if not fingerprint:
             raise UsageError("--site needs --fingerprint: without it nobody can tell whose copies these are")
@@ -114,6 +130,8 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
             state = "erased" if gone.done else "to be erased: ordered"
             say(f"version {gone.sequence} of {names[register.register]}: {state} on"
                 f" {when(gone.time)} by warrant {gone.warrant.hex()[:16]}…")  # fmt: skip
+        for left in register.exits:
+            say(f"{names[register.register]}: {left.text()}")
     for found in report.findings:
         mark = "[bold red]FAULT[/bold red]" if found.grave else "[yellow]note [/yellow]"
         out.print(mark, end=" ")

@@ -104,6 +104,8 @@ class DatasetConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tables whose rows are never altered or deleted once they are there."""
     immutable: tuple[str, ...] = ()
     """Patterns of paths that never change once they are there."""
+    records: bool | None = None
+    """Whether each document or row can be proven by itself; None: as the register says."""
 
 
 class QueryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +169,8 @@ class RegisterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public: bool = False
     title: str = ""
     """Shown to the public if ``public``."""
+    records: bool | None = None
+    """Whether versions commit to each document and row by itself; None: those of public registers do."""
     depends: tuple[str, ...] = ()
     placement: PlacementConfig = PlacementConfig()
     dataset: tuple[DatasetConfig, ...] = ()

@@ -9,6 +9,7 @@
     time <instant>
     manifest <sha256 of the pack that holds the manifest's top>
     objects <sha256 of the object list's root> <number of objects> <their bytes in total>
+    records <root of the version's records>                      only if it commits to them: see formats/record.py
 
 With this and the object list, anybody checks without keys that a site holds everything that the version needs.
 """
@@ -55,12 +56,15 @@ class VersionLeaf:
     """Root of the list of all objects that the version needs."""
     object_count: int
     object_bytes: int
+    records: Digest | None = None
+    """Root of the version's records, by which each of them can be proven; None if it commits to none."""
 
     def encode(self) -> bytes:
         return (
             f"{HEADER}\nregister {self.register}\nepoch {self.epoch}\nsequence {self.sequence}\n"
             f"time {instant_text(self.time)}\nmanifest {self.manifest.hex()}\n"
             f"objects {self.objects.hex()} {self.object_count} {self.object_bytes}\n"
+            + ("" if self.records is None else f"records {self.records.hex()}\n")
         ).encode()
 
 
@@ -77,10 +81,12 @@ def parse_version_leaf(data: bytes) -> VersionLeaf:
     time = parse_instant(lines.field("time"))
     manifest = parse_digest(lines.field("manifest"))
     objects, count, size = lines.fields("objects", 3)
+    records = parse_digest(lines.field("records")) if lines.peek() == "records" else None
     lines.end()
     leaf = VersionLeaf(
-        register, epoch, sequence, time, manifest, parse_digest(objects), parse_positive(count), parse_count(size)
-    )
+        register, epoch, sequence, time, manifest, parse_digest(objects), parse_positive(count), parse_count(size),
+        records,
+    )  # fmt: skip
     if leaf.encode() != data:
         raise MalformedError("a version leaf is not in its one canonical form")
     return leaf

@@ -34,6 +34,7 @@ from exclave.operations.home import Home
 from exclave.operations.keeping import carry_orders, charter_facts, leave_doomed
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox, shown_size
 from exclave.operations.new_epoch import forget_others, rekey_facts, require_not_older
+from exclave.operations.records import Committing
 from exclave.operations.signals import Observer, without_signals
 from exclave.registers.contract import Capture, Clock
 from exclave.rules.epochs import VerifiedEpoch
@@ -161,15 +162,16 @@ def backup(
             writer = _writer(run, config.name, index, progress)
             try:
                 observer = Observer(home.cache(register), clock())
+                records = Committing(config, home.register_secrets(register).id_key)
                 for dataset in config.dataset:
                     named = Dataset(dataset.name, dataset.kind, {k: str(v) for k, v in dataset.options.items()})
-                    _capture(writer, open_capture(named, staging, clock), dataset, observer)
+                    _capture(writer, open_capture(named, staging, clock), dataset, observer, records)
                 time = Instant(max(min((d.captured for d in writer.datasets), default=clock()), not_before))
                 sealed = writer.seal(sequence, time)  # (3)
                 holders = _hand_round(run, writer, index, sealed)  # (4)
                 leaf = VersionLeaf(
                     register, run.epoch.number, sequence, time, sealed.manifest, sealed.objects.root,
-                    sealed.objects.count, sealed.objects.size_bytes,
+                    sealed.objects.count, sealed.objects.size_bytes, records.root(sequence),
                 )  # fmt: skip
                 parse_version_leaf(leaf.encode())  # what readers would not take is never entered
                 _still_mine(run, sites)
@@ -186,6 +188,7 @@ def backup(
                 run.placement.check(entered.sites, _why(run))
                 writer.commit_caches()
                 observer.commit(sequence, run.epoch.number, time, sealed.manifest.hex())
+                records.commit(home.cache(register), sequence)
             finally:
                 writer.close()
         finally:
@@ -195,9 +198,7 @@ def backup(
         return _receipt(run, name, leaf, sealed, entered, done, observer.clear)  # (6)
 
 
-def _begin(
-    home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label], now: Instant
-) -> _Run:
+def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label], now: Instant) -> _Run:
     view = read_state(sites, home.fingerprint())
     rule = view.chain.newest.charter.register(register)
     if rule is None:
@@ -362,13 +363,18 @@ def _writer(run: _Run, name: str, index: ChunkIndex, progress: Callable[[str, in
     return writer
 
 
-def _capture(writer: VersionWriter, capture: Capture, dataset: DatasetConfig, observer: Observer) -> None:
+def _capture(
+    writer: VersionWriter, capture: Capture, dataset: DatasetConfig, observer: Observer, records: Committing
+) -> None:
     label = Label(dataset.name)
     watch, former = observer.begin(dataset)
     with capture:
-        describe = writer.add_dataset(label, dataset.kind, capture.items(), ordered=capture.ordered, watch=watch)
-        digest = capture.digest(former)
+        describe = writer.add_dataset(
+            label, dataset.kind, capture.items(), ordered=capture.ordered, watch=watch, records=records.key_for(dataset)
+        )
+        digest = capture.digest(records.rows_for(dataset, former))
         noted = observer.note(label, writer.signals_of(label), digest)
+        noted |= records.note(label, writer.records_of(label), digest)
         describe(capture.captured_at, {**capture.facts, **noted}, digest)
 
 

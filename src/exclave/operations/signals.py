@@ -20,6 +20,7 @@ from exclave.formats.config import DatasetConfig
 from exclave.formats.manifest import Root
 from exclave.formats.signals import FACT, Signals, parse_signals
 from exclave.ids import Instant, Label
+from exclave.operations.records import FACT as RECORDS
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.rows import FormerRows, decode_rows, encode_rows, table_signals
 from exclave.rules.signals import VersionSignals, judge
@@ -129,8 +130,8 @@ def noted_in(root: Root) -> VersionSignals:
 
 
 def without_signals(facts: Mapping[str, str]) -> dict[str, str]:
-    """``facts`` for a person: signals are shown elsewhere."""
-    return {name: value for name, value in facts.items() if name != FACT}
+    """``facts`` for a person: signals are shown elsewhere, and the root of records is for proofs."""
+    return {name: value for name, value in facts.items() if name not in (FACT, RECORDS)}
 
 
 def _read(path: Path) -> bytes:

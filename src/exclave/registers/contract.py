@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from exclave.formats.entry import Captured, Listed
-from exclave.ids import Instant
+from exclave.ids import Digest, Instant
 from exclave.registers.rows import NOTHING, FormerRows, TableRows
 
 Clock = Callable[[], Instant]
@@ -37,6 +37,8 @@ class DatasetDigest:
     """True if this is known to be the digest of the captured moment, not of a moment shortly after."""
     tables: tuple[TableRows, ...] = ()
     """For the comparison with the next version."""
+    records: Digest | None = None
+    """Root of all rows as records, if they were asked for: of the same reading as ``value``."""
 
 
 class Capture(Protocol):

@@ -64,10 +64,10 @@ def postgres_digest(source: PostgresSource, former: FormerRows = NOTHING) -> Dat
             connection.execute(_SESSION)
             with connection.transaction():
                 tables = [_digest_table(connection, table, former) for table in _tables(connection)]
-                tables.extend(_large_objects(connection))
+                tables.extend(_large_objects(connection, former))
         except psycopg.Error as error:
             raise unavailable(source, str(error), doing="cannot be digested") from error
-    return dataset_digest("postgres", tables, exact=True)
+    return dataset_digest("postgres", tables, exact=True, former=former)
 
 
 def _tables(connection: psycopg.Connection[tuple[object, ...]]) -> list[_Table]:
@@ -86,18 +86,25 @@ def _digest_table(connection: psycopg.Connection[tuple[object, ...]], table: _Ta
         sql.Identifier(table.schema, table.name), order
     )
     header = "".join(f"{_escaped(str(name))}\t{_escaped(str(kind))}\n" for name, kind in columns)
-    hasher = TableHasher(f"{table.schema}.{table.name}", header.encode("utf-8") + b"\n", former)
+    hasher = TableHasher(
+        f"{table.schema}.{table.name}", header.encode("utf-8") + b"\n", former,
+        kind="postgres", parts=(table.schema, table.name),
+    )  # fmt: skip
     done = _digest_copy(connection, query, hasher)
     return TableDigest((table.schema, table.name), done.rows, done.sha256, done)
 
 
-def _large_objects(connection: psycopg.Connection[tuple[object, ...]]) -> list[TableDigest]:
+def _large_objects(connection: psycopg.Connection[tuple[object, ...]], former: FormerRows) -> list[TableDigest]:
     """Large objects live in a system table that only superusers may read; named only if there are any."""
     found = connection.execute("SELECT 1 FROM pg_catalog.pg_largeobject_metadata LIMIT 1").fetchone()
     if found is None:
         return []
     query = sql.SQL("COPY (SELECT loid, pageno, data FROM pg_catalog.pg_largeobject ORDER BY loid, pageno) TO STDOUT")
-    hasher = TableHasher("pg_catalog.pg_largeobject", b"loid\toid\npageno\tinteger\ndata\tbytea\n\n")
+    only_records = FormerRows(records=former.records)
+    hasher = TableHasher(
+        "pg_catalog.pg_largeobject", b"loid\toid\npageno\tinteger\ndata\tbytea\n\n", only_records,
+        kind="postgres", parts=("pg_catalog", "pg_largeobject"),
+    )  # fmt: skip
     done = _digest_copy(connection, query, hasher)
     return [TableDigest(("pg_catalog", "pg_largeobject"), done.rows, done.sha256, done)]
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 import hashlib
 import zlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 import msgspec
 
+from exclave.formats.record import Opening
 from exclave.formats.signals import MAX_TABLES, TableSignal, TableState
+from exclave.ids import Digest, Label
+from exclave.rules.records import GrowingTree, LevelTree, RecordsKey, commitment
 
 BUCKET_BITS = 16
 _BUCKETS = 1 << BUCKET_BITS
@@ -55,6 +59,22 @@ class TableRows:
     prefix: str | None = None
     """SHA-256 of header and so many rows as the former version had; None if there are fewer now or it is not known."""
     summary: Summary | None = None
+    records: Digest | None = None
+    """Root of the table's rows as records, if they are."""
+
+
+@dataclass(slots=True)
+class RowRecords:
+    """Makes a database's rows records, and keeps the way of one of them if ``wanted`` says which."""
+
+    key: RecordsKey
+    dataset: Label
+    wanted: Callable[[str, str, bytes], bool] | None = None
+    """(kind, table as in the digest's text, columns and row) → whether to show it (the first such); asked for each."""
+    opening: Opening | None = None
+    """That row, up to its table's root."""
+    table: str = ""
+    """The table where it was found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +83,8 @@ class FormerRows:
 
     tables: Mapping[str, TableRows] = field(default_factory=dict)
     append_only: frozenset[str] = frozenset()
+    records: RowRecords | None = None
+    """If the rows are to be records."""
 
     def tallied(self, name: str) -> bool:
         """Whether ``name`` is declared: with its schema, or by its last part alone."""
@@ -75,7 +97,12 @@ NOTHING = FormerRows()
 class TableHasher:
     """The digest of one table, fed with encoded rows in its order."""
 
-    def __init__(self, name: str, header: bytes, former: FormerRows = NOTHING) -> None:
+    def __init__(
+        self, name: str, header: bytes, former: FormerRows = NOTHING, *, kind: str = "", parts: tuple[str, ...] = ()
+    ) -> None:
+        """``kind`` and ``parts`` (of the name): for records."""
+        records = former.records
+        self._records = None if records is None else TableRecords(records, kind, encoded_name(parts), header)
         self._name, self._state = name, hashlib.sha256(header)
         self._header = self._state.hexdigest()
         known = former.tables.get(name)
@@ -94,6 +121,8 @@ class TableHasher:
             self._state.update(b"".join(rows[cut:]))
         else:
             self._state.update(b"".join(rows))
+        if self._records is not None:
+            self._records.add(rows, self.rows)
         self.rows += len(rows)
         if self._summary is not None:
             self._tally(rows, self._summary.counts, self._summary.sums)
@@ -108,7 +137,54 @@ class TableHasher:
 
     def done(self) -> TableRows:
         """All rows were given."""
-        return TableRows(self._name, self.rows, self._state.hexdigest(), self._header, self._prefix, self._summary)
+        records = None if self._records is None else self._records.finish()
+        return TableRows(
+            self._name, self.rows, self._state.hexdigest(), self._header, self._prefix, self._summary, records
+        )
+
+
+class TableRecords:
+    """The rows of one table as records, in bounded memory."""
+
+    def __init__(self, records: RowRecords, kind: str, table: str, header: bytes) -> None:
+        self._records, self._kind, self._table, self._header = records, kind, table, header
+        self._head = records.key.rows_head(records.dataset, kind, table) + header
+        self._tree = GrowingTree(records.key.filler)
+        self._shown: Opening | None = None
+
+    def add(self, rows: Sequence[bytes | bytearray | memoryview], first: int) -> None:
+        """The next rows; ``first``: number of the first of them."""
+        records, head, tree = self._records, self._head, self._tree
+        salt_of, wanted = records.key.row_salt, records.wanted
+        for number, row in enumerate(rows, first):
+            record = head + row
+            salt = salt_of(number, record)
+            keep = wanted is not None and wanted(self._kind, self._table, self._header + row) and self._shown is None
+            tree.add(commitment(salt, record), keep=keep)
+            if keep:
+                self._shown = Opening(record, salt, ())
+
+    def finish(self) -> Digest:
+        """The root of all rows."""
+        root = self._tree.finish()
+        if self._shown is not None and self._records.opening is None:
+            self._records.opening = self._shown.further(self._tree.way)
+            self._records.table = self._table
+        return root
+
+
+def encoded_name(parts: Sequence[str]) -> str:
+    """A table's name in canonical texts: its parts percent-encoded (RFC 3986, unreserved kept) and joined by dots."""
+    return ".".join(quote(part, safe="", encoding="utf-8", errors="surrogateescape") for part in parts)
+
+
+def dataset_records(records: RowRecords, tables: Sequence[tuple[str, Digest]]) -> Digest:
+    """Root over the roots of all tables, (encoded name, root) in the digest's order; a shown row is led there."""
+    tree = LevelTree([root for _, root in tables], records.key.filler)
+    if records.opening is not None:
+        at = next(n for n, (name, _) in enumerate(tables) if name == records.table)
+        records.opening = records.opening.further(tree.way(at))
+    return tree.root
 
 
 def table_signals(now: Iterable[TableRows], former: FormerRows) -> tuple[TableSignal, ...]:

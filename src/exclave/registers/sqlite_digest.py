@@ -31,7 +31,7 @@ def sqlite_digest(database: Path, *, still: bool = False, former: FormerRows = N
             tables = [_digest_table(connection, name, has_rowid, former) for name, has_rowid in _tables(connection)]
         except sqlite3.Error as error:
             raise CorruptObject(f"the SQLite database {database} cannot be read: {error}") from error
-    return dataset_digest("sqlite", tables, exact=True)
+    return dataset_digest("sqlite", tables, exact=True, former=former)
 
 
 def sqlite_damage(database: Path, *, still: bool = False) -> str:
@@ -69,14 +69,18 @@ def _digest_table(connection: sqlite3.Connection, table: str, has_rowid: bool, f
     header = msgspec.msgpack.encode(columns)
     connection.text_factory = str
     try:
-        done = _digest_rows(connection, query, TableHasher(table, header, former))
+        done = _digest_rows(connection, query, _hasher(table, header, former))
     except sqlite3.OperationalError as error:
         if "decode to UTF-8" not in str(error):
             raise
         connection.text_factory = _any_text
-        done = _digest_rows(connection, query, TableHasher(table, header, former))
+        done = _digest_rows(connection, query, _hasher(table, header, former))
         connection.text_factory = str
     return TableDigest((table,), done.rows, done.sha256, done)
+
+
+def _hasher(table: str, header: bytes, former: FormerRows) -> TableHasher:
+    return TableHasher(table, header, former, kind="sqlite", parts=(table,))
 
 
 def _order(columns: list[tuple[str, int]], has_rowid: bool) -> str:

@@ -70,6 +70,8 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     """What its entries add to the dataset's digest (``digest_line``), one after the other."""
     node: bytes
     """The leaf as it was sealed."""
+    records: bytes = b""
+    """Root over its documents' commitments (32 bytes), behind the tag (8 bytes) of the key that it was made with."""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -85,6 +87,11 @@ def pack_record(record: FlatRecord) -> bytes:
 
 def unpack_record(data: bytes) -> FlatRecord:
     return _RECORD.decode(data)
+
+
+def decode_leaf(node: bytes) -> Leaf:
+    """A leaf of ours, from the cache or made a moment ago: decoded without the checks that a stranger's needs."""
+    return _LEAF.decode(node)
 
 
 def encode_marks(paths: Sequence[bytes], stamps: Sequence[Stamp | None]) -> bytes:
@@ -234,6 +241,12 @@ class Prior:
         """Nothing more is asked: what is left was not met."""
         while self.now is not None:
             self._pass()
+
+
+def catalogue_leaves(path: Path) -> Iterator[Leaf]:
+    """The leaves of the last version's manifest, as far as the file is unharmed."""
+    for encoded in _frames(path):
+        yield decode_leaf(_FRAME.decode(encoded).node)
 
 
 def _frames(path: Path) -> Iterator[bytes]:

@@ -9,6 +9,8 @@ import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from exclave.errors import Bug
 from exclave.formats.entry import Entry, Kind, Stamp, digest_line
 from exclave.formats.manifest import (
@@ -23,6 +25,8 @@ from exclave.formats.manifest import (
     Ref,
     encode_node,
 )
+from exclave.ids import Digest
+from exclave.rules.records import LevelTree
 from exclave.vault.catalogue import (
     CatalogueWriter,
     FlatRecord,
@@ -30,8 +34,10 @@ from exclave.vault.catalogue import (
     Frame,
     Part,
     are_comparable,
+    decode_leaf,
     encode_marks,
 )
+from exclave.vault.records import FileCommitter
 from exclave.vault.sealer import HERE, Slot
 
 LEAF_LEAST = 64
@@ -183,8 +189,15 @@ class _Open:
 class TreeBuilder:
     """Takes records in walk order; ``store`` seals a node and returns its slot."""
 
-    def __init__(self, store: Callable[[bytes], Slot], needs: set[bytes], cache: CatalogueWriter | None) -> None:
-        """``needs`` collects the names of all packs that the tree refers to; ``cache`` gets its leaves."""
+    def __init__(
+        self,
+        store: Callable[[bytes], Slot],
+        needs: set[bytes],
+        cache: CatalogueWriter | None,
+        committer: FileCommitter | None = None,
+    ) -> None:
+        """``needs`` collects the names of all packs that the tree refers to; ``cache`` gets its leaves. ``committer``:
+        if the dataset's documents are to be records."""
         self._store = store
         self._needs = needs
         self._cache = cache
@@ -192,6 +205,9 @@ class TreeBuilder:
         self._leaves: list[tuple[Slot, bytes]] = []
         """Each leaf, and the path of its first record."""
         self._digest = hashlib.sha256()
+        self._committer = committer
+        self._roots: list[Digest] = []
+        """Of the records of each leaf."""
         self.entries = 0
         self.bytes = 0
 
@@ -220,9 +236,12 @@ class TreeBuilder:
         """
         frame = former.frame
         if start == 0 and stop == frame.entries and former.whole and not self._open.records:
-            self._add_leaf(frame)
-            if self._cache is not None:
-                self._cache.add_encoded(former.encoded)
+            if self._committed(frame) is frame:
+                self._add_leaf(frame)
+                if self._cache is not None:
+                    self._cache.add_encoded(former.encoded)
+            else:
+                self._keep(self._committed(frame))
             return
         while start < stop:
             start, full = self._open.add_former(former, start, stop)
@@ -232,9 +251,20 @@ class TreeBuilder:
     def _close_leaf(self) -> None:
         frame = self._open.frame()
         self._open = _Open()
+        self._keep(self._committed(frame))
+
+    def _keep(self, frame: Frame) -> None:
         self._add_leaf(frame)
         if self._cache is not None:
             self._cache.add(frame)
+
+    def _committed(self, frame: Frame) -> Frame:
+        """``frame`` with the root of its records, if such are kept: itself if it has it, or none is needed."""
+        committer = self._committer
+        if committer is None or frame.records.startswith(committer.tag):
+            return frame
+        root = committer.tree(decode_leaf(frame.node)).root
+        return msgspec.structs.replace(frame, records=committer.tag + root)
 
     def _add_leaf(self, frame: Frame) -> None:
         self._needs.update(frame.packs)
@@ -242,6 +272,13 @@ class TreeBuilder:
         self.entries += frame.entries
         self.bytes += frame.size_bytes
         self._leaves.append((self._store(frame.node), frame.first))
+        if self._committer is not None:
+            self._roots.append(Digest(frame.records[len(self._committer.tag) :]))
+
+    def records_root(self) -> Digest | None:
+        """Root of all its records, once ``finish`` was called; None if none are kept."""
+        committer = self._committer
+        return None if committer is None else LevelTree(self._roots, committer.key.filler).root
 
     def finish(self, place: Callable[[list[Slot], int], tuple[Ref, ...]]) -> tuple[Slot, int]:
         """Slot and level of the top node.

@@ -24,12 +24,14 @@ from exclave.formats.pack import ROOT_ID
 from exclave.formats.paths import list_key
 from exclave.formats.signals import Signals
 from exclave.ids import Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
+from exclave.rules.records import RecordsKey
 from exclave.sites.contract import Site
 from exclave.vault.catalogue import CatalogueWriter, FlatRecord, FormerLeaf, Part, Prior, pack_record, unpack_record
 from exclave.vault.chunker import DATABASE_AVERAGE_BYTES, LARGE_AVERAGE_BYTES, SMALL_AVERAGE_BYTES, Chunker
 from exclave.vault.compression import compress
 from exclave.vault.index import ChunkIndex
 from exclave.vault.ingest import ChunkStore, Ingest
+from exclave.vault.records import FileCommitter
 from exclave.vault.sealer import HERE, PackKeys, PackSealer, Slot
 from exclave.vault.shipper import Shipper
 from exclave.vault.signals import Watch
@@ -122,6 +124,7 @@ class VersionWriter:
         self._tops: list[Slot] = []
         self._caches: list[CatalogueWriter] = []
         self._signals: dict[Label, Signals] = {}
+        self._records: dict[Label, Digest] = {}
         self._read_bytes = 0
         self._reused = 0
         # What only a site that takes no part holds does not count: this version must be whole without it.
@@ -137,6 +140,10 @@ class VersionWriter:
         """What the dataset's watch noticed."""
         return self._signals[label]
 
+    def records_of(self, label: Label) -> Digest | None:
+        """Root of the dataset's documents; None if they are no records."""
+        return self._records.get(label)
+
     def close(self) -> None:
         """Ends the threads; uncommitted caches are dropped."""
         self._pool.shutdown(cancel_futures=True)
@@ -145,12 +152,20 @@ class VersionWriter:
             cache.drop()
 
     def add_dataset(
-        self, label: Label, kind: str, items: Iterable[Captured | Listed], *, ordered: bool, watch: Watch | None = None
+        self,
+        label: Label,
+        kind: str,
+        items: Iterable[Captured | Listed],
+        *,
+        ordered: bool,
+        watch: Watch | None = None,
+        records: RecordsKey | None = None,
     ) -> Callable[[Instant, Mapping[str, str], FoundDigest | None], None]:
         """Reads and ships one dataset; returns a function to be called with what its capture says of itself.
 
         That function takes the captured instant, facts and the source's own digest (None: the one of its files).
-        ``watch`` is shown what changes; ``signals_of`` gives what it noticed.
+        ``watch`` is shown what changes; ``signals_of`` gives what it noticed. With ``records`` the files become
+        records, whose root ``records_of`` gives.
         """
         cache_path = self._cache / f"{label}.catalogue"
         prior: Prior | None = None
@@ -162,7 +177,8 @@ class VersionWriter:
             self._caches.append(cache)
         else:
             spool = _Spool(self._cache / f"{label}.spool")
-        tree = TreeBuilder(self._store_node, self._needs, cache)
+        committer = None if records is None else FileCommitter(records, label)
+        tree = TreeBuilder(self._store_node, self._needs, cache, committer)
         large = LARGE_AVERAGE_BYTES if kind in FOLDER_KINDS else DATABASE_AVERAGE_BYTES
         small = min(large, SMALL_AVERAGE_BYTES)
         seed = self._who.secrets.chunk_seed
@@ -194,6 +210,8 @@ class VersionWriter:
         self._reused += ingest.reused_files
         top, level = tree.finish(self._place)
         self._tops.append(top)
+        if (root := tree.records_root()) is not None:
+            self._records[label] = root
         at = len(self._datasets)
         blank = Ref(HERE, 0, 0, 0, b"")
         made = Dataset(label, kind, blank, level, tree.entries, tree.bytes, 0, {})

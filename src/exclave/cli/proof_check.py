@@ -1,0 +1,111 @@
+"""``exclave verify --proof``: what a proof of a single record says, in a citizen's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from exclave.cli.output import counted, print_json, say, table, when
+from exclave.errors import MalformedError, UsageError
+from exclave.formats.proof import MAX_PROOF_BYTES
+from exclave.formats.record import FileRecord, RowRecord, table_name
+from exclave.ids import Fingerprint, instant_text
+from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
+
+_BLOCK = 1 << 20
+
+
+def check_proof(path: Path, record: Path | None, pinned: Fingerprint, *, least_charter: int, json: bool) -> None:
+    """``exclave verify --proof``: says what the file proves, and whether ``record`` is the document that it is of."""
+    proven = verify_proof(_read(path), pinned, least_charter=least_charter)
+    if record is not None:
+        verify_document(proven.record, _blocks(record))
+    if json:
+        print_json({"ok": True, "document_checked": record is not None, **proof_json(proven)})
+        return
+    say(sentence(proven))
+    if isinstance(proven.record, RowRecord):
+        table(("column", "type", "value"), ((c, t, "NULL" if v is None else v) for c, t, v in proven.record.cells()))
+    elif record is not None:
+        say(f"{record} is that very document, byte by byte.")
+    else:
+        say(f"Of the document the proof names {proven.record.size} bytes and BLAKE3 {proven.record.content.hex()}.")
+        say("Name your copy after the proof, and it is compared.")
+    say(_as_of(proven))
+
+
+def sentence(proven: VerifiedProof) -> str:
+    """What was proven, for a citizen."""
+    leaf, what = proven.leaf, record_text(proven.record)
+    title = proven.title or proven.record.register
+    said = (
+        f"PROVEN: {what} stood in the register {title} of {proven.state_name} at {when(leaf.time)}"
+        f" (version {leaf.sequence}). Its writer {proven.writer} signed that"
+    )
+    if proven.cut_off:
+        return f"{said}, and the custodians' next epoch confirms it."
+    if proven.cosigners:
+        names = ", ".join(f"{name} ({when(time)})" for name, time in proven.cosigners)
+        return f"{said}, and {counted(len(proven.cosigners), 'witness', 'witnesses')} cosigned: {names}."
+    return f"{said}. The state's charter asks for no witness, so nobody else vouches for the time."
+
+
+def _as_of(proven: VerifiedProof) -> str:
+    return (
+        f"The proof knows the state's charters up to number {proven.charter} ({when(proven.charter_issued)})."
+        " What was decided later it cannot know."
+    )
+
+
+def record_text(record: FileRecord | RowRecord) -> str:
+    if isinstance(record, FileRecord):
+        path = record.path.decode("utf-8", "backslashreplace")
+        # Letters of other scripts can look like Latin ones: such a name is shown in ASCII besides.
+        plain = "" if path.isascii() else f" ({ascii(path)[1:-1]})"
+        return f"the document {path!r}{plain} of {record.dataset}"
+    return f"a row of table {table_name(record.table)} of {record.dataset}"
+
+
+def proof_json(proven: VerifiedProof) -> dict[str, Any]:
+    leaf, record = proven.leaf, proven.record
+    shown: dict[str, Any] = {"dataset": record.dataset}
+    if isinstance(record, FileRecord):
+        path = record.path.decode("utf-8", "backslashreplace")
+        shown |= {"document": path, "size": record.size, "blake3": record.content.hex()}
+    else:
+        shown |= {"table": table_name(record.table), "row": [list(cell) for cell in record.cells()]}
+    return {
+        "state": proven.state, "state_name": proven.state_name, "register": leaf.register, "title": proven.title,
+        "name": record.register, "version": leaf.sequence, "time": instant_text(leaf.time), "epoch": leaf.epoch,
+        "writer": proven.writer, "signed": instant_text(proven.signed),
+        "cosigners": {name: instant_text(time) for name, time in proven.cosigners}, "cut_off": proven.cut_off,
+        "witnesses_needed": proven.witnesses_needed, "charter": proven.charter,
+        "charter_issued": instant_text(proven.charter_issued), "record": shown,
+    }  # fmt: skip
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _read(path: Path) -> bytes:
+    data = b"".join(_first(path))
+    if len(data) > MAX_PROOF_BYTES:
+        raise MalformedError(f"{path} is too long for a proof")
+    return data
+
+
+def _first(path: Path) -> Iterator[bytes]:
+    """No more of a file than shows that it is too long."""
+    left = MAX_PROOF_BYTES
+    for block in _blocks(path):
+        yield block
+        left -= len(block)
+        if left < 0:
+            return
