@@ -41,6 +41,7 @@ from exclave.verify.state import StateView, read_state
 if TYPE_CHECKING:
     from exclave.identity.contract import Tickets
     from exclave.operations.identity_place import IdentityPlace
+    from exclave.operations.publish import OpenProver, Source
 
 BRISK = Patience(
     RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0, longest_rest_s=10.0),
@@ -220,6 +221,25 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
     if dataset.kind == "identity":
         return FolderCapture(Path(path), clock)
     return FolderCapture(Path(path), clock, skip=frozenset(part.encode() for part in skip.split(":") if part))
+
+
+def open_publishing(home: Home, name: str, dataset: str) -> tuple[Source, OpenProver]:
+    """The folder that is published of the register ``name``, and who proves its files; ``dataset``: empty if it has
+    one of files only. ``UsageError`` if that is not clear.
+    """
+    from exclave.operations.publish import Source  # noqa: PLC0415 - see the top
+    from exclave.operations.publish_proofs import HomeProvers  # noqa: PLC0415
+
+    config = home.config.find_register(name)
+    found = {one.name: one for one in config.dataset if one.kind == "files"}
+    if not dataset and len(found) != 1:
+        raise UsageError(f"register {name} has {len(found)} datasets of files: name one with --dataset")
+    chosen = found.get(dataset) if dataset else next(iter(found.values()))
+    if chosen is None:
+        raise UsageError(f"register {name} has no dataset of files {dataset!r}; it has: {', '.join(found) or 'none'}")
+    skip = str(chosen.options.get("skip", ""))
+    source = Source(str(chosen.options.get("path", "")), Label(chosen.name), frozenset(p for p in skip.split(":") if p))
+    return source, HomeProvers(home, name, source.dataset)
 
 
 def witness_authority(sources: Sources, state: Fingerprint) -> Authority:

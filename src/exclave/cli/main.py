@@ -24,6 +24,7 @@ _UNSIGNED = "not signed, unless it said so; run it again"
 _WRITTEN = "what it wrote so far stays; run it again, and it says so if that is in its way"
 _IF_INTERRUPTED = {
     "backup": _GOES_ON,
+    "publish": _GOES_ON,
     "rekey": _GOES_ON,
     "ship": _GOES_ON,
     "site import": _GOES_ON,
@@ -59,6 +60,7 @@ _IF_INTERRUPTED = {
 _ALONE = (
     "init",
     "backup",
+    "publish",
     "snapshots",
     "retention",
     "diff",
@@ -68,6 +70,7 @@ _ALONE = (
     "failover",
     "rekey",
     "verify",
+    "prove",
     "scrub",
     "ship",
     "status",

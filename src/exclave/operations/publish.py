@@ -46,10 +46,10 @@ from exclave.operations.ledger_entry import enter, settle_outbox
 from exclave.operations.reading_room import Published, fetch_bundle, newest_edition
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.sites.contract import Readable, Site
-from exclave.verify.history import RegisterHistory, read_history
+from exclave.verify.history import CountedVersion, RegisterHistory, read_history
 from exclave.verify.state import StateView, read_state
 
-BUNDLE_BYTES: Final = 8 << 20
+BUNDLE_BYTES: Final = 32 << 20
 """Files and proofs of one bundle before it is packed, but for a single file that is larger."""
 
 
@@ -63,7 +63,7 @@ class Prover(Protocol):
         """
 
 
-OpenProver = Callable[[StateView, RegisterHistory, VersionLeaf], Prover]
+OpenProver = Callable[[StateView, Mapping[Label, Readable], RegisterHistory, CountedVersion], Prover]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,8 @@ class Source:
 
     folder: str
     dataset: Label
+    skip: frozenset[str] = frozenset()
+    """Relative paths that the dataset leaves out, with everything below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +133,8 @@ def publish(
         if before is not None and before.edition.sequence == version.leaf.sequence:
             return _receipt(before.edition, outlet, 0, 0, (), 0, nothing_new=True)
         known = published_files(view, at, before)
-        prover = open_prover(view, history, version.leaf)
-        changes = _Changes(source.folder, known, prover, progress)
+        prover = open_prover(view, at, history, version)
+        changes = _Changes(source, known, prover, progress)
         bundles = [outlet.put(version.leaf, group) for group in _grouped(changes.found())]  # (3) (4)
         old = before.edition.bundles if before is not None else ()
         if not old and not bundles:
@@ -220,7 +222,7 @@ class _Outlet:
 class _Changes:
     """What of a folder is not as it was published."""
 
-    folder: str
+    source: Source
     known: dict[str, Digest]
     prover: Prover
     progress: Callable[[str, int], None]
@@ -231,15 +233,17 @@ class _Changes:
     def found(self) -> Iterator[tuple[str, bytes | None, bytes]]:
         """(path, bytes, proof) of each new or changed file, then (path, None, nothing) of each that is gone."""
         seen: set[str] = set()
-        for number, path in enumerate(walk(self.folder, self._leave_out)):
+        leaders: dict[tuple[int, int], str] = {}
+        for number, path in enumerate(walk(self.source, self._leave_out)):
             seen.add(path)
-            content = _read(self.folder, path)
+            content, inode = _read(self.source.folder, path)
+            leader = path if inode is None else leaders.setdefault(inode, path)
             if number % 256 == 0:
                 self.progress(path, number)
             if self.known.get(path) == sha256(content):
                 continue
             try:
-                proof = self.prover.prove(os.fsencode(path), content)
+                proof = self.prover.prove(os.fsencode(leader), content)
             except MissingObject as error:
                 raise SourceUnavailable(
                     f"{path} is not what the newest version holds: {error.message}",
@@ -256,19 +260,22 @@ class _Changes:
             self.left_out.append(f"{path}: {why}")
 
 
-def walk(folder: str, leave_out: Callable[[str, str], None], below: str = "") -> Iterator[str]:
-    """Paths of the plain files in ``folder``, ordered; no link is followed. ``SourceUnavailable`` if unreadable."""
+def walk(source: Source, leave_out: Callable[[str, str], None], below: str = "") -> Iterator[str]:
+    """Paths of the plain files in the folder, ordered; no link is followed. ``SourceUnavailable`` if unreadable."""
+    folder = os.path.join(source.folder, below)
     try:
-        with os.scandir(os.path.join(folder, below)) as found:
+        with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
     except OSError as error:
-        raise SourceUnavailable(f"cannot read {os.path.join(folder, below)}: {error.strerror}") from error
+        raise SourceUnavailable(f"cannot read {folder}: {error.strerror}") from error
     for entry in entries:
         path = f"{below}/{entry.name}" if below else entry.name
+        if path in source.skip:
+            continue
         if not _speakable(path) or not publishable(path):
             leave_out(path.encode("utf-8", "replace").decode(), "such a name cannot be published")
         elif entry.is_dir(follow_symlinks=False):
-            yield from walk(folder, leave_out, path)
+            yield from walk(source, leave_out, path)
         elif not entry.is_file(follow_symlinks=False):
             leave_out(path, "a link or no plain file")
         elif entry.stat(follow_symlinks=False).st_size > MAX_FILE_BYTES:
@@ -285,18 +292,20 @@ def _speakable(path: str) -> bool:
     return True
 
 
-def _read(folder: str, path: str) -> bytes:
+def _read(folder: str, path: str) -> tuple[bytes, tuple[int, int] | None]:
+    """A file's bytes, and its device and inode if it has several names: a version has its content under the first."""
     try:
         fd = os.open(os.path.join(folder, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode):
                 raise SourceUnavailable(f"{path} is no plain file any more")
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
     if len(data) > MAX_FILE_BYTES:
         raise SourceUnavailable(f"{path} grew while it was read", hint="Run `exclave backup` and this command again.")
-    return data
+    return data, (found.st_dev, found.st_ino) if found.st_nlink > 1 else None
 
 
 def _grouped(

@@ -29,7 +29,7 @@ from exclave.serve.reading_store import ActRow, PartRow, TextRow
 PER_PAGE: Final = 200
 MAX_SHOWN_CHARS: Final = 2_000_000
 """Longer texts are cut on their page, which says so; the original document has all."""
-VERIFY: Final = "exclave verify --proof ACT.proof --record ACT.txt --fingerprint {fingerprint}"
+VERIFY: Final = "exclave verify ACT.txt --proof ACT.proof --fingerprint {fingerprint}"
 PAGE_CSP: Final = (
     "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; frame-src 'self'; base-uri 'none'; "
     "frame-ancestors 'none'"

@@ -19,7 +19,7 @@ from typing import Final
 from exclave.errors import UsageError
 
 MAX_QUERY: Final = 200
-MAX_WORDS: Final = 8
+MAX_WORDS: Final = 12
 PER_PAGE: Final = 10
 MAX_PAGE: Final = 20
 RANK_S: Final = 0.030
