@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
 from exclave.formats.deletion import CHARTER, DONE, ORDERED
 from exclave.formats.edition import KIND as PUBLISHED
+from exclave.formats.exit import KIND as SITE_LEFT
 from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf, parse_ledger_entry
 from exclave.formats.scrubbed import KIND as SCRUBBED
+from exclave.formats.sitefacts import LOCKED, PROBED
 from exclave.formats.tile import TILE_WIDTH
 from exclave.ids import Epoch, RegisterId, instant_text
 from exclave.rules.checkpoints import VerifiedCheckpoint
@@ -24,7 +26,7 @@ CLOCK_TOLERANCE_US = 5 * 60 * 1_000_000
 MAX_ENTRIES = 1 << 22
 """Most entries that are read of one register."""
 _MAX_LOST_BUNDLES = 16
-_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE, PUBLISHED, SCRUBBED})
+_KEPT_FACTS = frozenset({CHARTER, ORDERED, DONE, PUBLISHED, SCRUBBED, SITE_LEFT, PROBED, LOCKED})
 
 
 @dataclass(frozen=True, slots=True)
