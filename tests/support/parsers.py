@@ -12,6 +12,7 @@ import json
 import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from exclave.formats import (
     dnsplan,
     edition,
     epochnote,
+    exit,
     extension,
     fact,
     feed,
@@ -55,7 +57,7 @@ from exclave.formats import (
     watchconfig,
     witness,
 )
-from exclave.ids import instant_text, parse_instant, parse_key, parse_label
+from exclave.ids import instant_text, parse_instant, parse_key, parse_label, sha256
 from exclave.keys.file import parse_key_file
 
 Reader = Callable[[bytes], bytes | None]
@@ -114,6 +116,13 @@ def _timed(data: bytes) -> bytes:
     return checkpoint.encode_timed(*checkpoint.parse_timed(data, 64))
 
 
+def _exit_list(data: bytes) -> bytes:
+    found = exit.ExitList(BytesIO(data))
+    objects = b"".join(exit.object_line(key, size) for key, size in found.objects())
+    assert found.root == sha256(data)
+    return found.head.encode().encode() + objects
+
+
 READERS: dict[str, Reader] = {
     "annex.parse_annex": _own(annex.parse_annex),
     "answer.parse_answer": _text(answer.parse_answer),
@@ -133,6 +142,9 @@ READERS: dict[str, Reader] = {
     "epochnote.parse_epoch": _text(epochnote.parse_epoch),
     "extension.parse_extension": _text(extension.parse_extension),
     "extension.parse_extension_end": _text(extension.parse_extension_end),
+    "exit.ExitList": _exit_list,
+    "exit.parse_exit": _text(exit.parse_exit),
+    "exit.parse_exit_facts": _people(lambda data: exit.parse_exit_facts(fact.parse_fact(data).say)),
     "fact.parse_fact": _own(fact.parse_fact),
     "feed.parse_feed_head": _text(feed.parse_feed_head),
     "feed.parse_batch": _people(feed.parse_batch),

@@ -119,7 +119,8 @@ def _show(r: Receipt) -> None:
     met = "met" if r.rpo_met_s <= r.rpo_s else "NOT met"
     if not r.witnessed:
         met = "NOT met: too few witnesses vouch for it, so readers do not count it yet"
-    say(f"  protected {duration(r.rpo_met_s)} after its state; RPO {duration(r.rpo_s)}: {met}")
+    how = f"protected by {r.protection}," if r.protected else f"NOT protected ({r.protection}); stored"
+    say(f"  {how} {duration(r.rpo_met_s)} after its state; RPO {duration(r.rpo_s)}: {met}")
     if r.quorum:
         say(f"  witnesses: {', '.join(r.witnesses) or 'none'} (needed: {r.quorum})")
     for what in r.suspicious:

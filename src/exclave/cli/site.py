@@ -4,30 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
-from exclave.cli import site_lock, site_probe, site_sync
-from exclave.cli.output import HomeFolder, Json, note, print_json, say, size_text, table, typed, when
+from exclave.cli import site_leave, site_lock, site_probe, site_sync
+from exclave.cli.output import HomeFolder, Json, moment, note, print_json, say, size_text, table, typed, when
 from exclave.cli.progress import work_bar
 from exclave.errors import ConfigError, ExclaveError, IntegrityError, MissingObject, UsageError
 from exclave.formats.carried import Carried
 from exclave.formats.config import parse_config
 from exclave.ids import (
     Fingerprint,
+    Instant,
     Label,
     RegisterId,
     now,
     parse_country,
+    parse_day,
     parse_fingerprint,
     parse_label,
     parse_register_id,
 )
 from exclave.operations.deliver import Delivery
-from exclave.operations.home import CONFIG_NAME, absolute_address, write_private
+from exclave.operations.home import CONFIG_NAME, Home, absolute_address, write_private
 from exclave.operations.ship import DISK, read_carried, take_over
+from exclave.rules.lease import alarms
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.opening import open_site
@@ -39,6 +42,7 @@ app = typer.Typer(help="Sites: the places that keep copies.", no_args_is_help=Tr
 site_probe.register(app)
 site_lock.register(app)
 site_sync.register(app)
+site_leave.register(app)
 
 
 @app.command(epilog="Example: exclave site add lux dir:/mnt/luxembourg --country LU --operator ctie --can-run")
@@ -80,24 +84,45 @@ def _quoted(url: str) -> str:
 
 
 @app.command(name="list", epilog="Example: exclave site list")
-def list_(home: HomeFolder = Path(), json: Json = False) -> None:
-    """The sites of exclave.toml, and whether they answer."""
+def list_(home: HomeFolder = Path(), json: Json = False) -> int:
+    """The sites of exclave.toml, whether they answer, and how long leases and legal bases last.
+
+    Exit code 1 if one of them ends soon, or has ended ([state] alarm_days in exclave.toml).
+    """
     opened = open_home(home)
-    rows = []
+    sites = open_sites(opened)
+    ends, told = _ends(opened, sites)
+    rows: list[dict[str, Any]] = []
     for site in opened.config.site:
         try:
-            next(iter(open_site(absolute_address(opened.folder, site.url)).list("")), None)
+            next(iter(sites[Label(site.name)].list("")), None)
             state = "answers"
         except ExclaveError as error:
             state = error.message
+        until = ends.get(Label(site.name))
         rows.append({"name": site.name, "country": site.country, "operator": site.operator, "url": site.url,
-                     "can_run": site.can_run, "state": state})  # fmt: skip
+                     "can_run": site.can_run, "state": state, "lease_until": moment(until or 0)})  # fmt: skip
     if json:
-        print_json({"sites": rows})
-        return
-    table(("site", "country", "operator", "can run", "address", "state"),
-          ([r["name"], r["country"], r["operator"], "yes" if r["can_run"] else "no", r["url"], r["state"]]
-           for r in rows))  # fmt: skip
+        print_json({"sites": rows, "alarms": told})
+    else:
+        table(("site", "country", "operator", "can run", "address", "state", "lease until"),
+              ([r["name"], r["country"], r["operator"], "yes" if r["can_run"] else "no", r["url"], r["state"],
+                (r["lease_until"] or "-")[:10]] for r in rows))  # fmt: skip
+        for text in told:
+            say(text)
+    return 1 if told else 0
+
+
+def _ends(opened: Home, sites: Mapping[Label, Site]) -> tuple[dict[Label, Instant], list[str]]:
+    """When leases end, and what ends soon, by the charter in force; by exclave.toml if no charter can be read."""
+    try:
+        charter = read_state(sites, opened.fingerprint()).chain.newest.charter
+    except ExclaveError:
+        return {Label(s.name): parse_day(s.lease_until) for s in opened.config.site if s.lease_until}, []
+    names = {number: str(name) for name, number in opened.register_ids().items()}
+    soon = alarms(charter, now(), opened.config.state.alarm_days)
+    told = [a.text(names.get(a.term.register, "") if a.term.register else "") for a in soon]
+    return {s.label: s.lease_until for s in charter.sites if s.lease_until is not None}, told
 
 
 @app.command(name="import", epilog=_IMPORT_EXAMPLE)

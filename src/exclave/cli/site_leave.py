@@ -50,7 +50,7 @@ _LEAVE = (
 _NEXT = {
     Step.BASIS: "Next: give every register a legal_basis at {new} in exclave.toml, and publish that charter.",
     Step.COPY: "Next: run this again; {new} lacks something still.",
-    Step.WAIT: "Next: without {site} a rule would not hold. Bring another site up, or add one; {site} stays until then.",
+    Step.WAIT: "Next: without {site} a rule would not hold. Bring another site up, or add one; until then it stays.",
     Step.PROPOSE: "Every register's rule holds without {site}.",
     Step.LEAVE: "The charter in force leaves {site} out. Next: its operator runs `exclave site leave`.",
     Step.DONE: "Nothing of this state lies at {site} any more.",
@@ -103,10 +103,11 @@ def evacuate_(
     if not drill and done.ok and done.after.step is Step.PROPOSE and where.home is not None:
         folder = (draft or where.home.folder / f"evacuate-{label}").absolute()
         made = propose_without(where.home, folder, where.view, done.after, now=now())
+    drafted = made.folder if made is not None else None
     if json:
-        print_json(_evacuated_told(done, drill, made.folder if made is not None else None))
+        print_json(_evacuated_told(done, drill=drill, draft=drafted))
     else:
-        _show_evacuation(where.names(), done, drill, made.folder if made is not None else None)
+        _show_evacuation(where.names(), done, drill=drill, draft=drafted)
     return _evacuated_code(done)
 
 
@@ -116,7 +117,7 @@ def _evacuated_code(done: Evacuation) -> int:
     return {Step.BASIS: 35, Step.COPY: NOT_YET, Step.WAIT: PlacementUnmet.exit_code}.get(done.after.step, 0)
 
 
-def _evacuated_told(done: Evacuation, drill: bool, draft: Path | None) -> dict[str, Any]:
+def _evacuated_told(done: Evacuation, *, drill: bool, draft: Path | None) -> dict[str, Any]:
     return {
         "ok": done.ok, "drill": drill, "site": done.after.site, "new": done.after.new, "step": done.after.step,
         "copied_bytes": done.copied_bytes, "took_s": done.took_s, "draft": draft,
@@ -126,7 +127,7 @@ def _evacuated_told(done: Evacuation, drill: bool, draft: Path | None) -> dict[s
     }  # fmt: skip
 
 
-def _show_evacuation(names: Mapping[RegisterId, str], done: Evacuation, drill: bool, draft: Path | None) -> None:
+def _show_evacuation(names: Mapping[RegisterId, str], done: Evacuation, *, drill: bool, draft: Path | None) -> None:
     was = {one.register: one for one in done.before.registers}
     table(
         ("register", "versions", "size", "only there before", "at risk without it", "now", "at the new site"),
@@ -187,8 +188,9 @@ def _show_left(done: Left, out: Path) -> None:
     if done.statement is None:
         say(f"{done.site}: {done.verdict.state}: {done.verdict.why}. Nothing was erased.")
     else:
-        say(f"{counted(done.erased, 'object was', 'objects were')} erased at {done.site} now;"
-            f" {counted(done.objects - done.left, 'object', 'objects')} of {size_text(done.bytes)} in all are gone.")  # fmt: skip
+        say(f"{counted(done.erased, 'object was', 'objects were')} erased at {done.site} now.")
+        say(f"In all {done.objects - done.left} of {counted(done.objects, 'object', 'objects')} are gone"
+            f" ({size_text(done.bytes)} with what is left).")  # fmt: skip
         say(f"List and signed statement are in {out}. Send exit.note and operator.card home, and keep exit.list.")
     if done.left:
         until = f" until {when(done.until)}" if done.until else ""

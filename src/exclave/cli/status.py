@@ -17,18 +17,22 @@ from exclave.operations.identity_place import PLACE_NAME
 from exclave.operations.status import StateStatus
 from exclave.operations.status import status as verb
 from exclave.rules.kit import KitReport, RowState
+from exclave.rules.lease import DEFAULT_DAYS
 
 
 def register(app: typer.Typer) -> None:
     app.command(name="status", epilog="Example: exclave status --home /srv/exclave")(status)
 
 
-def look(home: Path, site: list[str] | None, fingerprint: str) -> StateStatus:
+def look(home: Path, site: list[str] | None, fingerprint: str, *, quick: bool = False) -> StateStatus:
     """The state as its sites show it at this moment."""
     where = view_of(home, site, fingerprint)
     me = where.home.writer_card() if where.home is not None else None
     promised = {Label(s.name): s.scrub_days for s in where.home.config.site} if where.home is not None else {}
-    return verb(where.view, where.sites, where.names(), me, now=now(), scrub_days=promised)
+    days = where.home.config.state.alarm_days if where.home is not None else DEFAULT_DAYS
+    return verb(
+        where.view, where.sites, where.names(), me, now=now(), scrub_days=promised, alarm_days=days, quick=quick
+    )
 
 
 def told(found: StateStatus) -> dict[str, Any]:
@@ -72,10 +76,16 @@ def status(
     fingerprint: Annotated[
         str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
     ] = "",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Go by the ledgers' heads; do not look whether all packs are there.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """How old the last version of each register is at each site. Exit code 1 unless all is well."""
-    found = look(home, site, fingerprint)
+    """How old the last version of each register is at each site, and whether it is protected.
+
+    Exit code 1 unless all is well: also if a lease or a legal basis ends soon.
+    """
+    found = look(home, site, fingerprint, quick=quick)
     kit = None if site else _kit(home)
     if json:
         print_json({**told(found), "identity": kit_told(kit) if kit is not None else None})
@@ -87,7 +97,7 @@ def status(
             (
                 (r.name, r.epoch, "this home" if r.mine else r.writer, r.sequence or "-", when(r.time),
                  duration(r.age_s) if r.sequence else "-", duration(r.rpo_s),
-                 "yes" if r.protected else f"NO: {r.problem}")
+                 f"yes: {r.placement}" if r.protected else f"NO: {r.problem}")
                 for r in found.registers
             ),
         )  # fmt: skip
@@ -118,6 +128,8 @@ def status(
                     for r in found.registers for s in r.sites if s.probed or s.locked
                 ),
             )  # fmt: skip
+        for text in found.alarms:
+            say(text)
         for r in found.registers:
             for line in r.deletions:
                 say(f"{r.name}: {line}")

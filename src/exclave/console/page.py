@@ -88,12 +88,13 @@ def _page(title: str, body: str) -> str:
 def _verdict(status: StateStatus) -> str:
     bad = sum(not r.protected for r in status.registers)
     grave = sum(f.grave for f in status.findings)
-    if not bad and not grave:
+    if not (bad or grave or status.alarms):
         count = len(status.registers)
         told = "The register is protected." if count == 1 else f"All {count} registers are protected."
         return f'<p class="verdict good" role="status">{told}</p>'
     parts = [f"{bad} of {_count(len(status.registers), 'register')} not protected"] if bad else []
     parts += [_count(grave, "grave finding")] if grave else []
+    parts += status.alarms
     return f'<p class="verdict bad" role="status">Needs attention: {_text("; ".join(parts))}.</p>'
 
 

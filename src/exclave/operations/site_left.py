@@ -135,6 +135,4 @@ def _enter(
     fact = Fact(register, epoch.number, now, KIND, None, exit_facts(read.statement.site, read.digest))
     with patiently(lambda: home.alone(register)):
         settle_outbox(view, epoch, home.writer_key(), sites=level, now=now, outbox=outbox)
-        enter(
-            view, epoch, home.writer_key(), [fact.encode()], sites=level, witnesses=witnesses, now=now, outbox=outbox
-        )
+        enter(view, epoch, home.writer_key(), [fact.encode()], sites=level, witnesses=witnesses, now=now, outbox=outbox)

@@ -66,11 +66,11 @@ class RegisterStatus:
     protected: bool
     """The last version was found whole at as many sites as the rule asks, and is not older than the RPO."""
     problem: str
-    placement: str
-    """By how many copies it is protected, or what is missing, in words."""
     sites: tuple[SiteStatus, ...]
     deletions: tuple[str, ...] = ()
     """Orders to delete that nobody has recorded as done, and versions that were erased; a line each."""
+    placement: str = ""
+    """By how many copies it is protected, or what is missing, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def status(
         except ExclaveError as error:
             registers.append(
                 RegisterStatus(name, rule.id, 0, Label("?"), False, 0, Instant(0), 0.0, rule.rpo_s, rule.rto_s, False,
-                               error.message, "", ())
+                               error.message, ())
             )  # fmt: skip
             continue
         findings += history.findings
@@ -175,9 +175,8 @@ def status(
         registers.append(
             RegisterStatus(
                 name, rule.id, epoch.number, epoch.writer.name, mine, last.leaf.sequence if last else 0,
-                last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem, copies,
-                tuple(shown),
-                _deletions(view, at or sites, history, now),
+                last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem,
+                tuple(shown), _deletions(view, at or sites, history, now), copies,
             )
         )  # fmt: skip
     return StateStatus(

@@ -26,12 +26,13 @@ from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Erased, read_deletions
 from exclave.verify.erasable import keys_due
+from exclave.verify.exits import Exit, read_exits
 from exclave.verify.feeds import FeedHeads, absent_batches, head_key, read_heads
 from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, collect_history, read_copies
 from exclave.verify.inventory import read_lists
 from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
 from exclave.verify.objects import RegisterObjects
-from exclave.verify.report import RegisterReport, SiteReport
+from exclave.verify.report import NOT_ERASED, RegisterReport, SiteReport
 from exclave.verify.state import Finding, StateView, finding
 
 PUBLISHING_US = 15 * 60 * 1_000_000
@@ -55,6 +56,7 @@ class RegisterCheck:
         self._history = RegisterHistory(rule.id, (), (), ())
         self._erased: dict[VersionNumber, Erased] = {}
         self._keys_due: frozenset[Epoch] = frozenset()
+        self._exits: tuple[Exit, ...] = ()
 
     # Ledgers
 
@@ -77,6 +79,7 @@ class RegisterCheck:
         for audit in audits.values():
             self.findings += audit
         self._deleted()
+        self._left()
         self._legal_basis()
 
     def _compare(self, copies: LogCopies, name: str) -> None:
@@ -124,6 +127,16 @@ class RegisterCheck:
             self.findings += deletions.findings
             self._erased = deletions.erased(self._view, self._now)
             self._keys_due, _ = keys_due(self._view, self._sources, self._history, deletions, self._now)
+
+    def _left(self) -> None:
+        """What operators of sites that left have stated; a source that shows the register all the same is told."""
+        self._exits, findings = read_exits(self._view, self._sources, self._history)
+        self.findings += findings
+        for one in self._exits:
+            there = self._sources.get(str(one.site)) if one.site not in self._rule.at else None
+            if there is not None and self._view.shown[str(one.site)].epochs.get(self._rule.id):
+                text = "its operator states that everything was erased here, and the register is shown all the same"
+                self.findings.append(Finding(str(one.site), NOT_ERASED, "exit", text, self._rule.id, grave=False))
 
     @property
     def _living(self) -> tuple[CountedVersion, ...]:
@@ -259,6 +272,7 @@ class RegisterCheck:
             sites=tuple(self._site(name) for name in self._sources),
             placement_lacks=lacks,
             erased=tuple(self._erased[number] for number in sorted(self._erased)),
+            exits=self._exits,
         )
 
     def _age(self, latest: CountedVersion | None, age_s: int | None) -> None:

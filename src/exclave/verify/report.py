@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from exclave.errors import PlacementUnmet, UnavailableError, all_errors
 from exclave.ids import Country, Epoch, Fingerprint, Instant, RegisterId, Sequence
 from exclave.verify.deletions import Erased
+from exclave.verify.exits import Exit
 from exclave.verify.state import Finding
 
 NOT_ERASED = "not-erased"
@@ -53,6 +54,8 @@ class RegisterReport:
 
     erased: tuple[Erased, ...] = ()
     """Versions that are gone, or may be: they stay in the ledger, and are counted nowhere else."""
+    exits: tuple[Exit, ...] = ()
+    """Sites that the register has left, and what their operators signed."""
 
     @property
     def rpo_met(self) -> bool:
