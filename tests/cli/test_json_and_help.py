@@ -114,6 +114,11 @@ KEYS: dict[str, str] = {
     "verify": "charter checked_at findings not_erased ok packs_read placement_unmet registers[age_s epoch latest"
     " latest_time placement_lacks public_name register rpo_s sites[complete country entries latest_complete"
     " latest_complete_time site versions] versions] state unread",
+    "watch": "alarms error looked ok packs_read problem proof_s registers[age_s cells[age_s country proven sequence site"
+    " since state time why] copies countries id name paused public_name rpo_s sequence since state time why worst] worst",
+    "statement make": "card charter charter_digest failed lines name next_by published role sample signer state"
+    " total verified",
+    "statement latest": "card charter lines name next_by role sample signer state total verified",
     "warrant request": "card digest text warrant",
     "warrant sign": "custodian path shares without",
     "warrant show": "digest signatures warrant",
@@ -172,6 +177,9 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("status", *home.home)
     ok("verify", *home.home)
     ok("scrub", "lux", *home.home)
+    ok("watch", "--once", *home.home)
+    ok("statement make", str(tmp_path / "said"), "--publish", *home.home)
+    ok("statement latest", str(tmp_path / "said"), *home.home)
     ok("site sync", "lux", *home.where())
     ok("site rebuild", "lux", *home.where())
     ok("site evacuate", "lux", "--to", "nord", "--drill", *home.home)

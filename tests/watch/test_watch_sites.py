@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
-from exclave.ids import Key
+from exclave.ids import Key, RegisterId
 from exclave.rules.watch import RegisterVerdict, State
+from exclave.sites.opening import open_site
 from exclave.sites.recording import RecordingSite
 from support.hostile import FlippingSite, MissingSite, TruncatingSite, containing
 from support.hostile_town import Silent
-from support.watched import World
+from support.small_home import SmallHome, run
+from support.watched import Turning, World
 
 
 def states(verdict: RegisterVerdict) -> dict[str, str]:
@@ -182,3 +187,45 @@ def test_a_missing_address(country: World) -> None:
     """A site of the charter whose address nobody gave is unknown, not forgotten."""
     del country.sites["nord"]
     assert states(country.look(country.watch())) == ALL_FRESH | {"nord": "unknown"}
+
+
+def test_another_history(tmp_path: Path) -> None:
+    """All sites change together to another history, signed by the same writer: the watch remembers the former one."""
+    home = SmallHome(tmp_path / "one").found()
+    home.backup()
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    config = tmp_path / "two" / "home" / "exclave.toml"
+    config.write_text(config.read_text().replace(str(tmp_path / "one"), str(tmp_path / "two")))
+    for name in ("one", "two"):
+        (tmp_path / name / "acts" / name).write_text(name)
+        assert run("backup", "--home", str(tmp_path / name / "home")).code == 0
+    world = World(home, {}, register=RegisterId(home.id_of()))
+    world.sites = {name: Turning(open_site(url)) for name, url in home.urls.items()}
+    watch = world.watch()
+    assert states(world.look(watch)) == ALL_FRESH
+    for name, site in world.sites.items():
+        site.inner = open_site(f"dir:{tmp_path / 'two' / 'sites' / name}")
+    verdict = world.look(watch)
+    assert states(verdict) == {"home": "damaged", "lux": "damaged", "nord": "damaged", "rule": "late"}
+    assert all("others than were shown before" in cell.why for cell in verdict.cells)
+    for site in world.sites.values():
+        site.inner = open_site(f"dir:{tmp_path / 'one' / 'sites' / 'lux'}")
+    assert states(world.look(watch)) == ALL_FRESH
+
+
+def test_what_a_scrub_left_wrong(tmp_path: Path) -> None:
+    """A site where a scrub left something wrong holds no version that can be called good, until one finds all right."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    pack = max(home.site("lux").rglob("pack/*/*"), key=lambda path: path.stat().st_size)
+    good = pack.read_bytes()
+    pack.chmod(0o600)
+    pack.write_bytes(b"spoilt")
+    home.fails(20, "scrub", "lux", "--check-only", *home.home)
+    pack.write_bytes(good)
+    found = home.fails(20, "watch", "--once", *home.where())
+    cell = next(cell for cell in found["registers"][0]["cells"] if cell["site"] == "lux")
+    assert cell["state"] == "damaged"
+    assert "a scrub left 1 object" in cell["why"]
+    home.ok("scrub", "lux", "--days", "1", *home.home)
+    assert home.ok("watch", "--once", *home.where())["worst"] == "fresh"

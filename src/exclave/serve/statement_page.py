@@ -77,18 +77,13 @@ def _sealed(said: PublicStatement) -> tuple[str, bool] | None:
     total = said.total
     if total is None:
         return None
-    many = _many(total.registers, "register", "registers")
-    well = total.within_rpo == total.registers
     if not total.time:
         found = "Not all of them were found whole at as many places as the state's own rule asks for."
     else:
-        found = (
-            f"Data of all of them up to {_when(total.time)}, each at {_places(total.copies, total.countries)} or more."
-        )
-    return (
-        f"{many} whose names are not public. {found} {total.within_rpo} of {total.registers} within the time promised.",
-        well,
-    )
+        found = f"All their data up to {_when(total.time)}, each at {_places(total.copies, total.countries)} or more."
+    many = _many(total.registers, "register", "registers")
+    within = f"{total.within_rpo} of {total.registers} within the time promised."
+    return f"{many} not named in public. {found} {within}", total.within_rpo == total.registers
 
 
 def _good(said: PublicStatement) -> bool:
