@@ -15,7 +15,6 @@ from exclave.cli.where import Where, view_of
 from exclave.errors import ConfigError, ExclaveError, IntegrityError
 from exclave.formats.sitefacts import PROBED, ProbeLine
 from exclave.ids import Label, RegisterId, now, parse_label
-from exclave.operations.deliver import registers_at
 from exclave.operations.home import absolute_address
 from exclave.operations.site_fact import enter_site_fact
 from exclave.sites.open_probe import open_probe
@@ -107,7 +106,8 @@ def _enter(
     broken = " ".join(p.name for p in promises if not p.kept)[:_MOST_NAMED]
     told = (line.encode(), *((f"broken {broken}",) if broken else ()))
     entered, problems = list[RegisterId](), dict[RegisterId, str]()
-    for number in registers_at(where.view, label, None):
+    # A site that no charter names yet is tried before it is used: then no ledger tells of it.
+    for number in [rule.id for rule in where.view.chain.newest.charter.registers if label in rule.at]:
         try:
             enter_site_fact(
                 where.home, number, PROBED, told, sites=where.sites, now=now(),

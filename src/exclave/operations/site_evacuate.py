@@ -16,7 +16,7 @@ import msgspec
 from exclave.errors import PlacementUnmet, SiteUnavailable
 from exclave.formats.charter import CharterRegister
 from exclave.formats.config import Config
-from exclave.ids import Instant, Label, RegisterId
+from exclave.ids import Instant, Label
 from exclave.operations.charter import Draft, propose
 from exclave.operations.home import Home
 from exclave.operations.site_sync import SiteSync, Syncing
@@ -167,8 +167,3 @@ def without_site(config: Config, label: Label) -> Config:
     return msgspec.structs.replace(
         config, site=tuple(site for site in config.site if site.name != label), register=registers
     )
-
-
-def at_site(view: StateView, label: Label) -> list[RegisterId]:
-    """Registers that the charter in force places at ``label``."""
-    return [rule.id for rule in view.chain.newest.charter.registers if label in rule.at]
