@@ -115,7 +115,7 @@ KEYS: dict[str, str] = {
     " latest_time placement_lacks public_name register rpo_s sites[complete country entries latest_complete"
     " latest_complete_time site versions] versions] state unread",
     "watch": "alarms error looked ok packs_read problem proof_s registers[age_s cells[age_s country proven sequence site"
-    " since state time why] copies countries id name paused public_name rpo_s sequence since state time why worst] worst",
+    " since state time why] copies countries name paused public_name rpo_s sequence since state time why worst] worst",
     "statement make": "card charter charter_digest failed lines name next_by published role sample signer state"
     " total verified",
     "statement latest": "card charter lines name next_by role sample signer state total verified",
