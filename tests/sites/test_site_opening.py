@@ -10,7 +10,9 @@ from exclave.errors import ConfigError, KeyFileExposed
 from exclave.sites.contract import Site
 from exclave.sites.opening import open_site
 
-ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "ID", "AWS_SECRET_ACCESS_KEY": "hush-hush"}
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "ID", "AWS_SECRET_ACCESS_KEY": "hush-hush", "AZURE_STORAGE_ACCOUNT_KEY": "aHVzaC1odXNo",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,13 @@ ENVIRONMENT = {"AWS_ACCESS_KEY_ID": "ID", "AWS_SECRET_ACCESS_KEY": "hush-hush"}
             "s3://bucket/a?endpoint=http://127.0.0.1:8333&region=x",
         ),
         ("s3://bucket/a?endpoint=http%3A%2F%2F[::1]:8333", "s3://bucket/a?endpoint=http://[::1]:8333&region=us-east-1"),
+        (
+            "s3://bucket/a?lock_days=365&heads=other-bucket&lock=compliance",
+            "s3://bucket/a?endpoint=https://s3.us-east-1.amazonaws.com&region=us-east-1&lock=compliance&lock_days=365"
+            "&heads=other-bucket",
+        ),
+        ("az://box/a?account=embassy", "az://box/a?account=embassy&endpoint=https://embassy.blob.core.windows.net"),
+        ("gs://bucket/a?anonymous=yes", "gs://bucket/a"),
     ],
 )
 def test_addresses(url: str, address: str) -> None:
@@ -36,7 +45,9 @@ def test_addresses(url: str, address: str) -> None:
     site = open_site(url, ENVIRONMENT)
     assert isinstance(site, Site)
     assert site.address == address
-    assert open_site(site.address, ENVIRONMENT).address == address
+    keyless = "&anonymous=yes" if "?" in address else "?anonymous=yes"
+    again = site.address + (keyless if address.startswith("gs:") else "")
+    assert open_site(again, ENVIRONMENT).address == address
     assert "hush" not in repr(site)
 
 
@@ -69,6 +80,28 @@ def test_addresses(url: str, address: str) -> None:
         "s3://bucket/a?credentials=relative",
         "s3://bucket/a?credentials=/does/not/exist",
         "s3://bucket/a?authorities=/does/not/exist",
+        "s3://bucket/a?lock=governance&lock_days=3",
+        "s3://bucket/a?lock=compliance",
+        "s3://bucket/a?lock=compliance&lock_days=0",
+        "s3://bucket/a?lock=compliance&lock_days=36501",
+        "s3://bucket/a?lock=compliance&lock_days=x",
+        "s3://bucket/a?lock_days=3",
+        "s3://bucket/a?heads=other",
+        "s3://bucket/a?lock=compliance&lock_days=3&heads=bucket",
+        "s3://bucket/a?lock=compliance&lock_days=3&heads=",
+        "s3://bucket/a?lock=compliance&lock_days=3&heads=Other",
+        "az://box/a",
+        "az://box/a?account=UPPER",
+        "az://b/a?account=embassy",
+        "az://box--x/a?account=embassy",
+        "az://id:hush-hush@box/a?account=embassy",
+        "az://box/a?account=embassy&region=x",
+        "az://box/a?account=embassy&anonymous=no",
+        "az://box/a?account=embassy&credentials=relative",
+        "gs://bucket/a",
+        "gs://B/a?anonymous=yes",
+        "gs://bucket/a?anonymous=yes&credentials=/x",
+        "gs://bucket/a?credentials=/does/not/exist",
         "s3://[bad",
     ],
 )

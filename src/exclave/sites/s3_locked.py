@@ -320,6 +320,8 @@ class LockedS3Site:
                 # Killed before it: the head stands and has no locked copy until the next one; its entries are locked.
                 self._put(key, data, "overwrite")
         except (SiteUnavailable, OutcomeUnknown) as error:
+            if error.facts.get("permanent"):
+                raise
             raise OutcomeUnknown(f"{key} was replaced, but not locked: {error.message}", key=key) from error
         return tag
 
