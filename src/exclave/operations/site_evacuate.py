@@ -1,8 +1,8 @@
 """Gives a site up: its copies go to another one, then a charter leaves it out, then its operator erases.
 
-The only state is what the sites show: (1) look, (2) copy what the new site lacks and verify it, (3) look again, (4) only
-if every register's rule holds without the site, draft the charter. A drill ends after (3). A run that dies is run again.
-Nothing is deleted here, and until the charter is in force the site counts as before.
+The only state is what the sites show: (1) look, (2) copy what the new site lacks and verify it, (3) look again, (4)
+only if every register's rule holds without the site, draft the charter. A drill ends after (3). A run that dies is run
+again. Nothing is deleted here, and until the charter is in force the site counts as before.
 """
 
 from __future__ import annotations
