@@ -14,7 +14,7 @@ from support.crashing import VERBS, Backup, Verb, cases, play, sample
 from support.faults import Faults, Mode, build
 
 SEED = 20261126
-SIZE = {"backup": 30, "rekey": 24, "delete": 24}
+SIZE = {"backup": 30, "rekey": 24, "delete": 24, "sync": 24, "evacuate": 24}
 _CHANGES = (
     "write,pwrite64,writev,pwritev,fsync,fdatasync,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,symlink,"
     "symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,copy_file_range,sendfile,creat,open,openat"

@@ -226,7 +226,75 @@ class Delete(Verb):
         return self._granted
 
 
-VERBS: tuple[type[Verb], ...] = (Backup, Delete, Rekey)
+class Sync(Verb):
+    """An empty site gets two versions from the other one, without home."""
+
+    name = "sync"
+
+    def prepare(self) -> None:
+        (self.acts / "act-3").write_bytes(random.Random(3).randbytes(30_000))
+        self.home.backup()
+        self.trees[2] = tree_of(self.acts)
+        self._granted = self.home.granted("restore", name="before")
+        shutil.rmtree(self.home.site("lux"))
+        self.home.site("lux").mkdir()
+
+    def command(self) -> list[str]:
+        return ["site", "sync", "lux", *self.home.where()]
+
+    def is_halfway(self, report: Any) -> bool:
+        """The site shows less than the other one, and nothing that it shows is wrong."""
+        lacking = {
+            (finding["site"], finding["fault"] in _LACKING) for finding in report["findings"] if finding["grave"]
+        }
+        return lacking <= {("lux", True)} and self.home.versions("", "home")[-1]["sequence"] == 2
+
+    def finish(self) -> None:
+        names = {name: {key for key in tree_of(self.home.site(name)) if "/pack/" in key} for name in SITES}
+        assert names["lux"] == names["home"]
+
+    def restore_options(self) -> list[str]:
+        return self._granted
+
+
+class Evacuate(Verb):
+    """A site's copies go to an empty one, which is verified, and the charter that leaves the old one out is drafted."""
+
+    name = "evacuate"
+
+    def make(self, register: Register) -> People:
+        register.at = (*SITES, "nord")
+        return People(self.root, [register], sites=(*SITES, "nord"))
+
+    def prepare(self) -> None:
+        self._granted = self.home.granted("restore", name="before")
+        shutil.rmtree(self.home.site("nord"))
+        self.home.site("nord").mkdir()
+
+    def command(self) -> list[str]:
+        # A draft that was begun is another folder's: people throw a half one away.
+        drafts = len(list(self.root.glob("draft-without-*")))
+        return ["site", "evacuate", "lux", "--to", "nord", "--draft", str(self.root / f"draft-without-{drafts}"),
+                *self.home.home]  # fmt: skip
+
+    def is_halfway(self, report: Any) -> bool:
+        """The new site shows less than the others; the old ones are whole."""
+        grave = {(finding["site"], finding["fault"] in _LACKING) for finding in report["findings"] if finding["grave"]}
+        return grave <= {("nord", True)}
+
+    def finish(self) -> None:
+        drafts = sorted(self.root.glob("draft-without-*"))
+        text = (drafts[-1] / "charter.txt").read_text()
+        assert "site nord " in text
+        assert "site lux " not in text
+        packs = {name: {key for key in tree_of(self.home.site(name)) if "/pack/" in key} for name in self.home.sites}
+        assert packs["lux"] == packs["nord"] == packs["home"]
+
+    def restore_options(self) -> list[str]:
+        return self._granted
+
+
+VERBS: tuple[type[Verb], ...] = (Backup, Delete, Evacuate, Rekey, Sync)
 
 
 def cases(calls: tuple[Call, ...]) -> list[Case]:
