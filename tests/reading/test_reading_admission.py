@@ -98,16 +98,19 @@ def test_equal_claims_are_served_in_the_order_in_which_they_came() -> None:
     assert admission.running == 0
 
 
-def test_nobody_waits_longer_than_the_patience() -> None:
-    """After 0.3 s a place in the line is void; whoever went away leaves it too."""
+def test_whoever_gives_up_leaves_the_line() -> None:
+    """Gone or out of patience: the turn goes to the next one, and to nobody if there is none."""
     admission = Admission(LIMITS)
     admission.arrive(client(1, network=1), 0.0)
     _, first, _ = admission.arrive(client(1, network=2), 0.0)
     _, second, _ = admission.arrive(client(1, network=3), 0.2)
-    assert admission.expire(0.3) == [first]
+    assert first is not None
     assert second is not None
+    admission.give_up(first)
+    admission.give_up(first)
+    assert admission.leave(0.4) == second
     admission.give_up(second)
-    assert (admission.waiting, admission.leave(0.4)) == (0, None)
+    assert (admission.waiting, admission.leave(0.5)) == (0, None)
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +140,9 @@ def test_a_reader_among_twenty_times_the_capacity() -> None:
             if following is not None and following.number in mine:
                 waits.append(free_at - mine.pop(following.number))
             free_at += length
-        admission.expire(now)
+        for late in [t for t in admission._line.values() if now - t.since >= limits.patience_s]:
+            admission.give_up(late)
+            assert late.number not in mine
         answer, ticket, pushed = admission.arrive(who, now)
         assert pushed is None or pushed.number not in mine
         if answer is Answer.RUN:

@@ -124,11 +124,16 @@ def shown(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(c if _plain(c) else f"[U+{ord(c):04X}]" for c in text)
+    # Line by line: most have nothing to look at, and characters one by one cost more than the page around them.
+    return "\n".join(line if line.isprintable() else _seen(line) for line in text.split("\n"))
+
+
+def _seen(line: str) -> str:
+    return "".join(c if _plain(c) else f"[U+{ord(c):04X}]" for c in line)
 
 
 def _plain(char: str) -> bool:
-    if char in "\n\t\u200c\u200d":  # joiners belong to the scripts of some languages
+    if char in "\t\u200c\u200d":  # joiners belong to the scripts of some languages
         return True
     return char not in _TURNS and unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Zl", "Zp", "Cn", "Co")
 

@@ -90,7 +90,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class Admission:
-    """Use: ``arrive``; on ``WAIT`` wait until ``leave`` or ``expire`` names the ticket; after work, ``leave``."""
+    """Use: ``arrive``; on ``WAIT`` wait until ``leave`` names the ticket, else ``give_up``; after work, ``leave``."""
 
     limits: Limits = field(default_factory=Limits)
     running: int = 0
@@ -136,15 +136,8 @@ class Admission:
         self.running += 1
         return first
 
-    def expire(self, now: float) -> list[Ticket]:
-        """Those who waited too long; they are out of the line."""
-        late = [t for t in self._line.values() if now - t.since >= self.limits.patience_s]
-        for ticket in late:
-            del self._line[ticket.number]
-        return late
-
     def give_up(self, ticket: Ticket) -> None:
-        """Whoever waited has gone away."""
+        """Whoever waited has gone away, or waited longer than the patience."""
         self._line.pop(ticket.number, None)
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +33,7 @@ from exclave.serve.reading_status import band
 from exclave.sites.contract import Readable
 
 NGINX: Final = ("nginx", "/usr/sbin/nginx")
+SOCKET: Final = "search.sock"
 _REST_S: Final = 1.0
 """Before a part that ended is started again."""
 
@@ -207,23 +209,37 @@ def served(settings: RoomSettings, tell: Callable[[str], None], *, wait_s: float
     tried = subprocess.run([*argv, "-t", "-q"], capture_output=True, text=True, check=False)
     if tried.returncode != 0:
         raise ServiceFailed(f"nginx refuses its configuration: {tried.stderr.strip()[:500]}")
+    socket_path = os.path.join(folder, "run", SOCKET)
+    if os.path.exists(socket_path):
+        os.unlink(socket_path)
     search = Part("the search", search_argv(folder, settings.limits), tell)
     front = Part("nginx", argv, tell)
     try:
-        _await(os.path.join(folder, "run", "search.sock"), wait_s)
+        _await("the search", wait_s, lambda: os.path.exists(socket_path))
+        _await("nginx", wait_s, lambda: _listens(settings.listen))
         yield
     finally:
         front.end()
         search.end()
 
 
-def _await(socket_path: str, wait_s: float) -> None:
-    """Static pages do not wait for the search: it is only told if it does not come."""
+def _await(what: str, wait_s: float, ready: Callable[[], bool]) -> None:
     until = time.monotonic() + wait_s
-    while not os.path.exists(socket_path):
+    while not ready():
         if time.monotonic() > until:
-            raise ServiceFailed("the search does not come up", hint="Read what it printed; then run this again.")
+            raise ServiceFailed(f"{what} does not come up", hint="Read what it printed; then run this again.")
         time.sleep(0.05)
+
+
+def _listens(listen: str) -> bool:
+    """Whether somebody answers at ``listen``, or on loopback where that means every address."""
+    host, _, port = listen.rpartition(":")
+    at = {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104 - compared only
+    try:
+        socket.create_connection((at, int(port)), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 def run_search(folder: str, limits: Limits) -> None:
@@ -232,7 +248,7 @@ def run_search(folder: str, limits: Limits) -> None:
 
     with open(os.path.join(folder, "seen.json"), "rb") as file:
         seen = msgspec.json.decode(file.read(), type=Seen)
-    path = os.path.join(folder, "run", "search.sock")
+    path = os.path.join(folder, "run", SOCKET)
     if os.path.exists(path):
         os.unlink(path)
     app = SearchApp(folder, Pages(seen.room()), Admission(limits))

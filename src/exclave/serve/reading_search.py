@@ -48,6 +48,13 @@ class Query:
     text: str
     match: str
     """In FTS5's syntax, made of quoted words alone."""
+    words: tuple[str, ...]
+    """Folded as the index folds them; those that are beginnings end in a star."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether a beginning is looked for."""
+        return any(word.endswith("*") for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +86,46 @@ def parse_query(text: str) -> Query:
     if len(text) > MAX_QUERY:
         raise UsageError(f"Please search for at most {MAX_QUERY} characters.")
     parts: list[str] = []
-    words = 0
+    words: list[str] = []
     for phrase, plain in _PART.findall(unicodedata.normalize("NFC", text)):
         found = _WORD.findall(phrase or plain)
-        words += len(found)
         if found:
             star = " *" if not phrase and plain.endswith("*") and len(found[-1]) >= 2 else ""
+            words += [fold(word) for word in found[:-1]] + [fold(found[-1]) + star.strip()]
             parts.append(f'"{" ".join(found)}"{star}')
     if not parts:
         raise UsageError("Please type a word to look for.")
-    if words > MAX_WORDS:
+    if len(words) > MAX_WORDS:
         raise UsageError(f"Please search for at most {MAX_WORDS} words at once.")
-    return Query(text.strip(), " AND ".join(parts))
+    return Query(text.strip(), " AND ".join(parts), tuple(words))
+
+
+def fold(word: str) -> str:
+    """``word`` without case and accents."""
+    if word.isascii():
+        return word.lower()
+    return "".join(c for c in unicodedata.normalize("NFKD", word.lower()) if not unicodedata.combining(c))
+
+
+def mark(text: str, words: tuple[str, ...], *, around: int = 0) -> str:
+    """``text`` with the words that are meant marked; with ``around``, only that many words around the first of them."""
+    whole = frozenset(word for word in words if not word.endswith("*"))
+    begins = tuple(word[:-1] for word in words if word.endswith("*"))
+    tokens = list(_WORD.finditer(text))
+    meant = [n for n, t in enumerate(tokens) if (f := fold(t[0])) in whole or (begins and f.startswith(begins))]
+    first, last = 0, len(tokens)
+    if around:
+        first = max(0, (meant[0] if meant else 0) - around // 4)
+        last = min(len(tokens), first + around)
+    shown = frozenset(meant)
+    made, at = ["…" if first else ""], tokens[first].start() if first < len(tokens) else 0
+    for number in range(first, last):
+        token = tokens[number]
+        made.append(text[at : token.start()])
+        made.append(f"{OPEN}{token[0]}{CLOSE}" if number in shown else token[0])
+        at = token.end()
+    made.append("…" if last < len(tokens) else text[at:])
+    return "".join(made)
 
 
 class Searcher:
@@ -160,7 +195,7 @@ class Searcher:
         if rows is None:
             return Found((), more=False, ranked=False, complete=False)
         self._until = self._clock() + BUDGET_S
-        hits = tuple(self._hit(query.match, row[0]) for row in rows[:PER_PAGE])
+        hits = tuple(self._hit(query, row[0]) for row in rows[:PER_PAGE])
         return Found(hits, len(rows) > PER_PAGE and page < MAX_PAGE, ranked)
 
     def _rows(self, order: str, match: str, offset: int, until: float) -> list[tuple[int]] | None:
@@ -174,14 +209,23 @@ class Searcher:
                 return None
             raise
 
-    def _hit(self, match: str, row: int) -> Hit:
+    def _hit(self, query: Query, row: int) -> Hit:
+        if query.begins:
+            # SQLite would merge the lists of all words with that beginning anew for each act.
+            found = self._db.execute(
+                "select act.act, c.c0, c.c1, language, date, version from act join found_content c on c.id = act.id"
+                " where act.id = ?",
+                (row,),
+            ).fetchone()
+            act, title, body, *rest = found
+            return Hit(act, mark(title, query.words), mark(body, query.words, around=32), *rest)
         marked = f"highlight(found, 0, '{OPEN}', '{CLOSE}'), snippet(found, 1, '{OPEN}', '{CLOSE}', '…', 32)"
         statement = (
             f"select act, {marked}, language, date, version from found join act on act.id = found.rowid"  # noqa: S608
             " where found match ? and found.rowid = ?"
         )
         try:
-            found = self._db.execute(statement, (match, row)).fetchone()
+            found = self._db.execute(statement, (query.match, row)).fetchone()
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
                 raise
