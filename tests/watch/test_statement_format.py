@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from exclave.crypto.hpke import OpeningKey
 from exclave.crypto.sign import SigningPair
 from exclave.errors import MalformedError, NotAuthorised, UsageError
-from exclave.formats.charter import Custodian
+from exclave.formats.charter import CharterWitness, Custodian
 from exclave.formats.publicstatement import PublicStatement, RegisterLine, Role, SealedTotal, parse_public_statement
 from exclave.ids import Country, Digest, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.rules.signatures import card_of
@@ -109,6 +109,8 @@ def test_who_may_speak() -> None:
     other = card_of(Label("kaja"), SigningPair(bytes([1]) * 32), OpeningKey(bytes(32)))
     known = replace(CHARTER, custodians=(Custodian(Label("kaja"), Country("EE"), card.digest),))
     assert role_of(known, (), card) is Role.CUSTODIAN
+    seen = replace(CHARTER, witnesses=(CharterWitness(Label("kaja"), card.digest),))
+    assert role_of(seen, (card,), card) is Role.WITNESS
     assert role_of(CHARTER, (card,), card) is Role.WRITER
     for charter, writers in ((known, ()), (CHARTER, (card,))):
         with pytest.raises(NotAuthorised):
