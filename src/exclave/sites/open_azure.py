@@ -18,7 +18,8 @@ import time
 from collections.abc import Mapping
 from urllib.parse import SplitResult
 
-from exclave.errors import ConfigError
+from exclave.errors import ConfigError, MalformedError
+from exclave.ids import parse_b64
 from exclave.sites.address import read_endpoint, read_file, read_parameters, read_prefix, read_secrets
 from exclave.sites.azure import AzureKey, AzurePlace, azure_site
 from exclave.sites.contract import Site
@@ -53,11 +54,20 @@ def _key(query: Mapping[str, str], environment: Mapping[str, str]) -> AzureKey |
             raise ConfigError("anonymous=yes stands alone, without credentials")
         return None
     if "credentials" in query:
-        return AzureKey(read_secrets(query["credentials"], ("account_key",))["account_key"])
+        return _checked(read_secrets(query["credentials"], ("account_key",))["account_key"])
     key = environment.get("AZURE_STORAGE_ACCOUNT_KEY")
     if not key:
         raise ConfigError(
             "no key for the container",
             hint="Set AZURE_STORAGE_ACCOUNT_KEY, or add credentials=/path/of/file to the address.",
         )
-    return AzureKey(key)
+    return _checked(key)
+
+
+def _checked(text: str) -> AzureKey:
+    try:
+        parse_b64(text, limit=1024)
+    except MalformedError as error:
+        # Without the parser's words, which could quote the key.
+        raise ConfigError("the account's key is not base64") from error
+    return AzureKey(text)
