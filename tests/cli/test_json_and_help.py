@@ -106,8 +106,8 @@ KEYS: dict[str, str] = {
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
     " new_chunks objects protected protected_at protection read_bytes register register_id reused_files rpo_met_s rpo_s sequence"
     " shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed]",
-    "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects sequence"
-    " signals sites time witnessed]]",
+    "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects placement"
+    " protected sequence signals sites time witnessed]]",
     "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",
     "status": "alarms charter custodians findings fingerprint identity ok registers[age_s epoch id mine name placement"
     " problem protected rpo_s rto_s sequence sites[age_s sequence site time whole] time writer] state quorum threshold",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,10 @@ from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError
 from exclave.ids import Label, RegisterId, instant_text, now
 from exclave.operations.suspicion import Suspicion, accept, suspicion_at_home, suspicion_by_warrant
+from exclave.rules.placement import Protection, placement_of
 from exclave.verify.deletions import mark_erased
 from exclave.verify.history import CountedVersion, RegisterHistory, read_history
+from exclave.verify.holding import find_holders
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +38,8 @@ class _Shown:
     """By sequence: when and by which warrant."""
     at: tuple[Label, ...]
     """The sites that the charter gives it."""
+    protection: Mapping[int, Protection] = field(default_factory=dict)
+    """By sequence, of versions that were not erased: whether it is protected, and why. Empty if nobody looked."""
 
 
 def snapshots(
@@ -54,10 +58,13 @@ def snapshots(
     accepted: Annotated[
         list[int] | None, typer.Option("--accept", help="This version's findings were looked at and are in order.")
     ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not look whether each version is whole at its sites.")
+    ] = False,
     because: Annotated[str, typer.Option(help="With --accept at home, where it is remembered: why.")] = "",
     json: Json = False,
 ) -> None:
-    """The versions of registers as their ledgers show them, verified without any key.
+    """The versions of registers as their ledgers show them, verified without any key, and which are not protected.
 
     At home, or by warrant, also which ones are suspicious, why, and which is the last clean one.
     """
@@ -68,7 +75,7 @@ def snapshots(
         wanted = where.registers(register)
         if accepted and (where.home is None or len(wanted) != 1):
             raise UsageError("--accept needs one register, and a home that remembers it or a --warrant")
-        shown = [_listed(where, number, name, accepted or [], because) for number, name in wanted]
+        shown = [_listed(where, number, name, accepted or [], because, quick=quick) for number, name in wanted]
     if json:
         told = [{"register": s.name, "id": s.number, "versions": _rows(s), **_judgement(s)} for s in shown]
         print_json({"registers": told})
@@ -77,7 +84,7 @@ def snapshots(
         _show(one)
 
 
-def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], because: str) -> _Shown:
+def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], because: str, *, quick: bool) -> _Shown:
     history = read_history(where.view, where.sites, number, allow_unwitnessed=True)
     history = mark_erased(where.view, where.sites, history, now())
     counted = frozenset(v.leaf.sequence for v in read_history(where.view, where.sites, number).versions)
@@ -87,7 +94,20 @@ def _listed(where: Where, number: RegisterId, name: str, accepted: list[int], be
         for sequence in accepted:
             accept(where.home, number, history.versions, sequence, because, now())
         suspicion = suspicion_at_home(where.home, number, history.versions)
-    return _Shown(name, number, history.versions, counted, suspicion, history.erased, _named(where, number))
+    protection = {} if quick else _protection(where, number, history)
+    return _Shown(name, number, history.versions, counted, suspicion, history.erased, _named(where, number), protection)
+
+
+def _protection(where: Where, number: RegisterId, history: RegisterHistory) -> dict[int, Protection]:
+    """Of each version that was not erased, by what the sites of its register show; nothing if not all were named."""
+    charter = where.view.chain.newest.charter
+    rule = charter.register(number)
+    if rule is None or not set(rule.at) <= where.sites.keys():
+        return {}
+    at = {label: site for label, site in where.sites.items() if label in rule.at and label in where.view.shown}
+    living = [v for v in history.versions if v.leaf.sequence not in history.erased]
+    placement, holders = placement_of(charter, rule, now=now()), find_holders(where.view, at, number, living)
+    return {sequence: placement.protection(there) for sequence, there in holders.at.items()}
 
 
 def _named(where: Where, register: RegisterId) -> tuple[Label, ...]:
@@ -131,11 +151,17 @@ def _rows(shown: _Shown) -> list[dict[str, Any]]:
             "bytes": v.leaf.object_bytes,
             "sites": list(v.held_by),
             "witnessed": v.leaf.sequence in shown.witnessed,
+            **_protected(shown, v.leaf.sequence),
             **({"erased": shown.erased[v.leaf.sequence]} if v.leaf.sequence in shown.erased else {}),
             **({"signals": shown.suspicion.word(v.leaf.sequence)} if shown.suspicion else {}),
         }
         for v in shown.versions
     ]
+
+
+def _protected(shown: _Shown, sequence: int) -> dict[str, Any]:
+    found = shown.protection.get(sequence)
+    return {} if found is None else {"protected": found.protected, "placement": found.why}
 
 
 def _judgement(shown: _Shown) -> dict[str, Any]:
@@ -161,13 +187,15 @@ def _show(shown: _Shown) -> None:
     say(f"{shown.name}  ({shown.number})")
     rows = _rows(shown)
     marked, doubtful = shown.suspicion is not None, not all(v["witnessed"] for v in rows)
+    at_risk = not all(found.protected for found in shown.protection.values())
     columns = ["version", "epoch", "state of (UTC)", "objects", "size", "sites"]
     table(
-        columns + ["witnessed"] * doubtful + ["signals"] * marked,
+        columns + ["witnessed"] * doubtful + ["protected"] * at_risk + ["signals"] * marked,
         (
             (
                 v["sequence"], v["epoch"], v["time"][:19].replace("T", " "), v["objects"], size_text(v["bytes"]),
                 _at(v, shown.at), *(["yes" if v["witnessed"] else "NO"] * doubtful),
+                *(["yes" if v.get("protected", True) else f"NO: {v['placement']}"] * at_risk),
                 *([v["signals"]] if marked else []),
             )
             for v in rows
