@@ -103,7 +103,7 @@ def test_one_line_per_site(tmp_path: Path) -> None:
     said = run("status", *home.home)
     assert said.code == 1
     assert [line.split(":")[0] for line in said.err.splitlines()] == ["nord does not answer", "lux is empty"]
-    assert "exclave scrub lux --days 1" in said.err
+    assert "exclave site rebuild lux" in said.err
     away, empty = home.fails(1, "status", *home.home)["findings"]
     assert (away["site"], away["fault"], away["grave"]) == ("nord", "site-unavailable", False)
     assert (empty["site"], empty["fault"], empty["grave"]) == ("lux", "missing-object", True)

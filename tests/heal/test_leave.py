@@ -407,7 +407,7 @@ def test_protected_is_what_is_there(tmp_path: Path) -> None:
     assert home.ok("status", "--quick", *home.home)["registers"][0]["protected"]
     (version,) = home.versions()
     assert (version["protected"], version["placement"]) == (False, "2 of 3 copies")
-    assert "NO: 2 of 3 copies" in run("snapshots", *home.home).out
+    assert "NO: 2 of 3" in run("snapshots", *home.home).out
     home.ok("site", "sync", "lux", *home.where())
     assert home.ok("status", *home.home)["registers"][0]["protected"]
 

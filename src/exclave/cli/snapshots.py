@@ -64,8 +64,9 @@ def snapshots(
     because: Annotated[str, typer.Option(help="With --accept at home, where it is remembered: why.")] = "",
     json: Json = False,
 ) -> None:
-    """The versions of registers as their ledgers show them, verified without any key, and which are not protected.
+    """The versions of registers as their ledgers show them, verified without any key.
 
+    Where all sites were named, also which versions are not protected, and why.
     At home, or by warrant, also which ones are suspicious, why, and which is the last clean one.
     """
     if warrant is not None:
