@@ -22,6 +22,7 @@ from exclave.errors import (
     MalformedError,
     MissingObject,
     OutcomeUnknown,
+    SiteReadOnly,
     SiteUnavailable,
 )
 from exclave.ids import Digest, Key, parse_key, sha256
@@ -73,10 +74,12 @@ class BucketSite:
         large: ObjectStore,
         *,
         dialect: Dialect,
+        writable: bool = True,
         sorted_at_once: int = _SORTED_AT_ONCE,
     ) -> None:
         self._address = address
         self._dialect = dialect
+        self._writable = writable
         self._sorted_at_once = sorted_at_once
         self._bucket_seen = False
         self._doubtful: set[Key] = set()
@@ -311,6 +314,8 @@ class BucketSite:
     ) -> PutResult:  # fmt: skip
         """One PUT in one request, by another client of the same bucket if one is given; ``AlreadyExists`` if its
         condition failed."""
+        if not self._writable:
+            raise SiteReadOnly(f"{self.address} is opened without keys", key=key)
         with self._explained(key, writing=True, replacing=isinstance(mode, dict)):
             result = obstore.put(
                 store or self._store_for(len(data)), parse_key(key), data, mode=mode, use_multipart=False,

@@ -45,7 +45,8 @@ def gcs_site(place: GcsPlace, account: str, authorities: bytes | None, patience:
     """``account``: the JSON of a service account with its key; empty: no signatures, for public buckets."""
     small = _store(place, account, authorities, patience.small_timeout_s)
     large = _store(place, account, authorities, patience.large_timeout_s)
-    return BucketSite(place.address, small, large, dialect=_DIALECT)
+    # Without keys its client would look for some elsewhere before it writes.
+    return BucketSite(place.address, small, large, dialect=_DIALECT, writable=bool(account))
 
 
 def _store(place: GcsPlace, account: str, authorities: bytes | None, timeout_s: float) -> GCSStore:
