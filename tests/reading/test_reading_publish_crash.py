@@ -73,7 +73,7 @@ def shown(home: SmallHome, *names: str) -> int:
 
 @pytest.mark.parametrize("how", ["killed before", "refused", "lost"])
 def test_dying_at_any_write(tmp_path: Path, how: str) -> None:
-    """Killed, refused, an answer lost at each write in turn: the next run ends the work, and the verifier is content."""
+    """Killed, refused, an answer lost at each write in turn: the next run ends the work, the verifier is content."""
     home, acts = gazette_home(tmp_path)
     home.backup()
     attempt(home, open_sites(open_home(home.folder)))
