@@ -122,6 +122,8 @@ def _cards(texts: Iterable[bytes]) -> dict[Digest, Card]:
         card = parse_card(text)
         if card.digest in found:
             raise CorruptObject("the proof holds one key card twice")
+        if found and card.digest < next(reversed(found)):
+            raise CorruptObject("the proof's key cards are out of order")
         found[card.digest] = card
     return found
 
@@ -182,6 +184,8 @@ def _nothing_else(
     cards: Mapping[Digest, Card],
 ) -> None:
     """Every signature and every card in the file counts for something: else one file had many forms."""
+    if len(proof.charters) != len(chain.charters) or len(proof.epochs) != len(epochs.epochs):
+        raise CorruptObject("the proof holds a charter or an epoch's note twice")
     before: VerifiedCharter | None = None
     used = {card.digest for epoch in epochs.epochs for card in (epoch.writer, epoch.maker)}
     for verified, data in zip(chain.charters, proof.charters, strict=True):
@@ -196,12 +200,11 @@ def _nothing_else(
         _all_good(note, [epoch.maker])
         if note.digest != epoch.digest:
             raise CorruptObject("the proof's epochs are out of order")
-    names = {epoch.warrant.digest: epoch.warrant for epoch in epochs.epochs if epoch.warrant}
-    for data in proof.warrants:
-        note = parse_note(data)
-        warrant = names.get(note.digest)
-        if warrant is None:
-            raise CorruptObject("the proof holds a warrant on which no epoch rests")
+    warrants = [epoch.warrant for epoch in epochs.epochs if epoch.warrant]
+    notes = [parse_note(data) for data in proof.warrants]
+    if [note.digest for note in notes] != [warrant.digest for warrant in warrants]:
+        raise CorruptObject("the proof holds a warrant on which no epoch rests, or they are out of order")
+    for note, warrant in zip(notes, warrants, strict=True):
         used |= _all_good(note, warrant.charter.cards)
     cosigned = {name for name, _ in head.cosigners}
     used |= {witness.card for witness in chain.newest.charter.witnesses if witness.label in cosigned}
