@@ -61,6 +61,7 @@ def layout() -> dict[str, str]:
         "statement_key": paths.statement_key(STATE, REGISTER, note),
         "deletion_key": paths.deletion_key(STATE, REGISTER, name),
         "objection_key": paths.objection_key(STATE, REGISTER, note),
+        "public_key": paths.public_key(STATE, REGISTER, name),
         "public_statement_key": paths.public_statement_key(STATE, TIME, note),
     }
 
