@@ -6,15 +6,18 @@
     s3://bucket/prefix?…        a bucket: ``open_s3``
     az://container/prefix?…     a container of Azure Blob Storage: ``open_azure``
     gs://bucket/prefix?…        a bucket of Google Cloud Storage: ``open_gcs``
+    coded:K?member=…&member=…   several of these, any K of which are enough: ``coded``
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from exclave.errors import ConfigError
+from exclave.sites.coded import CodedSite
+from exclave.sites.coded_form import MAX_MEMBERS
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.open_azure import open_azure
@@ -48,8 +51,25 @@ def open_site(url: str, environment: Mapping[str, str] | None = None, patience: 
         if not path.startswith("/") or path.startswith("//"):
             raise ConfigError(f"a folder is written dir:/absolute/path, not {url!r}")
         return DirectorySite(path)
+    if parts.scheme == "coded":
+        return _open_coded(parts, environment, patience)
     opener = _BY_SCHEME.get(parts.scheme)
     if opener is None:
-        known = ", ".join(f"{scheme}:" for scheme in ("dir", *_BY_SCHEME))
+        known = ", ".join(f"{scheme}:" for scheme in ("dir", *_BY_SCHEME, "coded"))
         raise ConfigError(f"unknown kind of site {parts.scheme!r}: an address starts with one of {known}")
     return opener(parts, os.environ if environment is None else environment, patience)
+
+
+def _open_coded(parts: SplitResult, environment: Mapping[str, str] | None, patience: Patience) -> Site:
+    """Several sites as one. The order of the members belongs to the address."""
+    try:
+        asked = parse_qsl(parts.query, strict_parsing=True, max_num_fields=MAX_MEMBERS)
+    except ValueError as error:
+        raise ConfigError("a coded site is written coded:2?member=ADDRESS&member=ADDRESS&member=ADDRESS") from error
+    members = [address for name, address in asked if name == "member"]
+    k = int(parts.path) if parts.path.isascii() and parts.path.isdigit() and len(parts.path) < 3 else 0
+    if len(members) != len(asked) or len(set(members)) != len(members) or not k:
+        raise ConfigError("a coded site is written coded:2?member=ADDRESS&member=ADDRESS&member=ADDRESS, all different")
+    if any(address.startswith("coded:") for address in members):
+        raise ConfigError("a member of a coded site cannot be a coded site itself")
+    return CodedSite([open_site(address, environment, patience) for address in members], k)

@@ -1,0 +1,258 @@
+"""A site made of several: any k of n give everything back, whoever of the others is lost or lies."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exclave.errors import (
+    Bug,
+    ConfigError,
+    CorruptObject,
+    ExclaveError,
+    HeadMoved,
+    MissingObject,
+    OutcomeUnknown,
+    SiteUnavailable,
+)
+from exclave.ids import Key, sha256
+from exclave.sites.coded import CodedSite
+from exclave.sites.coded_form import MAGIC, WHOLE_BYTES, Code, parse_descriptor, part_key
+from exclave.sites.contract import ObjectStat, Site
+from exclave.sites.directory import DirectorySite
+from exclave.sites.memory import MemorySite
+from exclave.sites.opening import open_site
+from exclave.sites.probe import PROMISES, try_promise
+from support.hostile import FailingSite, Fault, FlippingSite, Killed, MissingSite, StaleSite, TruncatingSite, containing
+from support.hostile_town import Silent
+
+BULK = Key("state/pack/ab/bulk")
+SMALL = Key("state/list/small")
+HEAD = Key("state/ledger/checkpoint")
+SIZES = (1, WHOLE_BYTES, WHOLE_BYTES + 1, 100_003, 1 << 20, (16 << 20) + 7)
+
+
+class Away(Silent):
+    """Answers nothing at all."""
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        self._late(Key(prefix))
+        return self.inner.list(prefix)
+
+    def put_new(self, key: Key, data: bytes) -> None:
+        self._late(key)
+
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
+        self._late(key)
+
+    def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
+        self._late(key)
+        return ""
+
+
+def is_head(key: Key) -> bool:
+    return key.endswith("/checkpoint")
+
+
+def folders(root: Path, n: int) -> list[Site]:
+    for at in range(n):
+        (root / str(at)).mkdir(parents=True)
+    return [DirectorySite(str(root / str(at))) for at in range(n)]
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_the_contract(tmp_path: Path, promise: str) -> None:
+    """A coded site keeps every promise that any site makes."""
+    result = try_promise(CodedSite(folders(tmp_path, 3), 2), promise, token="coded")
+    assert result.kept, result.detail
+
+
+@pytest.mark.parametrize(("k", "n"), [(2, 3), (2, 4), (3, 5), (4, 6), (10, 14)])
+def test_any_k_give_everything_back(k: int, n: int) -> None:
+    """Whichever n - k members are away or empty, every object comes back; with one more, none that is cut does."""
+    members: list[Site] = [MemorySite(str(at)) for at in range(n)]
+    site = CodedSite(members, k)
+    objects = {Key(f"o/{size}"): os.urandom(size) for size in SIZES}
+    for key, data in objects.items():
+        site.put_same(key, data)
+    choices = list(itertools.combinations(range(n), n - k))
+    for away in (*choices[:4], *choices[-4:]):
+        for kind in (Away, MissingSite):
+            left = CodedSite([kind(m) if at in away else m for at, m in enumerate(members)], k)
+            assert {key: left.get(key) for key in objects} == objects
+            assert {s.key: s.size_bytes for s in left.list("o/")} == {key: len(data) for key, data in objects.items()}
+    lost = CodedSite([MissingSite(m) if at <= n - k else m for at, m in enumerate(members)], k)
+    with pytest.raises(CorruptObject, match="shards"):
+        lost.get(Key(f"o/{SIZES[-1]}"))
+    silent = CodedSite([Away(m) if at <= n - k else m for at, m in enumerate(members)], k)
+    with pytest.raises(SiteUnavailable):
+        silent.get(Key(f"o/{SIZES[-1]}"))
+    with pytest.raises(SiteUnavailable):
+        list(silent.list(""))
+    with pytest.raises(SiteUnavailable):
+        silent.stat(Key("never/put"))
+
+
+def test_no_member_holds_a_whole_object() -> None:
+    """Of an object that is cut a host has 1/k of the bytes, and needs k - 1 others for the rest."""
+    members = [MemorySite(str(at)) for at in range(3)]
+    data = os.urandom(1 << 20)
+    CodedSite(members, 2).put_same(BULK, data)
+    for member in members:
+        held = b"".join(member.get(item.key) for item in member.list(""))
+        assert len(held) < len(data) * 0.51
+        assert data[: 1 << 19] not in held or data[1 << 19 :] not in held
+
+
+@pytest.mark.parametrize("liar", [FlippingSite, TruncatingSite, MissingSite])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_lying_member_is_left_out_and_named(liar: type[FlippingSite], at: int) -> None:
+    """Wrong, short or missing shards at one member change nothing, and the member is named."""
+    members: list[Site] = [MemorySite(f"host-{number}") for number in range(3)]
+    data = os.urandom(300_000)
+    CodedSite(members, 2).put_same(BULK, data)
+    lying = CodedSite([liar(m, containing("part/")) if i == at else m for i, m in enumerate(members)], 2)
+    assert lying.get(BULK) == data
+    assert at == 2 or any(f"host-{at}" in fault and f"shard {at}" in fault for fault in lying.faults)
+
+
+def test_a_forged_descriptor_is_outvoted() -> None:
+    """A member that gives another descriptor, of shards that it made, is one against the others."""
+    members = [MemorySite(str(at)) for at in range(3)]
+    data, other = os.urandom(200_000), os.urandom(200_000)
+    CodedSite(members, 2).put_same(BULK, data)
+    plan, shards = Code(2, 3).cut(other)
+    forger = MemorySite("forger")
+    forger.put_same(BULK, plan.encode())
+    forger.put_same(part_key(plan.shards[0]), shards[0])
+    assert CodedSite([forger, *members[1:]], 2).get(BULK) == data
+
+
+def test_a_lost_member_is_rebuilt() -> None:
+    """An empty member gets its shards, small objects and heads back from the others; then it can stand for another."""
+    members: list[Site] = [MemorySite(str(at)) for at in range(3)]
+    site = CodedSite(members, 2)
+    data = os.urandom(500_000)
+    site.put_same(BULK, data)
+    site.put_same(SMALL, b"a list")
+    site.replace_if(HEAD, b"head 1", None)
+    fresh = MemorySite("fresh")
+    again = CodedSite([members[0], fresh, members[2]], 2)
+    assert {key for key, _ in again.mend(is_head)} == {BULK, SMALL, HEAD}
+    assert list(again.mend(is_head)) == []
+    assert {i.key: fresh.get(i.key) for i in fresh.list("")} == {
+        i.key: members[1].get(i.key) for i in members[1].list("")
+    }
+    assert CodedSite([MissingSite(members[0]), fresh, members[2]], 2).get(BULK) == data
+    assert again.replace_if(HEAD, b"head 2", again.read_head(HEAD).tag)  # type: ignore[union-attr]
+    assert fresh.get(HEAD) == b"head 2"
+
+
+def test_spoilt_shards_are_mended(tmp_path: Path) -> None:
+    """A disk that has spoilt a shard gets the right one in its place."""
+    site = CodedSite(folders(tmp_path, 3), 2)
+    data = os.urandom(500_000)
+    site.put_same(BULK, data)
+    shard = next(path for path in (tmp_path / "1" / "part").rglob("*") if path.is_file())
+    good = shard.read_bytes()
+    shard.chmod(0o600)
+    shard.write_bytes(b"spoilt")
+    assert site.get(BULK) == data
+    assert [key for key, _ in site.mend(is_head)] == [BULK]
+    assert shard.read_bytes() == good
+
+
+def test_a_member_that_is_away_stops_writes() -> None:
+    """Nothing is confirmed that does not lie at all members; what is under way is settled by repeating it."""
+    members: list[Site] = [MemorySite(str(at)) for at in range(3)]
+    away = CodedSite([*members[:2], Away(members[2])], 2)
+    data = os.urandom(200_000)
+    with pytest.raises(SiteUnavailable):
+        away.put_same(BULK, data)
+    with pytest.raises((SiteUnavailable, OutcomeUnknown)):
+        away.put_new(SMALL, b"x")
+    whole = CodedSite(members, 2)
+    assert whole.stat(BULK) is None, "no descriptor without all its shards"
+    whole.put_same(BULK, data)
+    whole.put_same(SMALL, b"x")
+    assert whole.get(BULK) == data
+
+
+def test_heads(tmp_path: Path) -> None:
+    """One of two writers wins, at the first member; the others follow, and answer while it is away."""
+    members = folders(tmp_path, 3)
+    site = CodedSite(members, 2)
+    tag = site.replace_if(HEAD, b"one", None)
+    with pytest.raises(HeadMoved):
+        site.replace_if(HEAD, b"other", None)
+    site.replace_if(HEAD, b"two", tag)
+    assert [member.get(HEAD) for member in members] == [b"two"] * 3
+    assert CodedSite([Away(members[0]), *members[1:]], 2).get(HEAD) == b"two"
+    stale = StaleSite(members[2])
+    stale.freeze()
+    site.replace_if(HEAD, b"three", site.read_head(HEAD).tag)  # type: ignore[union-attr]
+    assert CodedSite([*members[:2], stale], 2).get(HEAD) == b"three", "one stale member is outvoted"
+
+
+def test_other_numbers_are_refused() -> None:
+    """An object that was cut 2 of 3 is not read as 2 of 4; impossible numbers make no site."""
+    members = [MemorySite(str(at)) for at in range(4)]
+    CodedSite(members[:3], 2).put_same(BULK, os.urandom(100_000))
+    with pytest.raises(CorruptObject, match="2 of 3"):
+        CodedSite(members, 2).get(BULK)
+    for k, n in ((1, 3), (3, 3), (2, 17), (0, 2)):
+        with pytest.raises(ConfigError):
+            Code(k, n)
+
+
+def test_what_looks_like_a_descriptor() -> None:
+    """A small object that begins like a descriptor is cut too, so that nobody can pass one off as the other."""
+    members = [MemorySite(str(at)) for at in range(3)]
+    site = CodedSite(members, 2)
+    site.put_same(SMALL, MAGIC + b" and more")
+    assert parse_descriptor(members[0].get(SMALL)).digest == sha256(MAGIC + b" and more")
+    assert site.get(SMALL) == MAGIC + b" and more"
+    assert site.stat(SMALL) == ObjectStat(SMALL, len(MAGIC) + 9)
+    for call in (lambda: site.put_same(Key("part/aa"), b"x"), lambda: site.replace_if(HEAD, MAGIC, None)):
+        with pytest.raises(Bug):
+            call()
+
+
+def test_its_address(tmp_path: Path) -> None:
+    """``coded:2?member=…&member=…&member=…`` opens it; wrong ones say what is wrong."""
+    folders(tmp_path, 3)
+    members = "&".join(f"member=dir:{tmp_path}/{at}" for at in range(3))
+    site = open_site(f"coded:2?{members}")
+    site.put_new(BULK, os.urandom(100_000))
+    assert site.get(BULK)
+    assert site.address == f"coded:2?{members}"
+    with pytest.raises(MissingObject):
+        site.get(SMALL)
+    for wrong in ("coded:", "coded:2", f"coded:3?{members}", f"coded:x?{members}", "coded:2?host=a&host=b&host=c",
+                  f"coded:2?{members}&member=coded:2?x", f"coded:2?{members}&member=dir:{tmp_path}/0"):  # fmt: skip
+        with pytest.raises(ConfigError):
+            open_site(wrong)
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+@pytest.mark.parametrize("put", ["put_same", "put_new"])
+def test_whatever_write_fails(fault: Fault, put: str) -> None:
+    """Each write to each member is refused, lost, done unseen or killed: afterwards the object is there whole or not at
+    all, and putting it again settles it."""
+    data = os.urandom(200_000)
+    for at, nth in itertools.product(range(3), (1, 2)):
+        members: list[Site] = [MemorySite(str(number)) for number in range(3)]
+        failing = FailingSite(members[at], nth=nth, fault=fault)
+        site = CodedSite([failing if number == at else m for number, m in enumerate(members)], 2)
+        with pytest.raises((ExclaveError, Killed)):
+            getattr(site, put)(BULK, data)
+        again = CodedSite(members, 2)
+        if again.stat(BULK) is not None:
+            assert again.get(BULK) == data
+        again.put_same(BULK, data)
+        assert all(CodedSite([MissingSite(m) if n == gone else m for n, m in enumerate(members)], 2).get(BULK) == data
+                   for gone in range(3))  # fmt: skip
