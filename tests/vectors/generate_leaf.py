@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from exclave.formats.leaf import VersionLeaf
@@ -23,6 +24,7 @@ GOOD = VersionLeaf(
 
 def main() -> None:
     text = GOOD.encode().decode()
+    more = replace(GOOD, records=Digest(b"\x33" * 32)).encode().decode()
 
     def bad(name: str, changed: str) -> dict[str, str]:
         if changed == text:
@@ -31,6 +33,10 @@ def main() -> None:
 
     cases = [
         {"name": "a version", "expect": "ok", "text": text, "leaf_hash": leaf_hash(text.encode()).hex()},
+        {"name": "a version with records", "expect": "ok", "text": more, "leaf_hash": leaf_hash(more.encode()).hex()},
+        bad("short root of records", more[:-2] + "\n"),
+        bad("records before objects", text.replace("objects ", f"records {'33' * 32}\nobjects ")),
+        bad("records twice", more + f"records {'33' * 32}\n"),
         bad("another header", text.replace("version/v1", "version/v2")),
         bad("upper-case register", text.replace("ab" * 16, "AB" * 16)),
         bad("epoch 0", text.replace("epoch 2", "epoch 0")),
