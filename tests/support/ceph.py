@@ -24,6 +24,9 @@ from support.seaweed import free_ports
 
 ACCESS_KEY = "EXCLAVECEPH"
 SECRET_KEY = "only-for-tests-on-loopback"
+WRITER = "writer"
+WRITER_KEY = "EXCLAVEWRITER"
+WRITER_SECRET = "what-the-runbook-gives-a-writer"
 _PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _WAIT_S = 120.0
 
@@ -185,10 +188,11 @@ def running_ceph(folder: Path) -> Iterator[Ceph]:
         monitor, storage = _start_cluster(cluster, folder, fsid, first, second)
         gateway = cluster.daemon("radosgw", "-n", "client.rgw.a")
         _wait_for(gateway, endpoint, folder)
-        cluster.run(
-            "radosgw-admin", "user", "create", "--uid=exclave", "--display-name=exclave",
-            f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}",
-        )  # fmt: skip
+        for name, key, secret in (("exclave", ACCESS_KEY, SECRET_KEY), (WRITER, WRITER_KEY, WRITER_SECRET)):
+            cluster.run(
+                "radosgw-admin", "user", "create", f"--uid={name}", f"--display-name={name}",
+                f"--access-key={key}", f"--secret-key={secret}",
+            )  # fmt: skip
         yield Ceph(endpoint, folder, (monitor.pid, storage.pid, gateway.pid))
 
 

@@ -37,6 +37,11 @@ class Engine:
             config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}, proxies={}),
         )  # fmt: skip
 
+    def as_writer(self) -> Engine:
+        """The same engine, with the keys that the runbook gives a writer."""
+        made = ceph if self.name == "ceph" else seaweed
+        return Engine(self.name, self.endpoint, made.WRITER_KEY, made.WRITER_SECRET)
+
     @property
     def environment(self) -> dict[str, str]:
         return {"AWS_ACCESS_KEY_ID": self.access_key, "AWS_SECRET_ACCESS_KEY": self.secret_key}

@@ -25,6 +25,8 @@ ACCESS_KEY = "EXCLAVETEST"
 SECRET_KEY = "only-for-tests-on-loopback"
 READER_KEY = "EXCLAVEREADER"
 READER_SECRET = "may-read-and-list-only"
+WRITER_KEY = "EXCLAVEWRITER"
+WRITER_SECRET = "what-the-runbook-gives-a-writer"
 BUCKETS = ("exclave-a", "exclave-b", "exclave-c")
 _GRPC_OFFSET = 10_000  # SeaweedFS listens for gRPC at every port of its own plus this
 _IDENTITIES = {
@@ -38,6 +40,11 @@ _IDENTITIES = {
             "name": "reader",
             "credentials": [{"accessKey": READER_KEY, "secretKey": READER_SECRET}],
             "actions": ["Read", "List"],
+        },
+        {
+            "name": "writer",
+            "credentials": [{"accessKey": WRITER_KEY, "secretKey": WRITER_SECRET}],
+            "actions": ["Read", "Write", "List", "PutObjectRetention", "GetObjectRetention"],
         },
     ]
 }
