@@ -34,6 +34,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 
 from exclave.errors import MalformedError
@@ -225,10 +226,12 @@ class ParsedCharter:
         return next((s for s in self.sites if s.label == label), None)
 
 
+@lru_cache(maxsize=8)
 def parse_charter(text: str) -> ParsedCharter:
     """Strict inverse of ``ParsedCharter.encode``; checks every rule that needs no other text.
 
-    Raises ``MalformedError``.
+    Raises ``MalformedError``. The last few are kept: every site shows the same ones, and a thousand registers take a
+    tenth of a second to parse.
     """
     if len(text.encode("utf-8", "replace")) > MAX_CHARTER_BYTES:
         raise MalformedError(f"charter: longer than {MAX_CHARTER_BYTES} bytes")

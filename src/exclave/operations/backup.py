@@ -199,7 +199,7 @@ def backup(
 
 
 def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label], now: Instant) -> _Run:
-    view = read_state(sites, home.fingerprint())
+    view = read_state(sites, home.fingerprint(), only={register})
     rule = view.chain.newest.charter.register(register)
     if rule is None:
         raise UsageError(f"the charter in force does not list register {register}")
@@ -241,7 +241,7 @@ def _still_mine(run: _Run, sites: Mapping[Label, Site], entered: int | None = No
     Before the ledger, and after it with the log's size: who begins an epoch puts its note first and then looks at the
     former log, so one of the two always sees the other.
     """
-    chain = read_state(sites, run.view.state).epoch_chain(run.register)
+    chain = read_state(sites, run.view.state, only={run.register}).epoch_chain(run.register)
     epoch = chain.newest
     if epoch.digest == run.epoch.digest:
         return

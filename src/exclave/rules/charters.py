@@ -154,8 +154,9 @@ def check_successor(previous: VerifiedCharter, draft: ParsedCharter) -> None:
         raise Forked(f"charter {draft.number} follows another charter {before.number} than the one known here")
     if draft.issued < before.issued:
         raise CorruptObject(f"charter {draft.number} was issued before its predecessor")
+    drafted = {rule.id: rule for rule in draft.registers}
     for rule in before.registers:
-        after = draft.register(rule.id)
+        after = drafted.get(rule.id)
         if after is None:
             continue
         if after.epoch < rule.epoch or (after.epoch == rule.epoch and after.epoch_note != rule.epoch_note):

@@ -8,7 +8,7 @@ write-once storage it stays for years.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from exclave.errors import (
@@ -97,8 +97,10 @@ class StateView:
         return LogReader(source, prefix, ledger_origin(self.state, epoch.register, epoch.number), epoch.writer)
 
 
-def read_state(sources: Sources, pinned: Fingerprint) -> StateView:
+def read_state(sources: Sources, pinned: Fingerprint, only: Container[RegisterId] | None = None) -> StateView:
     """The state with the fingerprint ``pinned``, from all ``sources`` (site name → site) that answer.
+
+    ``only``: epochs of these registers are read, and of no others; default: of all that the charter lists.
 
     (1) cards · (2) the charter chain, then the warrants under it · (3) each register's epochs · (4) whether each site
     by itself would tell the same. Raises what nobody can plant or explain away: ``WrongFingerprint``, ``Forked``,
@@ -136,7 +138,8 @@ def read_state(sources: Sources, pinned: Fingerprint) -> StateView:
     charters = _once(data for site in shown.values() for data in site.charters.values())
     view = StateView(pinned, chain, cards, warrants, {}, findings, charters, shown)
     for rule in chain.newest.charter.registers:  # (3)
-        _read_epochs(view, answering, rule.id)
+        if only is None or rule.id in only:
+            _read_epochs(view, answering, rule.id)
     for name in shown:  # (4)
         _check_site(view, name, answering[name])
     return view
