@@ -7,7 +7,7 @@ average, as in the demo; every text has a proof of ``--proof-bytes`` (true ones 
 often). Pages: ``wrk`` asks for acts at random, of our nginx with its limits and headers, and of an nginx that does
 nothing but serve the same folder; rounds alternate, figures are medians. Searches: one after the other, a mix of rare
 and common words, phrases and beginnings. The flood: ``wrk`` searches from 5,000 addresses of 20 networks as fast as it
-can, and says how many times the capacity that was; meanwhile a reader from another network opens acts and searches.
+can, and says how many times the capacity that was; meanwhile readers of eight other networks open acts and search.
 All on this machine: with few processors, load and server take them from each other.
 
 Tables, then one line of JSON.
@@ -24,6 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,7 @@ from exclave.serve.reading_search import Searcher, parse_query
 from support.gazette_room import REGISTER, START, STATE, Press, RunningRoom, act_files, running_room
 
 GOAL_PAGES, GOAL_SEARCH_MS, GOAL_FLOOD_MS, FLOOD = 0.7, 100.0, 500.0, 20
-NETWORKS, ADDRESSES = 20, 250
+NETWORKS, ADDRESSES, READERS = 20, 250, 8
 PLAIN = """daemon off; pid {folder}/plain.pid; error_log {folder}/plain.log; worker_processes 1; {user}
 events {{ worker_connections 4096; }}
 http {{
@@ -205,27 +206,38 @@ def capacity(room: RunningRoom, script: Path, seconds: int) -> float:
 
 
 def flood(room: RunningRoom, script: Path, asked: list[str], names: list[str], seconds: int) -> dict[str, float]:
-    """A reader in the middle of it: every 100 ms an act or a search, as fast as a person with several windows."""
+    """Readers of ``READERS`` other networks in the middle of it, each with an act and a search every half second."""
     argv = ["wrk", "-t1", "-c128", f"-d{seconds + 2}s", "-s", str(script), f"http://127.0.0.1:{room.port}"]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
-    draw, taken, failed = random.Random(5), {"act": [], "search": []}, 0
+    taken: dict[str, list[float]] = {"act": [], "search": []}
+    failed: list[int] = []
     time.sleep(1)
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for kind, path in (
-            ("act", f"/act/{draw.choice(names)}"),
-            ("search", f"/search?q={quote(draw.choice(asked))}"),
-        ):
-            began = time.perf_counter()
-            answer = room.get(path, X_Forwarded_For="203.0.113.9")
-            taken[kind].append((time.perf_counter() - began) * 1000)
-            failed += answer.status != 200
-            time.sleep(0.25)
+
+    def reader(number: int) -> None:
+        draw = random.Random(number)
+        while time.monotonic() < until:
+            for kind, path in (
+                ("act", f"/act/{draw.choice(names)}"),
+                ("search", f"/search?q={quote(draw.choice(asked))}"),
+            ):
+                began = time.perf_counter()
+                answer = room.get(path, X_Forwarded_For=f"203.0.{number}.9")
+                taken[kind].append((time.perf_counter() - began) * 1000)
+                if answer.status != 200:
+                    failed.append(answer.status)
+                time.sleep(0.25)
+
+    readers = [threading.Thread(target=reader, args=(number,)) for number in range(READERS)]
+    for one in readers:
+        one.start()
+    for one in readers:
+        one.join()
     out = process.communicate(timeout=60)[0]
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", out)[1])  # type: ignore[index]
     both = taken["act"] + taken["search"]
     return {
-        "attack_per_s": rate, "reader_requests": len(both), "reader_failed": failed,
+        "attack_per_s": rate, "reader_requests": len(both), "reader_failed": len(failed),
         "act_p99_ms": percentile(taken["act"], 0.99), "search_p99_ms": percentile(taken["search"], 0.99),
         "p99_ms": percentile(both, 0.99),
     }  # fmt: skip

@@ -187,8 +187,12 @@ def test_a_room_starts_again_without_any_site(town: tuple[SmallHome, Path], tmp_
     build(home, room)
     for name in home.sites:
         home.site(name).rename(tmp_path / f"{name}-away")
+    long_ago = json.loads((room / "seen.json").read_bytes())
+    long_ago["proven"]["checked"] -= 3_600_000_000
+    (room / "seen.json").write_text(json.dumps(long_ago))
     with serving(home, room) as running:
         readable(running)
+        assert "not lately" in running.get("/status").text
     build(home, tmp_path / "other", code=11)
 
 

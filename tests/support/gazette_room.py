@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from exclave.serve.reading_build import Builder
 from exclave.serve.reading_nginx import RoomSettings, StaticLimits
 from exclave.serve.reading_pages import Pages, Room
 from exclave.serve.reading_run import Seen, alone, served
-from exclave.serve.reading_status import band
+from exclave.serve.reading_status import band, proven_of
 
 STATE = Fingerprint("3f" * 32)
 REGISTER = RegisterId("ab" * 16)
@@ -158,10 +158,11 @@ def running_room(
 
 
 def write_status(folder: Path, edition: Edition, origin: str, *, exile: str | None = None) -> None:
-    seen = Seen(edition.name, "Rannariik", STATE, REGISTER, origin)
-    (folder / "seen.json").write_bytes(msgspec.json.encode(asdict(seen)))
     checked = Instant(edition.time + HOUR // 4)
-    line = band(shown_by(edition, exile=exile), checked, checked, "Luxembourg")
+    proven = proven_of(shown_by(edition, exile=exile), checked)
+    seen = Seen(edition.name, "Rannariik", STATE, REGISTER, origin, proven)
+    (folder / "seen.json").write_bytes(msgspec.json.encode(seen))
+    line = band(proven, checked, "Luxembourg")
     page = Pages(seen.room()).status(line.level, line.headline, line.detail)
     (folder / "status").mkdir(exist_ok=True)
     (folder / "status" / "status.html").write_bytes(page)

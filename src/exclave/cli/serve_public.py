@@ -96,6 +96,7 @@ def _begin(follower: Follower, path: str) -> None:
     except ExclaveError as error:
         if not (Path(path) / "current").exists():
             raise
+        follower.tell_status()
         kind = "no site answers" if isinstance(error, UnavailableError) else "what the sites show is not taken"
         note(f"{kind}: {error.message}; what was built before is shown")
 

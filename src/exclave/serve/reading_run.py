@@ -15,21 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 
-from exclave.errors import Busy, ConfigError, ExclaveError, ServiceFailed
+from exclave.errors import Busy, ConfigError, ExclaveError, RolledBack, ServiceFailed, UsageError
 from exclave.ids import Digest, Fingerprint, Instant, RegisterId, instant_text
-from exclave.operations.reading_room import Shown, fetch_bundle, look
+from exclave.operations.reading_room import fetch_bundle, look
 from exclave.serve.reading_admission import Admission, Limits
 from exclave.serve.reading_app import SearchApp
 from exclave.serve.reading_build import Builder
 from exclave.serve.reading_files import write
 from exclave.serve.reading_nginx import RoomSettings, nginx_config
 from exclave.serve.reading_pages import Pages, Room
-from exclave.serve.reading_status import band
+from exclave.serve.reading_status import Proven, band, proven_of
 from exclave.sites.contract import Readable
 
 NGINX: Final = ("nginx", "/usr/sbin/nginx")
@@ -40,16 +40,26 @@ _REST_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the last look that succeeded found, kept in ``seen.json`` for the search process and for restarts."""
+    """What the last look that succeeded found: in ``seen.json``, for the search process and for restarts."""
 
     name: str
     state_name: str
     fingerprint: str
     register: str
     origin: str
+    proven: Proven
 
     def room(self) -> Room:
         return Room(self.name, self.state_name, Fingerprint(self.fingerprint), RegisterId(self.register), self.origin)
+
+
+def read_seen(folder: str) -> Seen | None:
+    """None if nothing was seen yet, or what is there is no such file any more."""
+    try:
+        with open(os.path.join(folder, "seen.json"), "rb") as file:
+            return msgspec.json.decode(file.read(), type=Seen)
+    except (OSError, msgspec.DecodeError, UnicodeError):
+        return None
 
 
 class Follower:
@@ -70,7 +80,7 @@ class Follower:
     ) -> None:
         self._folder, self._sources, self._pinned, self._register = folder, sources, pinned, register
         self._origin, self._place, self._clock, self._tell, self._progress = origin, place, clock, tell, progress
-        self._last: tuple[Shown, Instant] | None = None
+        self._seen = read_seen(folder)
         self._told = ""
         os.makedirs(os.path.join(folder, "status"), mode=0o755, exist_ok=True)
 
@@ -86,45 +96,48 @@ class Follower:
             if error.message != self._told:  # once, not each half minute
                 self._tell(f"{error.message}; what was shown before is shown on")
                 self._told = error.message
-        self._write_status()
+        self.tell_status()
         return changed
 
     def _follow(self) -> bool:
         view, shown = look(self._sources, self._pinned, self._register)
-        if self._last is not None and shown.published.edition.sequence < self._last[0].published.edition.sequence:
-            # The sources that answer are behind: they prove nothing about what is shown.
-            return False
+        edition = shown.published.edition
+        if self._seen is not None and edition.sequence < self._seen.proven.sequence:
+            raise RolledBack(
+                f"{', '.join(shown.sources)}: version {edition.sequence} is the newest that is public there;"
+                f" version {self._seen.proven.sequence} was, before",
+                sequence=edition.sequence,
+            )
         answering = {name: source for name, source in self._sources.items() if str(name) in shown.sources}
 
         def fetch(name: Digest) -> bytes:
             return fetch_bundle(view, answering, shown.register, name)
 
-        seen = Seen(shown.name, shown.state_name, self._pinned, shown.register, self._origin)
+        seen = Seen(
+            shown.name, shown.state_name, self._pinned, shown.register, self._origin, proven_of(shown, self._clock())
+        )
         builder = Builder(self._folder, Pages(seen.room()), fetch, self._progress)
         try:
-            changed = builder.build(shown.published.edition)
+            changed = builder.build(edition)
         finally:
             builder.close()
-        self._last = shown, self._clock()
-        write(os.path.join(self._folder, "seen.json"), msgspec.json.encode(asdict(seen)), 0)
+        self._seen = seen
+        write(os.path.join(self._folder, "seen.json"), msgspec.json.encode(seen), 0)
         return changed
 
-    def _write_status(self) -> None:
-        """A restart writes it anew; until then the former one says when it was checked."""
-        if self._last is None:
+    def tell_status(self) -> None:
+        """Writes the page about the copy's age. A restart writes it anew; the former one says of when it is."""
+        if self._seen is None:
             return
-        (shown, checked), now = self._last, self._clock()
-        line = band(shown, checked, now, self._place)
-        edition = shown.published.edition
+        seen, now, where = self._seen, self._clock(), os.path.join(self._folder, "status")
+        line, proven = band(seen.proven, now, self._place), seen.proven
         told = {
             "format": "exclave/reading-status/v1", "level": line.level, "says": f"{line.headline} {line.detail}",
-            "place": self._place, "version": edition.sequence, "time": instant_text(edition.time),
-            "newest_version": shown.newest, "checked": instant_text(checked), "exile": shown.exile,
-            "sources": shown.sources, "away": shown.away,
+            "place": self._place, "version": proven.sequence, "time": instant_text(Instant(proven.time)),
+            "newest_version": proven.newest, "checked": instant_text(Instant(proven.checked)),
+            "exile": proven.exile or None, "sources": proven.sources, "away": proven.away,
         }  # fmt: skip
-        seen = Seen(shown.name, shown.state_name, self._pinned, shown.register, self._origin)
         page = Pages(seen.room()).status(line.level, line.headline, line.detail)
-        where = os.path.join(self._folder, "status")
         write(os.path.join(where, "status.html"), page, now // 1_000_000, packed=True)
         write(os.path.join(where, "status.json"), msgspec.json.encode(told) + b"\n", now // 1_000_000)
 
@@ -246,8 +259,11 @@ def run_search(folder: str, limits: Limits) -> None:
     """The search process: serves until it is told to stop."""
     import uvicorn  # noqa: PLC0415 - not needed by the follower
 
-    with open(os.path.join(folder, "seen.json"), "rb") as file:
-        seen = msgspec.json.decode(file.read(), type=Seen)
+    seen = read_seen(folder)
+    if seen is None:
+        raise UsageError(
+            f"{folder} is no reading room yet", hint="`exclave serve public` without --search-only makes it."
+        )
     path = os.path.join(folder, "run", SOCKET)
     if os.path.exists(path):
         os.unlink(path)

@@ -16,6 +16,24 @@ LATE: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """What was proven of the register at ``checked``, the last time that it could be."""
+
+    sequence: int
+    """The version that is shown."""
+    time: int
+    """The moment whose state it holds."""
+    newest: int
+    """The newest version in the ledger; it may not be public yet."""
+    rpo_s: int
+    exile: str
+    """The place that has the register since a failover; empty: it is at home."""
+    sources: tuple[str, ...]
+    away: tuple[str, ...]
+    checked: int
+
+
+@dataclass(frozen=True, slots=True)
 class Band:
     """The line above every page."""
 
@@ -25,16 +43,24 @@ class Band:
     detail: str
 
 
-def band(shown: Shown, checked: Instant, now: Instant, place: str) -> Band:
-    """``shown``: what was proven at ``checked``, the last time that it could be; ``place``: where this room stands."""
+def proven_of(shown: Shown, checked: Instant) -> Proven:
     edition = shown.published.edition
-    state = f"State of {moment(edition.time)}, version {edition.sequence}."
+    return Proven(
+        edition.sequence, edition.time, shown.newest, shown.rpo_s, shown.exile or "", shown.sources, shown.away, checked
+    )
+
+
+def band(proven: Proven, now: Instant, place: str) -> Band:
+    """``place``: where this room stands, as readers shall read it; may be empty."""
+    state = f"State of {moment(proven.time)}, version {proven.sequence}."
     here = f" at {place}" if place else ""
-    if now - checked > UNCHECKED_US:
-        return Band("late", "Verified, but not lately.", f"{state} No other copy answers since {moment(checked)}.")
-    verified = f"Verified{here} on {moment(checked)}."
-    if shown.exile is not None:
+    if now - proven.checked > UNCHECKED_US:
+        return Band(
+            "late", "Verified, but not lately.", f"{state} No other copy answers since {moment(proven.checked)}."
+        )
+    verified = f"Verified{here} on {moment(proven.checked)}."
+    if proven.exile:
         return Band("exile", "This register is kept abroad now.", f"{state} {verified}")
-    if now - edition.time > LATE * shown.rpo_s * 1_000_000:
+    if now - proven.time > LATE * proven.rpo_s * 1_000_000:
         return Band("late", "The state has not renewed this copy since then.", f"{state} {verified}")
     return Band("good", "Verified copy.", f"{state} {verified}")
