@@ -20,7 +20,7 @@ from support.s3_buckets import Engine
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "runbooks" / "locked-bucket.md"
 ACCEPTED = {"seaweedfs": {"hide", "lifecycle"}, "ceph": set[str]()}
-"""What the engine lets a writer do all the same: its right to write is one to put delete markers and lifecycle rules."""
+"""What the engine lets a writer do all the same: its right to write is one to put markers and lifecycle rules."""
 DATA = b"something to be kept"
 KEY = Key(f"fp/register/pack/ab/{sha256(DATA).hex()}")
 

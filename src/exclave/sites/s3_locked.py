@@ -1,57 +1,32 @@
 """A site in a bucket with Object Lock: nobody can delete or alter what was written, its writer no more than others.
 
-A lock holds one *version*. Whoever has the writer's keys can still hide it under a marker or under later versions, so
-nothing here goes by what is on top: under a name that is the SHA-256 of its bytes the version counts that fits; under
-any other name that is written once, the oldest. Heads are replaced in ``heads``, a bucket without versions where an
-engine honours conditions only there; each is copied into the locked bucket, where ``states`` finds all of them.
+Reading it is ``LockedReader``'s part. Each object is put with its lock, and looked at afterwards. Heads are replaced in
+``heads``, a bucket without versions where an engine honours conditions only there; each is copied into the locked one.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from exclave.errors import (
-    AlreadyExists,
-    CorruptObject,
-    HeadMoved,
-    IntegrityError,
-    MalformedError,
-    MissingObject,
-    OutcomeUnknown,
-    SiteUnavailable,
-)
-from exclave.ids import Digest, Instant, Key, parse_digest, parse_key, sha256
+from exclave.errors import AlreadyExists, CorruptObject, HeadMoved, MissingObject, OutcomeUnknown, SiteUnavailable
+from exclave.ids import Digest, Instant, Key, sha256
 from exclave.sites.bucket import BucketSite
 from exclave.sites.conditions import CANNOT_BE_DELETED_FROM, refusal
-from exclave.sites.contract import (
-    MAX_HEAD_BYTES,
-    MAX_OBJECT_BYTES,
-    Digested,
-    ObjectStat,
-    Tagged,
-    check_prefix,
-    check_range,
-    check_write,
-)
+from exclave.sites.contract import MAX_HEAD_BYTES, check_write
 from exclave.sites.locking import is_head
-from exclave.sites.s3_versions import Kept, S3Versions
+from exclave.sites.s3_by_version import LOST, LockedReader, named_by
+from exclave.sites.s3_versions import S3Versions
 
 if TYPE_CHECKING:
     from obstore import PutMode
     from obstore.store import S3Store
 
 _DAY_US = 86_400_000_000
-_MOST_CHOSEN = 10_000
-_SORTED_AT_ONCE = 10_000
-_LOST = "lost-"
-"""Starts the tag of a head that is only in the locked bucket."""
 
 
-class LockedS3Site:
+class LockedS3Site(LockedReader):
     """``bucket`` keeps objects locked for ``lock_days`` days; ``heads`` keeps heads and may be the same bucket.
 
     ``locking``: a client of ``bucket`` for objects of so many bytes that locks what it puts until an instant.
@@ -68,182 +43,9 @@ class LockedS3Site:
         lock_days: int,
         locking: Callable[[Instant, int], S3Store],
         clock: Callable[[], Instant],
-        sorted_at_once: int = _SORTED_AT_ONCE,
     ) -> None:
-        self._address = address
-        self._bucket, self._heads, self._versions = bucket, heads, versions
+        super().__init__(address, bucket, heads, versions)
         self._lock_days, self._locking, self._clock = lock_days, locking, clock
-        self._sorted_at_once = sorted_at_once
-        self._chosen: OrderedDict[Key, str] = OrderedDict()
-        """Versions that were found to be the ones that count."""
-        self._guard = threading.Lock()
-
-    @property
-    def address(self) -> str:
-        return self._address
-
-    # Reading
-
-    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        if is_head(key):
-            return self._head(key, limit)[0]
-        name = _named_by(key)
-        if name is None:
-            return self._bucket.fetch(key, limit, self._oldest(key).id)[0]
-        wrong: bytes | None = None
-        try:
-            data, found = self._bucket.fetch(key, limit)
-            if sha256(data) == name:
-                self._choose(key, found.meta["version"])
-                return data
-            wrong = data
-        except (MissingObject, CorruptObject):
-            pass  # hidden, or something too long lies over it
-        right = self._search(key, name)
-        if right is not None:
-            return self._bucket.fetch(key, limit, right.id)[0]
-        # None of them is right: the caller gets what a site without versions would give, and finds it out.
-        return wrong if wrong is not None else self._bucket.fetch(key, limit, self._oldest(key).id)[0]
-
-    def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
-        if is_head(key):
-            data = self._head(key, limit)[0]
-            return Digested(sha256(data), len(data), data[:64])
-        name = _named_by(key)
-        if name is None:
-            return self._bucket.digest(key, limit=limit, version=self._oldest(key).id)
-        try:
-            found = self._bucket.digest(key, limit=limit)
-            if found.digest == name:
-                return found
-        except (MissingObject, CorruptObject):
-            pass
-        version = self._search(key, name) or self._oldest(key)
-        return self._bucket.digest(key, limit=limit, version=version.id)
-
-    def get_range(self, key: Key, offset: int, length: int) -> bytes:
-        check_range(offset, length)
-        if is_head(key):
-            data = self._head(key, MAX_HEAD_BYTES)[0]
-            if offset + length > len(data):
-                raise CorruptObject(f"{key} is too short: bytes {offset}+{length} are missing", key=key)
-            return data[offset : offset + length]
-        version, size = self._counting(key)
-        if not length and offset <= size:
-            return b""
-        if offset + length > size:
-            raise CorruptObject(f"{key} is too short: bytes {offset}+{length} are missing", key=key)
-        return self._bucket.get_range(key, offset, length, version=version)
-
-    def stat(self, key: Key) -> ObjectStat | None:
-        try:
-            if is_head(key):
-                return ObjectStat(key, len(self._head(key, MAX_HEAD_BYTES)[0]))
-            return ObjectStat(key, self._oldest(key).size_bytes)
-        except MissingObject:
-            return None
-
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Names under which anything is kept, hidden or not; with the size of the oldest version, of a head with that
-        of the newest. Sorted as ``BucketSite`` does."""
-        check_prefix(prefix)
-        parse_key(prefix + "x")
-        sizes: dict[str, int] = {}
-        for name, kept in self._versions.under(prefix):
-            _note(sizes, name, kept)
-            if len(sizes) > self._sorted_at_once:
-                break
-        else:
-            yield from _sorted(sizes)
-            return
-        sizes = {}
-        objects, folders = self._versions.level(prefix)
-        for name, kept in objects:
-            _note(sizes, name, kept)
-        found = list(_sorted(sizes)) + [ObjectStat(Key(folder), -1) for folder in folders if _is_key(folder + "x")]
-        for item in sorted(found, key=lambda item: item.key):
-            if item.size_bytes >= 0:
-                yield item
-            else:
-                yield from self.list(item.key)
-
-    def read_head(self, key: Key) -> Tagged | None:
-        try:
-            data, tag = self._head(key, MAX_HEAD_BYTES)
-        except MissingObject:
-            return None
-        return Tagged(data, tag)
-
-    def states(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Iterator[bytes]:
-        for kept in self._versions.of(key):
-            if not kept.marker and kept.size_bytes <= limit:
-                try:
-                    yield self._bucket.fetch(key, limit, kept.id)[0]
-                except IntegrityError:  # gone meanwhile, or damaged: another one may be right
-                    continue
-
-    def _head(self, key: Key, limit: int) -> tuple[bytes, str]:
-        """The head and its tag. One that is gone where heads are replaced is found among the locked ones, also if that
-        whole bucket is gone."""
-        away: SiteUnavailable | None = None
-        shown: Tagged | None = None
-        try:
-            shown = self._heads.read_head(key)
-        except SiteUnavailable as error:
-            if self._heads is self._bucket:
-                raise
-            away = error
-        if shown is not None:
-            if len(shown.data) > limit:
-                raise CorruptObject(f"{key} is {len(shown.data)} bytes long; at most {limit} can be right", key=key)
-            return shown.data, shown.tag
-        for kept in self._versions.of(key):
-            if not kept.marker:
-                return self._bucket.fetch(key, limit, kept.id)[0], _LOST + kept.id
-        if away is not None:
-            raise away
-        raise MissingObject(f"{key} is not at {self.address}", key=key)
-
-    # Which version counts
-
-    def _oldest(self, key: Key) -> Kept:
-        oldest = next((kept for kept in reversed(self._versions.of(key)) if not kept.marker), None)
-        if oldest is None:
-            raise MissingObject(f"{key} is not at {self.address}", key=key)
-        return oldest
-
-    def _search(self, key: Key, name: Digest) -> Kept | None:
-        """The oldest version whose bytes are those that ``key`` names."""
-        for kept in reversed(self._versions.of(key)):
-            if kept.marker or kept.size_bytes > MAX_OBJECT_BYTES:
-                continue
-            try:
-                if self._bucket.digest(key, version=kept.id).digest == name:
-                    self._choose(key, kept.id)
-                    return kept
-            except IntegrityError:
-                continue
-        return None
-
-    def _counting(self, key: Key) -> tuple[str, int]:
-        """The version of a write-once object that counts, and its size."""
-        kept = [one for one in self._versions.of(key) if not one.marker]
-        if not kept:
-            raise MissingObject(f"{key} is not at {self.address}", key=key)
-        name = _named_by(key)
-        if name is None or len(kept) == 1:
-            return kept[-1].id, kept[-1].size_bytes
-        with self._guard:
-            known = self._chosen.get(key)
-        right = next((one for one in kept if one.id == known), None) or self._search(key, name) or kept[-1]
-        return right.id, right.size_bytes
-
-    def _choose(self, key: Key, version: str | None) -> None:
-        with self._guard:
-            if version:
-                self._chosen[key] = version
-            if len(self._chosen) > _MOST_CHOSEN:
-                self._chosen.popitem(last=False)
 
     # Writing. Each object is one PUT that brings its lock, so no moment exists at which it lies there without one.
 
@@ -280,7 +82,7 @@ class LockedS3Site:
         """A lock that is missing or shorter than a new one would be is set on what is there already."""
         check_write(data)
         try:
-            if self._heads is self._bucket and _named_by(key) is not None:
+            if self._heads is self._bucket and named_by(key) is not None:
                 self._bucket.require_objects()
                 self._put(key, data, "create")
                 return
@@ -302,7 +104,7 @@ class LockedS3Site:
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         check_write(data, limit=MAX_HEAD_BYTES)
-        if expected is not None and expected.startswith(_LOST):
+        if expected is not None and expected.startswith(LOST):
             if self._head(key, MAX_HEAD_BYTES)[1] != expected:
                 raise HeadMoved(f"{key} is no longer what it was when it was read", key=key)
             expected = None
@@ -329,7 +131,7 @@ class LockedS3Site:
         """Puts right bytes as a further version. Only under names that are the SHA-256 of their bytes: under others
         the oldest version counts, or whoever has the writer's keys could put his own in its place."""
         check_write(data)
-        name = _named_by(key)
+        name = named_by(key)
         if not self._there(key):
             raise HeadMoved(f"{key} is no longer at {self.address}", key=key)
         try:
@@ -348,16 +150,13 @@ class LockedS3Site:
         except OutcomeUnknown as error:  # repeating it finds the right bytes, or puts them
             raise SiteUnavailable(error.message, key=key, silent=bool(error.facts.get("silent"))) from error
 
-    def _there(self, key: Key) -> bool:
-        return any(not kept.marker for kept in self._versions.of(key))
-
     def _put(self, key: Key, data: bytes | memoryview, mode: PutMode) -> None:
         """One locked PUT, and a look whether the lock is really there."""
         until = self.lock_end()
         with self._lockable():
             result = self._bucket.put(key, data, mode, store=self._locking(until, len(data)))
         version = self._check(key, result["version"], until)
-        self._choose(key, version if _named_by(key) is not None else None)
+        self._choose(key, version if named_by(key) is not None else None)
 
     @contextmanager
     def _lockable(self) -> Iterator[None]:
@@ -413,31 +212,3 @@ class LockedS3Site:
         if newest is None:
             raise MissingObject(f"{key} is not at {self.address}", key=key)
         return newest.id
-
-
-def _named_by(key: Key) -> Digest | None:
-    """The SHA-256 that the last part of a name is; None if it is none."""
-    try:
-        return parse_digest(key.rpartition("/")[2])
-    except MalformedError:
-        return None
-
-
-def _note(sizes: dict[str, int], name: str, kept: Kept) -> None:
-    """The listing tells the newest version of a name first."""
-    if not kept.marker and (name not in sizes or not is_head(Key(name))):
-        sizes[name] = kept.size_bytes
-
-
-def _sorted(sizes: dict[str, int]) -> Iterator[ObjectStat]:
-    for name in sorted(sizes):
-        if _is_key(name):
-            yield ObjectStat(Key(name), sizes[name])
-
-
-def _is_key(text: str) -> bool:
-    try:
-        parse_key(text)
-    except MalformedError:
-        return False
-    return True
