@@ -151,6 +151,25 @@ def test_machines_find_the_newest_version_and_the_newest_acts(tmp_path: Path) ->
     assert b"/act/2024/0002<" in (tmp_path / "current" / "sitemap" / "1.xml").read_bytes()
 
 
+def test_long_lists_have_pages_and_none_too_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three acts on two pages; when one leaves, the second page is gone, and its address with it."""
+    monkeypatch.setattr(reading_build, "PER_PAGE", 2)
+    monkeypatch.setattr(reading_build, "MAP", 2)
+    acts = {name: act_files(name, f"Act {name}", [law(name, "x")]) for name in ("2020/1", "2020/2", "2020/3")}
+    files: Files = {path: data for act in acts.values() for path, data in act.items()}
+    press = built(tmp_path, files)
+    group = tmp_path / "current" / "acts" / "2020.html"
+    assert b"Page 1 of 2" in group.read_bytes()
+    assert b"2020/3" in (tmp_path / "current" / "acts" / "2020" / "p" / "2.html").read_bytes()
+    assert (tmp_path / "current" / "sitemap" / "2.xml").exists()
+    press.publish({path: None for name in ("2020/2", "2020/3") for path in acts[name]})
+    bring(press, tmp_path)
+    group = tmp_path / "current" / "acts" / "2020.html"
+    assert b"Page 1 of" not in group.read_bytes()
+    assert not (tmp_path / "current" / "acts" / "2020" / "p" / "2.html").exists()
+    assert not list((tmp_path / "current" / "sitemap").glob("3.xml*"))
+
+
 def test_no_older_and_no_second_edition_is_shown(tmp_path: Path) -> None:
     """A source that is behind, or tells two stories of one version, changes nothing."""
     press = built(tmp_path, FIRST, act_files("2025/0001", "Ice Road Act", [law("Ice Road Act", "Roads.")]))
@@ -249,7 +268,8 @@ def test_records_that_cannot_be_read_hide_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "acts/../x/act.json", "acts/2020/v1/act.json", "acts/p/act.json", "acts/a/b/c/d/e/act.json", "acts/act.json",
+        "acts/../x/act.json", "acts/2020/v1/act.json", "acts/p/act.json",
+        "acts/index/act.json", "acts/a/b/c/d/e/act.json", "acts/act.json",
         "acts/2020/0001\u202e/act.json", "x/acts/2020/0001/act.json", "acts/2020/-1/act.json",
     ],
 )  # fmt: skip

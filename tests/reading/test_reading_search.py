@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from exclave.errors import UsageError
 from exclave.serve import reading_search
@@ -17,6 +19,7 @@ from exclave.serve.reading_search import (
     Indexed,
     Searcher,
     index_sequence,
+    mark,
     parse_query,
     write_index,
 )
@@ -93,6 +96,31 @@ def test_too_little_and_too_much_is_told(text: str) -> None:
     """A reader gets a sentence that says what to do."""
     with pytest.raises(UsageError, match="Please"):
         parse_query(text)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.text(max_size=60) | st.text(alphabet='ab"*():^-+{}é\u202e \n\0', max_size=40))
+def test_any_text_is_answered_or_refused_in_a_sentence(index: str, text: str) -> None:
+    """Whatever is typed: results whose marks pair up, or a sentence for the reader."""
+    searcher = Searcher(index)
+    told, hits = "", ()
+    try:
+        hits = searcher.search(parse_query(text), 1).hits
+    except UsageError as error:
+        told = error.message
+    finally:
+        searcher.close()
+    assert told.startswith("Please" if told else "")
+    for hit in hits:
+        assert hit.title.count(OPEN) == hit.title.count(CLOSE)
+        assert hit.snippet.count(OPEN) == hit.snippet.count(CLOSE)
+
+
+@given(st.text(max_size=200), st.lists(st.text(alphabet="abcé*", min_size=1, max_size=5), max_size=4))
+def test_marking_changes_no_letter(text: str, words: list[str]) -> None:
+    """Without the marks, a marked text is the text."""
+    plain = text.replace(OPEN, "").replace(CLOSE, "")
+    assert mark(plain, tuple(words)).replace(OPEN, "").replace(CLOSE, "") == plain
 
 
 def test_what_was_found_is_marked(index: str) -> None:

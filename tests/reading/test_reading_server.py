@@ -6,6 +6,7 @@ import gzip
 import os
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from exclave.errors import Busy, ConfigError
@@ -20,6 +22,7 @@ from exclave.serve.reading_admission import Limits
 from exclave.serve.reading_nginx import RoomSettings, StaticLimits
 from exclave.serve.reading_run import alone
 from support.gazette_room import FIRST, Press, RunningRoom, act_files, law, running_room
+from support.login_nginx import server_certificate
 
 CSP = "default-src 'none'"
 PATIENCE_S = 60.0
@@ -309,6 +312,23 @@ def test_readers_never_see_half_a_version(tmp_path: Path) -> None:
         for _, body in seen:
             assert body.endswith(b"</html>") or body.endswith(b"</html>\n")
             assert sum(b"Rule %d." % n in body for n in range(2, 8)) <= 1
+
+
+def test_over_tls_without_a_proxy(tmp_path: Path) -> None:
+    """With a certificate it speaks TLS itself, and nothing plain."""
+    press = Press()
+    press.publish(FIRST)
+    server_certificate(tmp_path)
+    (tmp_path / "room").mkdir()
+    with running_room(press, tmp_path / "room", tls=tmp_path) as room:
+        for path in ("/act/2024/0002", "/search?q=kala"):
+            answer = httpx.get(f"https://localhost:{room.port}{path}", verify=_trusting(tmp_path), timeout=30)
+            assert answer.status_code == 200
+        assert room.get("/").status == 400
+
+
+def _trusting(folder: Path) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(folder / "server.pem"))
 
 
 def test_one_room_one_process(tmp_path: Path) -> None:

@@ -139,9 +139,12 @@ class Response:
 @contextmanager
 def running_room(
     press: Press, folder: Path, *, limits: Limits | None = None, static: StaticLimits | None = None,
-    behind: tuple[str, ...] = ("127.0.0.1/32",), exile: str | None = None,
+    behind: tuple[str, ...] = ("127.0.0.1/32",), exile: str | None = None, tls: Path | None = None,
 ) -> Iterator[RunningRoom]:  # fmt: skip
-    """Builds what ``press`` has published last, and serves it. ``X-Forwarded-For`` says who asks."""
+    """Builds what ``press`` has published last, and serves it. ``X-Forwarded-For`` says who asks.
+
+    ``tls``: a folder with ``server.pem`` and ``server.key``.
+    """
     port = free_port()
     edition = press.editions[-1]
     builder = press.builder(folder, f"http://127.0.0.1:{port}")
@@ -151,7 +154,14 @@ def running_room(
         builder.close()
     write_status(folder, edition, f"http://127.0.0.1:{port}", exile=exile)
     settings = RoomSettings(
-        str(folder), f"127.0.0.1:{port}", behind=behind, workers=1, limits=limits or Limits(), static=static
+        str(folder),
+        f"127.0.0.1:{port}",
+        behind=behind,
+        workers=1,
+        limits=limits or Limits(),
+        static=static,
+        certificate=f"{tls}/server.pem" if tls else "",
+        key=f"{tls}/server.key" if tls else "",
     )
     with alone(str(folder)), served(settings, lambda line: None):
         yield RunningRoom(folder, port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -72,6 +73,8 @@ def public(
         if once:
             _build_once(follower, json)
             return
+        if os.geteuid() == 0:
+            note("it runs as root: give it a user of its own, who may write nothing but its folder")
         _begin(follower, path)
         stop = _until_told()
         with served(settings, note):

@@ -25,7 +25,7 @@ MAX_RECORD_BYTES: Final = 1 << 20
 MAX_VERSIONS: Final = 9_999
 _PATH = re.compile(r"acts/((?:[0-9A-Za-z][0-9A-Za-z_-]{0,39}/){0,3}[0-9A-Za-z][0-9A-Za-z_-]{0,39})/([^/]+)\Z")
 _VERSION = re.compile(r"v([1-9][0-9]{0,3})\.txt\Z")
-_RESERVED = re.compile(r"(?:v[0-9]+|p)\Z")
+_RESERVED = re.compile(r"(?:v[0-9]+|p|index)\Z")
 """Parts of addresses of our own: an act called like them could not be told from a version."""
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}\Z")
 _RIGHT_TO_LEFT: Final = frozenset({"ar", "dv", "fa", "he", "ps", "sd", "ug", "ur", "yi"})

@@ -25,7 +25,7 @@ from exclave.errors import CorruptObject, Forked, MalformedError, RolledBack
 from exclave.formats.edition import Bundle, BundleFile, Edition, parse_bundle
 from exclave.ids import Digest, Instant, sha256
 from exclave.serve.reading_acts import Block, Place, blocks, parse_act, place_of
-from exclave.serve.reading_files import also_at, clone, remove_tree, switch, write
+from exclave.serve.reading_files import also_at, clone, remove_numbered, remove_tree, switch, write
 from exclave.serve.reading_pages import MAX_SHOWN_CHARS, PER_PAGE, Pages, asset, text_address
 from exclave.serve.reading_search import Indexed, index_sequence, write_index
 from exclave.serve.reading_store import ActRow, PartRow, RoomStore, TextRow
@@ -236,6 +236,7 @@ class Builder:
         for page, pages, part in _paged(acts):
             where = f"{group}.html" if page == 1 else f"{group}/p/{page}.html"
             write(os.path.join(fresh, "acts", where), self.pages.group(group, part, page, pages), time_s, packed=True)
+        remove_numbered(os.path.join(fresh, "acts", group, "p"), ".html", pages)
 
     def _write_versions(self, fresh: str, since: int, time_s: int) -> None:
         versions = self.store.versions()
@@ -277,6 +278,7 @@ class Builder:
         for parts, addresses in enumerate(self._map_parts(), 1):
             made[f"sitemap/{parts}.xml"] = pages.sitemap(addresses)
         made["sitemap.xml"] = pages.sitemap_index(parts)
+        remove_numbered(os.path.join(fresh, "sitemap"), ".xml", parts)
         for name, data in made.items():
             write(os.path.join(fresh, name), data, time_s, packed=True)
 

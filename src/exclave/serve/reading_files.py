@@ -75,6 +75,15 @@ def clone(tree: str, fresh: str) -> None:
                 os.link(entry.path, target)
 
 
+def remove_numbered(folder: str, suffix: str, last: int) -> None:
+    """Pages after number ``last`` go: there were more of them before."""
+    number = last + 1
+    while os.path.exists(path := os.path.join(folder, f"{number}{suffix}")):
+        _gone(path)
+        _gone(f"{path}.gz")
+        number += 1
+
+
 def switch(link: str, target: str) -> None:
     """The symbolic link ``link`` leads to ``target`` from now on, in one step."""
     fresh = f"{link}.new"

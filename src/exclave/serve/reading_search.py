@@ -118,7 +118,7 @@ def mark(text: str, words: tuple[str, ...], *, around: int = 0) -> str:
         first = max(0, (meant[0] if meant else 0) - around // 4)
         last = min(len(tokens), first + around)
     shown = frozenset(meant)
-    made, at = ["…" if first else ""], tokens[first].start() if first < len(tokens) else 0
+    made, at = ["…" if first else ""], tokens[first].start() if first else 0
     for number in range(first, last):
         token = tokens[number]
         made.append(text[at : token.start()])
