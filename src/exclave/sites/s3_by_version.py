@@ -2,7 +2,7 @@
 
 A lock holds one *version*. Whoever has the writer's keys can still hide it under a marker or under later versions, so
 nothing here goes by what is on top: under a name that is the SHA-256 of its bytes the version counts that fits; under
-any other name that is written once, the oldest. Heads are shown by ``heads``; ``states`` tells all that there ever were.
+any other name that is written once, the oldest. Heads are shown by ``heads``; ``states`` tells all that ever were.
 """
 
 from __future__ import annotations
