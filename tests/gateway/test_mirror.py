@@ -1,0 +1,244 @@
+"""A mirror cosigns what lies durably at its site and has been seen to grow, and nothing else."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exclave.errors import CorruptObject, MalformedError, NotAuthorised
+from exclave.formats.mirror import INFO_TYPE, AddEntries, EntryPackage, parse_add_entries
+from exclave.formats.note import ParsedNote
+from exclave.formats.tile import TILE_WIDTH, bundle_key, encode_bundle
+from exclave.formats.witness import AddCheckpoint, parse_signatures
+from exclave.ids import Digest, sha256
+from exclave.ledger.hosted_logs import HostedLogs
+from exclave.ledger.mirror import Mirror
+from exclave.ledger.witness import Witness, WitnessAnswer
+from exclave.ledger.witness_store import WitnessStore, log_name
+from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint, verify_cosigned_by
+from exclave.rules.subtree import subtree_proof, verify_subtree
+from exclave.rules.tree import consistency_proof, leaf_hash, root_of
+from support.custody import actor
+from support.hosted import ENTRIES, Hosted
+
+WITNESS, MIRROR = actor("host-witness"), actor("host-mirror")
+TICKET = 2
+
+
+class Mirrored(Hosted):
+    """The host of a small state runs a mirror, and a witness beside it."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.logs = HostedLogs({self.state.state: (self.site, self.view)})
+        self.root = root
+        self.reopen()
+        self.entries = list(ENTRIES)
+
+    def reopen(self) -> None:
+        """The host's process begins anew."""
+        witness = Witness(WitnessStore(self.root / "w"), WITNESS.card, WITNESS.pair, self.logs.writer)
+        self.mirror = Mirror(self.logs, witness, WITNESS.card, WitnessStore(self.root / "m"), MIRROR.card, MIRROR.pair)
+
+    @property
+    def origin(self) -> str:
+        return f"exclave/{self.state.state}/{self.state.register}/1"
+
+    @property
+    def now(self):  # type: ignore[no-untyped-def]
+        return self.state.time
+
+    def grow(self, count: int, publish: bool = False) -> VerifiedCheckpoint:
+        """The log at home grows; the host gets the entries only with ``publish``."""
+        while count:
+            part = [f"entry {len(self.entries) + i}\n".encode() for i in range(min(count, 128))]
+            self.state.append(*part, publish_to=None if publish else ())
+            self.entries += part
+            count -= len(part)
+        return self.at(len(self.entries))
+
+    def at(self, size: int) -> VerifiedCheckpoint:
+        return verify_checkpoint(self.head(self.entries[:size]), self.origin, self.state.epochs[0].by.card)
+
+    def asked(self, head: VerifiedCheckpoint, old: int = 0) -> bytes:
+        leaves = [leaf_hash(entry) for entry in self.entries[: head.size]]
+        return AddCheckpoint(old, consistency_proof(leaves, old), head.note, head.checkpoint).encode()
+
+    def upload(self, start: int, end: int, ticket: bytes = b"", packages: int = 99) -> bytes:
+        rest = b"".join(p.encode() for p in list(cut(self.entries[:end], start))[:packages])
+        return AddEntries(self.origin, start, end, ticket, rest).encode()
+
+    def cosigned(self, answer: WitnessAnswer, head: VerifiedCheckpoint) -> None:
+        """The answer carries the mirror's cosignatures on ``head``."""
+        assert answer.status == 200, answer.body
+        note = ParsedNote(head.checkpoint.encode(), parse_signatures(answer.body))
+        verify_cosigned_by(note, head.checkpoint, MIRROR.card)
+
+
+def cut(entries: Sequence[bytes], start: int) -> list[EntryPackage]:
+    """The canonical packages from ``start`` to the end, each with its proof."""
+    leaves = [leaf_hash(entry) for entry in entries]
+    found = []
+    while start < len(entries):
+        first = start - start % TILE_WIDTH
+        end = min(len(entries), first + TILE_WIDTH)
+        found.append(EntryPackage(start, tuple(entries[start:end]), subtree_proof(leaves, first, end)))
+        start = end
+    return found
+
+
+@pytest.fixture
+def mirrored(tmp_path: Path) -> Mirrored:
+    return Mirrored(tmp_path)
+
+
+def info(answer: WitnessAnswer) -> list[str]:
+    assert answer.content_type == INFO_TYPE, answer.body
+    return answer.body.decode().split("\n")
+
+
+def test_what_was_published_here_is_cosigned_when_asked(mirrored: Mirrored) -> None:
+    """A writer asks as it asks a witness, once its entries lie here: the mirror's cosignature says so."""
+    head = mirrored.grow(5, publish=True)
+    mirrored.cosigned(mirrored.mirror.add_held(mirrored.asked(head), mirrored.now), head)
+    later = mirrored.grow(300, publish=True)
+    mirrored.cosigned(mirrored.mirror.add_held(mirrored.asked(later, 8), mirrored.now), later)
+
+
+def test_what_is_not_here_is_not_cosigned(mirrored: Mirrored) -> None:
+    """A head whose entries have not come, or of which one bundle is lost or other bytes, gets no cosignature."""
+    head = mirrored.grow(5)
+    assert mirrored.mirror.add_held(mirrored.asked(head), mirrored.now).status == 503
+    head = mirrored.grow(300, publish=True)
+    place = mirrored.folder / bundle_key(mirrored.prefix, 0, TILE_WIDTH)
+    right = place.read_bytes()
+    place.chmod(0o644)
+    place.write_bytes(right[:-2] + b"x\n")
+    assert mirrored.mirror.add_held(mirrored.asked(head), mirrored.now).status == 503
+    place.unlink()
+    assert mirrored.mirror.add_held(mirrored.asked(head), mirrored.now).status == 503
+    place.write_bytes(right)
+    mirrored.cosigned(mirrored.mirror.add_held(mirrored.asked(head), mirrored.now), head)
+
+
+def test_a_new_head_is_cosigned_by_itself(mirrored: Mirrored) -> None:
+    """When a head was replaced, the mirror's own record shows it cosigned: what monitors read."""
+    head = mirrored.grow(5, publish=True)
+    mirrored.mirror.note_head(mirrored.origin, mirrored.now)
+    shown = mirrored.mirror.latest(log_name(mirrored.origin))
+    assert shown is not None
+    verify_cosigned_by(verify_checkpoint(shown, mirrored.origin, mirrored.state.epochs[0].by.card).note,
+                       head.checkpoint, MIRROR.card)  # fmt: skip
+
+
+def test_entries_are_uploaded_package_by_package(mirrored: Mirrored) -> None:
+    """C2SP tlog-mirror from the first question to the cosignature: 600 entries, two requests, a restart between."""
+    head = mirrored.grow(600)
+    assert mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now).status == 422  # nothing is pending
+    assert mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now).status == 200
+    size, start, ticket, _ = info(mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now))
+    assert (int(size), int(start)) == (603, 3)
+    part = mirrored.mirror.add_entries(mirrored.upload(3, 603, packages=1), mirrored.now)
+    assert part.status == 202
+    assert info(part)[:2] == ["603", "256"]
+    mirrored.reopen()
+    again = mirrored.mirror.add_entries(mirrored.upload(256, 603), mirrored.now)
+    assert again.status == 409  # what was not committed is asked for again
+    assert info(again)[:2] == ["603", "3"]
+    done = mirrored.mirror.add_entries(mirrored.upload(3, 603, base64.b64decode(ticket)), mirrored.now)
+    mirrored.cosigned(done, head)
+    tree = mirrored.view.log(mirrored.view.find(mirrored.state.register, mirrored.state.epochs[0].note.epoch))
+    assert [entry for _, entry in tree.tree(tree.head()).entries()] == mirrored.entries
+    mirrored.cosigned(mirrored.mirror.add_entries(mirrored.upload(603, 603), mirrored.now), head)  # refreshed
+
+
+def test_a_former_pending_head_is_known_by_its_ticket(mirrored: Mirrored) -> None:
+    """An upload that began before the pending head moved on is finished with the mirror's own ticket, no forged one."""
+    first = mirrored.grow(50)
+    mirrored.mirror.add_checkpoint(mirrored.asked(first), mirrored.now)
+    ticket = base64.b64decode(info(mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now))[TICKET])
+    later = mirrored.grow(10)
+    mirrored.mirror.add_checkpoint(mirrored.asked(later, 53), mirrored.now)
+    assert mirrored.mirror.add_entries(mirrored.upload(3, 53), mirrored.now).status == 409
+    forged = mirrored.head(mirrored.entries[:53])  # the writer's, but this mirror never took it
+    assert mirrored.mirror.add_entries(mirrored.upload(3, 53, forged), mirrored.now).status == 409
+    mirrored.cosigned(mirrored.mirror.add_entries(mirrored.upload(3, 53, ticket), mirrored.now), first)
+
+
+def test_forged_entries_are_not_stored(mirrored: Mirrored) -> None:
+    """One other entry in a package: 422, and nothing of it lies at the site."""
+    head = mirrored.grow(20)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    before = {stat.key for stat in mirrored.site.list("")}
+    [package] = cut(mirrored.entries, 3)
+    wrong = EntryPackage(3, (*package.entries[:-1], b"forged\n"), package.proof)
+    body = AddEntries(mirrored.origin, 3, 23, b"", wrong.encode()).encode()
+    assert mirrored.mirror.add_entries(body, mirrored.now).status == 422
+    assert {stat.key for stat in mirrored.site.list("")} == before
+
+
+def test_what_was_planted_under_a_bundles_name_gives_way(mirrored: Mirrored) -> None:
+    """A thief occupies the name of the next bundle: what the writer's head proves takes its place."""
+    head = mirrored.grow(20)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    mirrored.site.put_same(bundle_key(mirrored.prefix, 0, 23), encode_bundle([b"planted\n"] * 23))
+    mirrored.cosigned(mirrored.mirror.add_entries(mirrored.upload(3, 23), mirrored.now), head)
+
+
+@pytest.mark.parametrize("body", [b"", b"\0\1", b"\0\3abc" + bytes(18), b"\xff" * 40])
+def test_nonsense_is_refused(mirrored: Mirrored, body: bytes) -> None:
+    """Whatever comes instead of a request is answered with 400 or 404."""
+    assert mirrored.mirror.add_entries(body, mirrored.now).status in (400, 404)
+    assert mirrored.mirror.add_held(body, mirrored.now).status == 400
+
+
+def test_an_ended_epoch_is_not_mirrored(mirrored: Mirrored) -> None:
+    """After a warrant, neither the witness nor the mirror signs for the former writer."""
+    head = mirrored.grow(5, publish=True)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    mirrored.state.new_epoch()
+    for answer in (
+        mirrored.mirror.add_checkpoint(mirrored.asked(head, 8), mirrored.now),
+        mirrored.mirror.add_entries(mirrored.upload(8, 8), mirrored.now),
+        mirrored.mirror.add_held(mirrored.asked(head), mirrored.now),
+    ):
+        assert (answer.status, answer.body[:8]) == (403, b"fenced: ")
+
+
+def test_a_mirror_is_not_its_own_witness(mirrored: Mirrored, tmp_path: Path) -> None:
+    """Two cosigners with one name would be taken for one."""
+    witness = Witness(WitnessStore(tmp_path / "x"), WITNESS.card, WITNESS.pair, mirrored.logs.writer)
+    with pytest.raises(NotAuthorised):
+        Mirror(mirrored.logs, witness, WITNESS.card, WitnessStore(tmp_path / "y"), WITNESS.card, WITNESS.pair)
+
+
+@given(st.integers(1, 40), st.data())
+@settings(max_examples=150, deadline=None)
+def test_proofs_of_subtrees(size: int, data: st.DataObject) -> None:
+    """Each subtree of each small tree is proven, and no other hash or changed proof is."""
+    leaves = [Digest(sha256(bytes([number]))) for number in range(size)]
+    height = data.draw(st.integers(0, 6))
+    start = data.draw(st.integers(0, (size - 1) >> height)) << height
+    end = data.draw(st.integers(start + 1, min(size, start + (1 << height))))
+    proof = subtree_proof(leaves, start, end)
+    part, root = root_of(leaves[start:end]), root_of(leaves)
+    verify_subtree(part, start, end, size, root, proof)
+    wrong = Digest(sha256(b"wrong"))
+    for hash_, steps in ((wrong, proof), (part, (*proof, wrong)), (part, proof[:-1] if proof else (wrong,))):
+        with pytest.raises(CorruptObject):
+            verify_subtree(hash_, start, end, size, root, steps)
+
+
+@given(st.binary(max_size=300))
+def test_what_parses_encodes_to_the_same(data: bytes) -> None:
+    """A request to a mirror has one form."""
+    try:
+        request = parse_add_entries(data)
+    except MalformedError:
+        return
+    assert request.encode() == data
