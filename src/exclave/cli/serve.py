@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import make_witness, open_identity, open_named_sites, open_tickets
-from exclave.cli import serve_public
+from exclave.cli import serve_public, serve_site
 from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note, typed
 from exclave.cli.status import look, told
@@ -146,3 +146,4 @@ def console(
 
 
 app.command(name="public", epilog=serve_public.EXAMPLE)(serve_public.public)
+app.command(name="site", epilog=serve_site.EXAMPLE)(serve_site.site)

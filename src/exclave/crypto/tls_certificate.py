@@ -8,9 +8,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from exclave.crypto.crl import BROKEN
-from exclave.crypto.delegate import certificates_in
+from exclave.crypto.delegate import certificates_in, pem_text
 from exclave.errors import MalformedError
-from exclave.ids import Instant
+from exclave.ids import Instant, sha256
 
 MAX_CHAIN_BYTES = 256 << 10
 MAX_KEY_BYTES = 32 << 10
@@ -49,6 +49,25 @@ def read_tls(chain_pem: bytes, key_pem: bytes | None) -> TlsFacts:
         raise MalformedError(f"the TLS certificate is not in the format: {error}") from error
     matches = None if key_pem is None else _public_of(key_pem) == public
     return TlsFacts(names, _instant(begin.timestamp()), _instant(end.timestamp()), matches)
+
+
+@dataclass(frozen=True, slots=True)
+class PinnedCertificate:
+    """A client's certificate that somebody decided to know."""
+
+    digest: str
+    """SHA-256 of its DER, 64 hex digits."""
+    pem: bytes
+
+
+def read_pinned(data: bytes) -> PinnedCertificate:
+    """The one certificate of a file. ``MalformedError`` for none, several, or something else."""
+    if len(data) > MAX_CHAIN_BYTES:
+        raise MalformedError("a certificate file is too long")
+    found = certificates_in(data)
+    if len(found) != 1:
+        raise MalformedError(f"a file with a client's certificate holds one, not {len(found)}")
+    return PinnedCertificate(sha256(found[0]).hex(), pem_text(found[0]))
 
 
 def _public_of(key_pem: bytes) -> bytes:

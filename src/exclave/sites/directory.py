@@ -125,6 +125,10 @@ class DirectorySite:
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """One folder's names are in memory at a time (and those of the folders above it)."""
+        return self.list_after(prefix, "")
+
+    def list_after(self, prefix: str, after: str) -> Iterator[ObjectStat]:
+        """Of a listing, what comes after the name ``after``; folders that come before it are not read."""
         check_prefix(prefix)
         parts = split_key(Key(prefix + "x"))[0]
         with self._explained(Key(prefix)), self._root_folder() as root:
@@ -134,7 +138,7 @@ class DirectorySite:
                 if error.errno in NO_SUCH | NOT_A_FILE:
                     return
                 raise
-            yield from walk(folder, prefix)
+            yield from walk(folder, prefix, after)
 
     def read_head(self, key: Key) -> Tagged | None:
         try:
@@ -211,7 +215,7 @@ class DirectorySite:
     def _digest_there(self, folder: int, name: str, key: Key) -> Digest | None:
         """SHA-256 of what has the name; None if that is no plain file, or too long to be an object."""
         try:
-            return sha256(read_whole(folder, name, MAX_OBJECT_BYTES, key))
+            return digest_whole(folder, name, MAX_OBJECT_BYTES, key).digest
         except FileNotFoundError as error:
             raise HeadMoved(f"{key} is no longer at {self.address}", key=key) from error
         except CorruptObject:

@@ -6,6 +6,7 @@
     s3://bucket/prefix?…        a bucket: ``open_s3``
     az://container/prefix?…     a container of Azure Blob Storage: ``open_azure``
     gs://bucket/prefix?…        a bucket of Google Cloud Storage: ``open_gcs``
+    https://host:port/FINGERPRINT?…  a host that runs `exclave serve site`: ``open_gateway``
     coded:K?member=…&member=…   several of these, any K of which are enough: ``coded``
 """
 
@@ -21,6 +22,7 @@ from exclave.sites.coded_form import MAX_MEMBERS
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.open_azure import open_azure
+from exclave.sites.open_gateway import open_gateway
 from exclave.sites.open_gcs import open_gcs
 from exclave.sites.open_s3 import open_s3
 from exclave.sites.patience import USUAL, Patience
@@ -30,6 +32,7 @@ _Opener = Callable[[SplitResult, Mapping[str, str], Patience], Site]
 _BY_SCHEME: dict[str, _Opener] = {
     "az": open_azure,
     "gs": open_gcs,
+    "https": open_gateway,
     "s3": open_s3,
 }
 """How each kind of site over a network is opened: address, environment, patience. Such a site retries by itself."""

@@ -142,7 +142,7 @@ def write_whole(fd: int, data: bytes | memoryview) -> None:
     """Writes a new file. A long one goes past the page cache, whose pages cost more than all else that is done to it,
     and which should keep what the machine is there for. Nothing is durable before ``fsync``.
     """
-    direct = len(data) >= _DIRECT_LEAST_BYTES and len(data) % _DIRECT_UNIT_BYTES == 0 and _set_direct(fd, on=True)
+    direct = len(data) >= _DIRECT_LEAST_BYTES and len(data) % _DIRECT_UNIT_BYTES == 0 and set_direct(fd, on=True)
     rest = memoryview(data)
     while rest:
         try:
@@ -150,13 +150,13 @@ def write_whole(fd: int, data: bytes | memoryview) -> None:
         except OSError as error:
             if not direct or error.errno != errno.EINVAL:
                 raise
-            _set_direct(fd, on=False)  # this file system, or where the bytes lie in memory, does not suit it
+            set_direct(fd, on=False)  # this file system, or where the bytes lie in memory, does not suit it
             direct = False
             continue
         rest = rest[done:]
 
 
-def _set_direct(fd: int, *, on: bool) -> bool:
+def set_direct(fd: int, *, on: bool) -> bool:
     """Whether the file system takes it."""
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     try:
@@ -166,8 +166,8 @@ def _set_direct(fd: int, *, on: bool) -> bool:
     return bool(_DIRECT)
 
 
-def walk(folder: int, prefix: str) -> Iterator[ObjectStat]:
-    """Objects below an open folder, which is closed at the end."""
+def walk(folder: int, prefix: str, after: str = "") -> Iterator[ObjectStat]:
+    """Objects below an open folder, which is closed at the end; only those whose names come after ``after``."""
     try:
         names: list[str] = []
         with os.scandir(folder) as entries:
@@ -177,6 +177,8 @@ def walk(folder: int, prefix: str) -> Iterator[ObjectStat]:
                     names.append(entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name)
         names.sort()
         for name in names:
+            if prefix + name <= after and not after.startswith(prefix + name if name.endswith("/") else "/"):
+                continue  # it comes before, with all that is in it
             # What vanished since, or is a link by now, is passed over; other errors are not: a listing is complete.
             try:
                 if name.endswith("/"):
@@ -188,7 +190,7 @@ def walk(folder: int, prefix: str) -> Iterator[ObjectStat]:
                     continue
                 raise
             if name.endswith("/"):
-                yield from walk(child, prefix + name)
+                yield from walk(child, prefix + name, after)
             elif stat.S_ISREG(found.st_mode):
                 yield ObjectStat(Key(prefix + name), found.st_size)
     finally:
