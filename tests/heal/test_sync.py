@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from support.seaweed import Seaweed
 from support.small_home import SmallHome, tree_of
 
 
@@ -108,3 +109,30 @@ def test_rebuild(tmp_path: Path, how: str) -> None:
         k: v for k, v in right.items() if "/checkpoint" not in k
     }
     assert home.verify()["findings"] == []
+
+
+def test_from_and_to_buckets(tmp_path: Path, seaweed: Seaweed) -> None:
+    """A lost folder is rebuilt from a bucket, and a new bucket from both, each over a real engine, held to a rate."""
+    keys = seaweed.credentials_file(tmp_path)
+    home = SmallHome(tmp_path, urls={"nord": seaweed.url("heal/nord", credentials=keys)}).found()
+    home.backup()
+    empty(home, "lux")
+    assert home.ok("site", "rebuild", "lux", "--from", "nord", "--limit", "1 Gbit/s", *home.where())["verified"]
+    home.urls["nord"] = seaweed.url("heal/nord-again", credentials=keys)
+    assert home.ok("site", "rebuild", "nord", *home.where())["empty"]
+    assert home.verify()["findings"] == []
+    home.fails(2, "site", "sync", "lux", "--limit", "fast", *home.where())
+
+
+def test_wrong_words(tmp_path: Path) -> None:
+    """Names that are not there, and sites that may not hold anything, are refused before anything is written."""
+    home = world(tmp_path, 1)
+    assert "there is no site" in home.fails(2, "site", "sync", "luxe", *home.where())["message"]
+    home.fails(2, "site", "sync", "lux", "--from", "luxe", *home.where())
+    home.fails(2, "site", "sync", "lux", "--site", f"lux={home.urls['lux']}")
+    stranger = ["--site", f"other={home.urls['lux']}", *home.where("nord")]
+    home.fails(35, "site", "sync", "other", *stranger)
+    home.fails(11, "site", "sync", "lux", *home.where("lux", "nord")[:2], *home.where("nord"), "--from", "lux")
+    home.fails(2, "site", "evacuate", "lux", "--to", "lux", *home.home)
+    home.fails(2, "site", "evacuate", "lux", "--to", "nord", *home.where())
+    assert kept(home, "lux") == {}

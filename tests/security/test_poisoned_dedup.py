@@ -263,7 +263,7 @@ def test_a_pen_that_moved_during_a_backup_is_noticed(tmp_path: Path, embassy: Pa
     opened = Home.open(home.folder)
     register = RegisterId(home.id_of())
     sites = {Label(name): DirectorySite(str(home.site(name))) for name in home.sites}
-    run = backup._begin(opened, register, sites, ())
+    run = backup._begin(opened, register, sites, (), now())
     backup._still_mine(run, sites)
     granted = home.granted("failover", sites=("lux", "nord"))
     home.ok("failover", "run", *home.where("lux", "nord"), *granted, "--dir", str(embassy))

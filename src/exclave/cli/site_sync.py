@@ -14,8 +14,9 @@ from exclave.app import limited
 from exclave.cli.output import HomeFolder, Json, Sites, counted, plain, print_json, say, size_text, table, typed
 from exclave.cli.progress import work_bar
 from exclave.cli.where import Where, view_of
-from exclave.errors import Forked, IntegrityError, MissingObject
+from exclave.errors import Forked, IntegrityError, MalformedError, MissingObject, UsageError
 from exclave.formats.config import SiteConfig
+from exclave.formats.limits import parse_limits
 from exclave.ids import Label, RegisterId, now, parse_label
 from exclave.operations.site_rebuild import Rebuilt
 from exclave.operations.site_rebuild import rebuild as rebuild_verb
@@ -117,10 +118,14 @@ def _chosen(
 
 
 def held_to(site: Site, limit: str) -> Site:
-    """``site``, with its bulk objects held to ``limit`` besides what exclave.toml says. ``ConfigError``."""
+    """``site``, with its bulk objects held to ``limit`` besides what exclave.toml says. ``UsageError``."""
     if not limit:
         return site
     text = limit if ":" in limit else f"00:00-24:00 {limit}"
+    try:
+        parse_limits((text,))
+    except MalformedError as error:
+        raise UsageError(f"--limit: {error.message}") from error
     return limited(site, SiteConfig(name="", url="", country="", operator="", limit=(text,)))
 
 
