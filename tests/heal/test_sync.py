@@ -136,3 +136,33 @@ def test_wrong_words(tmp_path: Path) -> None:
     home.fails(2, "site", "evacuate", "lux", "--to", "lux", *home.home)
     home.fails(2, "site", "evacuate", "lux", "--to", "nord", *home.where())
     assert kept(home, "lux") == {}
+
+
+def test_another_history_is_told_and_kept(tmp_path: Path) -> None:
+    """A site that shows a history that contradicts the others is named, and not a byte of it is overwritten."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    for name in ("home", "sites"):
+        shutil.copytree(tmp_path / name, tmp_path / f"{name}-then")
+    (home.root / "acts" / "one").write_bytes(os.urandom(1000))
+    home.backup()
+    for name in ("home", "sites"):  # whoever has the writer's key goes on from the past
+        (tmp_path / name).rename(tmp_path / f"{name}-one")
+        (tmp_path / f"{name}-then").rename(tmp_path / name)
+    (home.root / "acts" / "other").write_bytes(os.urandom(1000))
+    home.backup()
+    for name in ("home", "nord"):
+        shutil.rmtree(home.site(name))
+        shutil.copytree(tmp_path / "sites-one" / name, home.site(name))
+    before = kept(home, "lux", "/checkpoint")
+    done = home.fails(24, "site", "sync", "lux", *home.where())
+    assert done["sites"][0]["registers"][0]["forked"]
+    assert kept(home, "lux", "/checkpoint") == before
+    home.fails(24, "site", "rebuild", "lux", *home.where())
+    assert kept(home, "lux", "/checkpoint") == before
+    third = kept(home, "nord")
+    empty(home, "home")
+    assert home.fails(24, "site", "sync", "home", *home.where())["sites"][0]["registers"][0]["waits"]
+    assert kept(home, "home", "/checkpoint") == {}, "people decide which is right"
+    assert kept(home, "nord") == third
+    home.ok("site", "sync", "home", "--from", "nord", *home.where())
