@@ -202,7 +202,9 @@ def propose(
             sorted(
                 (
                     CharterSite(
-                        Label(s.name), Country(s.country), Label(s.operator),
+                        Label(s.name),
+                        Country(s.country),
+                        Label(s.operator),
                         parse_day(s.lease_until) if s.lease_until else None,
                     )
                     for s in config.site
@@ -284,7 +286,9 @@ def _authorities(home: Home) -> tuple[Authority, ...]:
     for one in home.config.timestamp:
         path = home.folder / one.root
         policy = None if one.policy == ANY else one.policy
-        found.append(Authority(Label(one.name), policy, one.url, root_certificate(read_limited(path, _LIMIT), str(path))))
+        found.append(
+            Authority(Label(one.name), policy, one.url, root_certificate(read_limited(path, _LIMIT), str(path)))
+        )
     return tuple(sorted(found, key=lambda authority: authority.label))
 
 

@@ -1,7 +1,7 @@
 """A site leaves a state: run by its operator, on his machine, with credentials that home lacks.
 
-Everything is verified anew from what lies at the sites, as by any outsider: (1) charters, holds, what remains elsewhere ·
-(2) the list of all that lies here, durable before anything goes · (3) objects of registers, one by one · (4) cards,
+Everything is verified anew from what lies at the sites, as by any outsider: (1) charters, holds, what remains elsewhere
+· (2) the list of all that lies here, durable before anything goes · (3) objects of registers, one by one · (4) cards,
 warrants and charters · (5) the statement. A crash leaves fewer objects and the list: the next run goes on by it.
 """
 
