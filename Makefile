@@ -25,6 +25,7 @@ bench: $(STAMP) .system
 	$(BIN)/python bench/ocsp.py
 	$(BIN)/python bench/status.py
 	$(BIN)/python bench/login.py
+	$(BIN)/python bench/reading.py --quick
 
 # Every durable call of a backup, a deletion and a rekey × all that can happen to it; `make test` plays a sample.
 crash: $(STAMP) .system

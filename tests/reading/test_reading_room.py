@@ -14,7 +14,7 @@ import pytest
 from exclave.ids import Fingerprint, parse_fingerprint
 from exclave.verify.proof import verify_document, verify_proof
 from support.gazette_room import FIRST, RunningRoom, act_files, law
-from support.gazette_state import TITLE, gazette_home, put, serving
+from support.gazette_state import TITLE, WitnessedGazette, gazette_home, put, serving
 from support.small_home import SmallHome, run
 
 PATIENCE_S = 120.0
@@ -50,6 +50,33 @@ def build(home: SmallHome, room: Path, *sites: str, code: int = 0) -> str:
 
 def version(room: Path) -> int:
     return int(json.loads((room / "current" / "latest.json").read_bytes())["version"])
+
+
+def test_what_the_commands_say_as_json(town: tuple[SmallHome, Path], tmp_path: Path) -> None:
+    """`publish` and `serve public --once` with --json: the same keys each time, from now on."""
+    home, _ = town
+    assert set(home.ok("publish", "gazette", *home.home)) == {
+        "register", "name", "sequence", "time", "edition", "files", "removed", "left_out", "bundles", "shipped_bytes",
+        "sites", "failed", "nothing_new", "lacking",
+    }  # fmt: skip
+    once = ["serve", "public", TITLE, "--dir", str(tmp_path / "room"), *home.where(), "--once"]
+    assert home.ok(*once) == {"changed": True}
+    assert home.ok(*once) == {"changed": False}
+
+
+def test_what_no_witness_vouches_for_is_not_shown(tmp_path: Path) -> None:
+    """The publication says that it does not count yet, and rooms show nothing of it until it was witnessed."""
+    put(tmp_path / "gazette", FIRST)
+    home = WitnessedGazette(tmp_path, tmp_path / "gazette")
+    home.found()
+    with home.witness():
+        home.backup()
+    assert home.fails(31, "publish", "gazette", *home.home)["lacking"] == "wit"
+    build(home, tmp_path / "room", code=22)
+    with home.witness():
+        home.ok("publish", "gazette", *home.home)
+    build(home, tmp_path / "room")
+    assert version(tmp_path / "room") == 1
 
 
 def test_what_is_read_can_be_proven(town: tuple[SmallHome, Path], tmp_path: Path) -> None:

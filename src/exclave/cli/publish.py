@@ -10,13 +10,14 @@ import typer
 from exclave.app import open_home, open_publishing, open_sites, witness_addresses
 from exclave.cli.output import HomeFolder, Json, counted, note, print_json, say, size_text, when
 from exclave.cli.progress import work_bar
+from exclave.errors import QuorumMissing
 from exclave.ids import now
 from exclave.operations.publish import PublishReceipt
 from exclave.operations.publish import publish as verb
 
 
 def register(app: typer.Typer) -> None:
-    app.command(name="publish", epilog="Example: exclave backup gazette && exclave publish gazette")(publish)
+    app.command(name="publish", epilog="Example: exclave publish gazette    (after: exclave backup gazette)")(publish)
 
 
 def publish(
@@ -40,6 +41,8 @@ def publish(
         print_json(receipt)
     else:
         _show(receipt)
+    if receipt.lacking:
+        raise typer.Exit(QuorumMissing.exit_code)
 
 
 def _show(r: PublishReceipt) -> None:
@@ -53,7 +56,9 @@ def _show(r: PublishReceipt) -> None:
             f" to each of {', '.join(r.sites)}"
         )
         say(f"  edition {r.edition.hex()}")
+    if r.lacking:
+        say(f"  NOT public yet: readers count it once it is vouched for by {r.lacking}")
     for label, why in r.failed.items():
-        note(f"{label} does not have it: {why}")
+        note(f"{label}: {why}")
     for line in r.left_out:
         note(f"not published: {line}")

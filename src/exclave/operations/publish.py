@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from exclave.errors import (
@@ -42,9 +42,10 @@ from exclave.formats.paths import public_key, public_prefix
 from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home
-from exclave.operations.ledger_entry import enter, settle_outbox
+from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.operations.reading_room import Published, fetch_bundle, newest_edition
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.policy import lacking
 from exclave.sites.contract import Readable, Site
 from exclave.verify.history import CountedVersion, RegisterHistory, read_history
 from exclave.verify.state import StateView, read_state
@@ -98,6 +99,8 @@ class PublishReceipt:
     failed: dict[Label, str]
     nothing_new: bool
     """The newest version was public already, and every site that answers has all of it."""
+    lacking: str = ""
+    """Whose cosignatures the ledger still lacks, in words: until they are there, readers do not count it."""
 
 
 def publish(
@@ -145,8 +148,9 @@ def publish(
             old + tuple(line for line in bundles if line not in old),
         )  # fmt: skip
         outlet.put_object(edition.encode())  # (5)
-        _enter(home, view, epoch, edition, outlet, witnesses, now)  # (6)
-        return _receipt(edition, outlet, changes.files, changes.removed, tuple(changes.left_out), len(bundles))
+        entered = _enter(home, view, epoch, edition, outlet, witnesses, now)  # (6)
+        done = _receipt(edition, outlet, changes.files, changes.removed, tuple(changes.left_out), len(bundles))
+        return replace(done, lacking=lacking(view.chain.newest.charter.policy, entered.witnesses))
 
 
 def _public_rule(view: StateView, register: RegisterId, name: str) -> CharterRegister:
@@ -343,7 +347,7 @@ def published_files(view: StateView, sites: Mapping[Label, Readable], before: Pu
 def _enter(
     home: Home, view: StateView, epoch: VerifiedEpoch, edition: Edition, outlet: _Outlet,
     witnesses: Mapping[Label, str], now: Instant,
-) -> None:  # fmt: skip
+) -> Entered:  # fmt: skip
     """A restart finds the fact in the outbox and settles it, or publishes the same edition again."""
     outbox = home.folder / "state" / f"{edition.register}.outbox"
     settle_outbox(view, epoch, home.writer_key(), sites=outlet.sites, now=now, outbox=outbox)
@@ -352,7 +356,8 @@ def _enter(
     entered = enter(
         view, epoch, home.writer_key(), [fact.encode()], sites=outlet.sites, witnesses=witnesses, now=now, outbox=outbox
     )
-    outlet.failed |= entered.failed
+    outlet.failed |= entered.failed | entered.refused
+    return entered
 
 
 def _receipt(
