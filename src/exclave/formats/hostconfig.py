@@ -36,6 +36,24 @@ class HostLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What no write may take from the file system of a state's folder."""
 
 
+class HostDuties(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[duties]``: what the host does besides keeping bytes."""
+
+    memory: str = ""
+    """Folder for what it has cosigned and when it last looked; mode 700, on one disk, out of backups. Needed for the
+    keys below."""
+    witness_key: str = ""
+    """Key file of a witness (C2SP tlog-witness); empty: it is none."""
+    mirror_key: str = ""
+    """Key file of a mirror, another one than the witness's; needs ``witness_key``."""
+    page: str = "127.0.0.1:8444"
+    """Where the operator's page, ``/health`` and ``/metrics`` are, without TLS; empty: nowhere."""
+    erase: str = "asked"
+    """``asked``: orders to delete are carried out when somebody asks; ``daily``: by themselves, too; ``never``."""
+    scrub_days: int = 30
+    """So often all bytes are read and compared with their names; 0: never."""
+
+
 class HostedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[state]]``"""
 
@@ -54,6 +72,10 @@ class HostedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes_per_s: int = 0
     """In and out together; 0: as fast as it goes."""
     requests_per_s: int = 2000
+    site: str = ""
+    """What the state's charter calls this site; needed to carry out orders to delete."""
+    others: tuple[str, ...] = ()
+    """``NAME=ADDRESS`` of other sites of the state, to be read before anything is erased here."""
 
 
 class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -67,6 +89,7 @@ class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state: tuple[HostedConfig, ...]
     listen: str = "0.0.0.0:8443"
     limits: HostLimits = HostLimits()
+    duties: HostDuties = HostDuties()
 
 
 def parse_host_config(data: bytes) -> HostConfig:
@@ -89,9 +112,12 @@ def _check(config: HostConfig) -> None:
         for state in config.state:
             parse_label(state.name)
             parse_fingerprint(state.fingerprint)
+            if state.site:
+                parse_label(state.site)
     except MalformedError as error:
         raise _wrong(error.message) from error
     listen_address(config)
+    _check_duties(config.duties)
     if not 1 <= len(config.state) <= MAX_STATES:
         raise _wrong(f"it names {len(config.state)} states; 1 to {MAX_STATES} [[state]] are possible")
     for what in ("name", "fingerprint", "folder"):
@@ -111,11 +137,32 @@ def _check(config: HostConfig) -> None:
         raise _wrong("limits: free_bytes is not negative, at_work at least 2")
 
 
+def _check_duties(duties: HostDuties) -> None:
+    if duties.erase not in ("asked", "daily", "never"):
+        raise _wrong(f"duties: erase is asked, daily or never, not {duties.erase[:20]!r}")
+    if duties.scrub_days < 0:
+        raise _wrong("duties: scrub_days is not negative")
+    if duties.mirror_key and not duties.witness_key:
+        raise _wrong("duties: a mirror needs a witness_key beside its own")
+    if duties.witness_key and not duties.memory:
+        raise _wrong("duties: a witness needs memory, a folder for what it has cosigned")
+    page_address(duties)
+
+
 def listen_address(config: HostConfig) -> tuple[str, int]:
     """Host and port of ``listen``."""
-    found = _LISTEN.match(config.listen)
+    return _address(config.listen)
+
+
+def page_address(duties: HostDuties) -> tuple[str, int] | None:
+    """Host and port of ``page``; None if there is none."""
+    return _address(duties.page) if duties.page else None
+
+
+def _address(text: str) -> tuple[str, int]:
+    found = _LISTEN.match(text)
     if found is None or int(found[2]) > MAX_PORT:
-        raise _wrong(f"{config.listen[:60]!r} is not address:port")
+        raise _wrong(f"{text[:60]!r} is not address:port")
     return found[1].strip("[]"), int(found[2])
 
 
