@@ -18,6 +18,7 @@ from exclave.ids import Digest, Fingerprint, Instant, Key, sha256
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import verify_signed_by
 from exclave.sites.contract import MAX_HEAD_BYTES, Readable, Sources
+from exclave.verify.remembered import newest_head
 
 MAX_BATCHES = 1_000_000
 
@@ -75,7 +76,10 @@ def shown_heads(
     key = head_key(state, epoch)
     for name, source in sources.items():
         try:
-            found[str(name)] = verify_feed_head(source.get(key, limit=MAX_HEAD_BYTES), epoch)
+            found[str(name)] = newest_head(
+                source, key, MAX_HEAD_BYTES, lambda data: verify_feed_head(data, epoch),
+                lambda head: (head.head.number, head.time),
+            )  # fmt: skip
         except MissingObject:
             problems[str(name)] = "it has none"
         except ExclaveError as error:

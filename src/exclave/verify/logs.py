@@ -17,7 +17,6 @@ from exclave.errors import (
     MissingObject,
     NotAuthorised,
     RolledBack,
-    WrongFingerprint,
 )
 from exclave.formats.card import Card
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
@@ -49,7 +48,7 @@ from exclave.rules.tree import (
     root_of,
 )
 from exclave.sites.contract import Readable
-from exclave.sites.locking import remembering_of
+from exclave.verify.remembered import newest_head
 
 _CACHED_TILES = 64
 
@@ -69,26 +68,11 @@ class LogReader:
         A source that remembers what it was given has former heads too, which nobody can take from it: the newest of
         them that the writer signed counts if it is larger, or if what is shown is none of his.
         """
-        key, witnesses = checkpoint_key(self.prefix), tuple(witnesses)
-        kept = self._kept(key, witnesses)
-        try:
-            shown = self.verify(self.source.get(key, limit=MAX_CHECKPOINT_BYTES), witnesses)
-        except (CorruptObject, WrongFingerprint, MissingObject):
-            if kept is None:
-                raise
-            return kept
-        return kept if kept is not None and kept.size > shown.size else shown
-
-    def _kept(self, key: Key, witnesses: tuple[Card, ...]) -> VerifiedCheckpoint | None:
-        remembering = remembering_of(self.source)
-        if remembering is None:
-            return None
-        for data in remembering.states(key, limit=MAX_CHECKPOINT_BYTES):
-            try:
-                return self.verify(data, witnesses)
-            except (CorruptObject, WrongFingerprint):
-                continue
-        return None
+        cards = tuple(witnesses)
+        return newest_head(
+            self.source, checkpoint_key(self.prefix), MAX_CHECKPOINT_BYTES, lambda data: self.verify(data, cards),
+            lambda head: head.size,
+        )  # fmt: skip
 
     def verify(self, data: bytes, witnesses: Iterable[Card] = ()) -> VerifiedCheckpoint:
         """The checkpoint in ``data``; ``WrongFingerprint`` if another log's, ``CorruptObject`` if not the writer's."""
