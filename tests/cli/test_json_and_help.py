@@ -218,6 +218,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     elsewhere = {f"identity {name}" for name in IDENTITY} | {f"delete {name}" for name in DELETION}
     elsewhere |= {"site leave", "site left"}  # in tests/heal/test_leave.py
     elsewhere |= {"site lock"}  # in tests/sites/test_s3_locks.py: it needs a bucket with Object Lock
+    elsewhere |= {"prove"}  # in tests/prove/test_prove_commands.py
     elsewhere |= {"publish", "serve public"}  # in tests/reading/test_reading_room.py
     assert with_json == set(KEYS) | elsewhere, "a command with --json is not covered"
     without = {"serve console", "serve witness", "serve identity", "identity nginx"}

@@ -16,10 +16,18 @@ import pytest
 from exclave.formats.leaf import parse_version_leaf
 from exclave.formats.proof import parse_proof
 from exclave.operations.home import Home
+from support.json_shape import has, shape
 from support.postgres import running_server
 from support.small_home import Register, SmallHome, run
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+TOLD = (
+    "charter charter_issued cosigners cut_off epoch name record register signed state state_name time title version"
+    " witnesses_needed writer"
+)
+"""Keys of the JSON about a proof."""
 
 
 @dataclass
@@ -71,10 +79,13 @@ def pinned(town: SmallHome) -> list[str]:
 
 def test_at_home(town: SmallHome) -> None:
     """A document is proven without any site; another document or fingerprint is refused by its code."""
-    proof = prove(town, "2026/deed-7.txt", "--dataset", "deeds", *town.home)
+    proof = town.root / "deed.proof"
+    made = town.ok("prove", "land", "2026/deed-7.txt", "--dataset", "deeds", "--out", str(proof), *town.home)
+    assert has(f"bytes path {TOLD}", made), shape(made)
     document = town.root / "deeds" / "2026" / "deed-7.txt"
     shutil.rmtree(town.root / "sites")  # nobody is asked
     said = town.ok("verify", "--proof", str(proof), str(document), *pinned(town))
+    assert has(f"document_checked ok {TOLD}", said), shape(said)
     assert said["document_checked"]
     assert (said["name"], said["version"], said["title"]) == ("land", 1, None)
     assert said["record"]["document"] == "2026/deed-7.txt"

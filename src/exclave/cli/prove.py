@@ -93,7 +93,7 @@ def prove(
     if kind == "files":
         opening = records.document(label, record.encode("utf-8", "surrogateescape"))
     else:
-        opening = records.row(label, WantedRow(record), _rows(kind, copy, config))
+        opening = records.row(label, WantedRow(record), _rows(kind, copy, None if config is None else config[label]))
     sites = where.sites if warrant is None else opened.sites
     data = gather_evidence(where.view, sites, history, found).proof(opening)
     proven = verify_proof(data, where.view.state)  # what a citizen's verifier would not take is never handed out
@@ -143,9 +143,9 @@ def _kind(label: Label, config: dict[Label, DatasetConfig] | None, root: Root | 
     return kind
 
 
-def _rows(kind: str, copy: str | None, config: dict[Label, DatasetConfig] | None) -> ReadRows:
+def _rows(kind: str, copy: str | None, config: DatasetConfig | None) -> ReadRows:
     """How the rows are read: from ``copy``, or at home from the dataset itself."""
-    own = next((d.options for d in (config or {}).values() if d.kind == kind), None)
+    own = config.options if config is not None else None
     if copy is None and own is None:
         raise UsageError(
             "a row is read from its database",
