@@ -14,6 +14,7 @@ from exclave.sites.contract import MAX_OBJECT_BYTES, Readable
 HEAD_NAMES = frozenset({"checkpoint", "head", "carried.txt"})
 """Last parts of the names of all objects that are ever replaced. All others are written once."""
 
+
 @runtime_checkable
 class Locking(Protocol):
     """A site that holds what is written once against everybody, its own writer too, until a time."""
