@@ -92,7 +92,7 @@ class PublishReceipt:
     """Files that are new or changed since the former edition."""
     removed: int
     left_out: tuple[str, ...]
-    """What cannot be published, and why: links, devices, names, sizes. At most 20 are named."""
+    """What cannot be published (links, devices, names, sizes): a sentence for each reason, with the first three paths."""
     bundles: int
     shipped_bytes: int
     sites: tuple[Label, ...]
@@ -149,7 +149,7 @@ def publish(
         )  # fmt: skip
         outlet.put_object(edition.encode())  # (5)
         entered = _enter(home, view, epoch, edition, outlet, witnesses, now)  # (6)
-        done = _receipt(edition, outlet, changes.files, changes.removed, tuple(changes.left_out), len(bundles))
+        done = _receipt(edition, outlet, changes.files, changes.removed, changes.told(), len(bundles))
         return replace(done, lacking=lacking(view.chain.newest.charter.policy, entered.witnesses))
 
 
@@ -232,7 +232,8 @@ class _Changes:
     progress: Callable[[str, int], None]
     files: int = 0
     removed: int = 0
-    left_out: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    """Paths by reason."""
 
     def found(self) -> Iterator[tuple[str, bytes | None, bytes]]:
         """(path, bytes, proof) of each new or changed file, then (path, None, nothing) of each that is gone."""
@@ -260,8 +261,14 @@ class _Changes:
             yield path, None, b""
 
     def _leave_out(self, path: str, why: str) -> None:
-        if len(self.left_out) < 20:
-            self.left_out.append(f"{path}: {why}")
+        self.left_out.setdefault(why, []).append(path)
+
+    def told(self) -> tuple[str, ...]:
+        """Reasons, how often each, and the first paths."""
+        return tuple(
+            f"{len(paths)} × {why}: {', '.join(paths[:3])}{', …' if len(paths) > 3 else ''}"
+            for why, paths in sorted(self.left_out.items())
+        )
 
 
 def walk(source: Source, leave_out: Callable[[str, str], None], below: str = "") -> Iterator[str]:
@@ -277,13 +284,15 @@ def walk(source: Source, leave_out: Callable[[str, str], None], below: str = "")
         if path in source.skip:
             continue
         if not _speakable(path) or not publishable(path):
-            leave_out(path.encode("utf-8", "replace").decode(), "such a name cannot be published")
+            leave_out(path.encode("utf-8", "replace").decode(), "a name that cannot be published")
+        elif entry.is_symlink():
+            leave_out(path, "a symbolic link")
         elif entry.is_dir(follow_symlinks=False):
             yield from walk(source, leave_out, path)
         elif not entry.is_file(follow_symlinks=False):
-            leave_out(path, "a link or no plain file")
+            leave_out(path, "no plain file")
         elif entry.stat(follow_symlinks=False).st_size > MAX_FILE_BYTES:
-            leave_out(path, f"longer than {MAX_FILE_BYTES} bytes")
+            leave_out(path, f"a file of more than {MAX_FILE_BYTES >> 20} MiB")
         else:
             yield path
 
