@@ -9,12 +9,14 @@ from typing import Annotated
 import typer
 
 from exclave.app import collect_seldom, open_capture, open_home, open_sites, witness_addresses
+from exclave.cli.backup_rounds import run_rounds
 from exclave.cli.output import (
     HomeFolder,
     Json,
     counted,
     duration,
     note,
+    parse_duration,
     print_json,
     say,
     size_text,
@@ -47,10 +49,26 @@ def backup(
             help="Only this site; as often as there are sites. They alone must meet the register's placement rule.",
         ),
     ] = None,
+    every: Annotated[
+        str,
+        typer.Option(help="Again and again: a version of each register every 30s, 5m, 1h … until SIGTERM or Ctrl-C."),
+    ] = "",
+    jobs: Annotated[
+        int, typer.Option(min=1, max=64, help="So many processes, each with a register of its own at a time.")
+    ] = 1,
     home: HomeFolder = Path(),
     json: Json = False,
 ) -> None:
-    """Take a version of each register: captured, sealed, at the sites of its rule, and in its ledger."""
+    """Take a version of each register: captured, sealed, at the sites of its rule, and in its ledger.
+
+    With --every or --jobs it tells of rounds, not of versions; with --json one line for each round. For hundreds of
+    registers on one machine: exclave backup --every 1m --jobs 4
+    """
+    if every or jobs > 1:
+        every_s = parse_duration(every) if every else 0
+        labels = [typed(parse_label, label) for label in to or ()]
+        run_rounds(home, registers or [], labels, every_s=every_s, jobs=jobs, as_json=json)
+        return
     collect_seldom()
     opened = open_home(home)
     names = registers or [r.name for r in opened.config.register]

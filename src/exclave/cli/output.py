@@ -37,6 +37,9 @@ Pinned = Annotated[
     str, typer.Option("--fingerprint", envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, 64 hex digits.")
 ]
 
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([1-9][0-9]{0,7})([smhd])\Z")
+
 # Lines are never folded: what a person copies or searches for is whole.
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -178,6 +181,14 @@ def when(instant: Instant | int) -> str:
 def moment(instant: Instant | int) -> str | None:
     """For ``--json``: ``2026-11-23T14:22:01.000000Z``, as in all other JSON; null for none."""
     return instant_text(Instant(instant)) if instant else None
+
+
+def parse_duration(text: str) -> int:
+    """``30s``, ``5m``, ``1h``, ``2d`` in seconds. ``UsageError`` for anything else."""
+    found = _DURATION.match(text)
+    if found is None:
+        raise UsageError(f"a duration is written 30s, 5m, 1h or 2d, not {text[:40]!r}")
+    return int(found[1]) * _UNITS[found[2]]
 
 
 def duration(seconds: float) -> str:

@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 import typer
 
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say
+from exclave.cli.output import HomeFolder, Json, Sites, note, parse_duration, print_json, say
 from exclave.cli.statement_check import told_statement
-from exclave.cli.watch import ConfigFile, Watched, parse_duration, watched
+from exclave.cli.watch import ConfigFile, Watched, watched
 from exclave.cli.where import view_of
 from exclave.errors import UnavailableError, UsageError
 from exclave.ids import Instant, now

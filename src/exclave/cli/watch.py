@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as json_text
-import re
 import secrets
 import signal
 import sys
@@ -16,7 +15,20 @@ from typing import Annotated, Any
 import typer
 
 from exclave.app import BRISK, open_home, open_named_sites, open_sites
-from exclave.cli.output import HomeFolder, Json, Sites, duration, moment, note, plain, say, table, typed, when
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    Sites,
+    duration,
+    moment,
+    note,
+    parse_duration,
+    plain,
+    say,
+    table,
+    typed,
+    when,
+)  # fmt: skip
 from exclave.errors import ExclaveError, IntegrityError, UsageError
 from exclave.formats.watchconfig import WatchConfig, parse_watch_config
 from exclave.ids import Fingerprint, Label, RegisterId, now, parse_fingerprint
@@ -31,8 +43,6 @@ from exclave.sites.contract import Site
 NOT_FRESH = 1
 """Exit code of --once when something is late, unknown or ahead of the clock; 20 if something is damaged."""
 _SETTLE_S = 60.0
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"([1-9][0-9]{0,7})([smhd])\Z")
 _EXAMPLE = (
     "Example: exclave watch --every 1m --metrics 127.0.0.1:9750    or, for an auditor: exclave watch --once"
     " --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
@@ -46,14 +56,6 @@ ConfigFile = Annotated[
 
 def register(app: typer.Typer) -> None:
     app.command(name="watch", epilog=_EXAMPLE)(watch)
-
-
-def parse_duration(text: str) -> int:
-    """``30s``, ``5m``, ``1h``, ``2d`` in seconds. ``UsageError`` for anything else."""
-    found = _DURATION.match(text)
-    if found is None:
-        raise UsageError(f"a duration is written 30s, 5m, 1h or 2d, not {text[:40]!r}")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ from exclave.vault.seed import Seeds
 from exclave.vault.writer import SealedVersion, VersionWriter, WriterIdentity
 from exclave.verify.deletions import read_deletions
 from exclave.verify.history import CLOCK_TOLERANCE_US, RegisterHistory, read_history
-from exclave.verify.state import StateView, read_state
+from exclave.verify.state import StateView, read_state, signed_names
 
 OpenCapture = Callable[[Dataset, Path, Clock], Capture]
 """From a dataset of the configuration and a staging folder to its capture."""
@@ -126,6 +126,8 @@ class _Run:
     rule: CharterRegister
     placement: PlacementRule
     epoch: VerifiedEpoch
+    signed: dict[str, bytes | None]
+    """What names each site listed of what is signed, just before it was read."""
     failed: dict[Label, str] = field(default_factory=dict)
 
 
@@ -199,6 +201,7 @@ def backup(
 
 
 def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label], now: Instant) -> _Run:
+    signed = signed_names(sites, home.fingerprint(), register)
     view = read_state(sites, home.fingerprint(), only={register})
     rule = view.chain.newest.charter.register(register)
     if rule is None:
@@ -221,7 +224,7 @@ def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Se
     ended = {label: f"{why}: nothing is shipped there" for label, why in placement.ended.items() if label in sites}
     wanted = [label for label in (to or rule.at) if label in sites and label not in ended]
     run = _Run(
-        home, register, view, {label: sites[label] for label in wanted}, rule, placement, epoch, ended
+        home, register, view, {label: sites[label] for label in wanted}, rule, placement, epoch, signed, ended
     )  # fmt: skip
     if ended and not run.sites:
         require_basis_now(rule, next(iter(ended)), now)
@@ -239,8 +242,11 @@ def _still_mine(run: _Run, sites: Mapping[Label, Site], entered: int | None = No
     """Hours may have gone by since (1), and where no witness is needed nobody else would say that the pen is gone.
 
     Before the ledger, and after it with the log's size: who begins an epoch puts its note first and then looks at the
-    former log, so one of the two always sees the other.
+    former log, so one of the two always sees the other. Where every site lists what it listed in (1), nothing is new.
     """
+    signed = signed_names(sites, run.view.state, run.register)
+    if None not in signed.values() and signed == run.signed:
+        return
     chain = read_state(sites, run.view.state, only={run.register}).epoch_chain(run.register)
     epoch = chain.newest
     if epoch.digest == run.epoch.digest:

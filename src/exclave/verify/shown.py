@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -138,32 +140,66 @@ def _wanted(source: Readable, prefix: str, limit: int, told: Told) -> Iterator[O
 
 def _objects(source: Readable, prefix: str, limit: int, told: Told) -> Iterator[tuple[Key, bytes]]:
     """The objects below ``prefix`` that can be read and may be right by name and size, a few of them read ahead."""
-    ahead = ThreadPoolExecutor(AHEAD, thread_name_prefix="state")
-    coming: deque[tuple[Key, Future[bytes]]] = deque()
     stats = _wanted(source, prefix, limit, told)
-    budget = MAX_BYTES  # a listing may show them smaller than they are
+    first, second = next(stats, None), next(stats, None)
+    if first is None:
+        return
+    if second is None:  # as a rule: to start threads would take longer than to read it
+        yield from _read_all([(first.key, lambda: source.get(first.key, limit=limit))], told)
+        return
+    ahead = ThreadPoolExecutor(AHEAD, thread_name_prefix="state")
     try:
-        while True:
-            while len(coming) < AHEAD and (stat := next(stats, None)) is not None:
-                coming.append((stat.key, ahead.submit(source.get, stat.key, limit=limit)))
-            if not coming:
-                return
-            key, read = coming.popleft()
-            try:
-                data = read.result()
-            except MalformedError as error:
-                told.add(key, error, grave=False)
-                continue
-            except IntegrityError as error:
-                told.add(key, error)
-                continue
-            budget -= len(data)
-            if budget < 0:
-                told.cut(f"there are more than {MAX_BYTES} bytes; the rest was not read")
-                return
-            yield key, data
+        yield from _read_all(_ahead(ahead, source, limit, itertools.chain((first, second), stats)), told)
     finally:
         ahead.shutdown(wait=False, cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, source: Readable, limit: int, stats: Iterable[ObjectStat]
+) -> Iterator[tuple[Key, Callable[[], bytes]]]:
+    """``AHEAD`` of the objects are being read while the first of them is looked at."""
+    coming: deque[tuple[Key, Future[bytes]]] = deque()
+    for stat in stats:
+        coming.append((stat.key, pool.submit(source.get, stat.key, limit=limit)))
+        if len(coming) == AHEAD:
+            key, read = coming.popleft()
+            yield key, read.result
+    for key, read in coming:
+        yield key, read.result
+
+
+def _read_all(objects: Iterable[tuple[Key, Callable[[], bytes]]], told: Told) -> Iterator[tuple[Key, bytes]]:
+    """Those that can be read, up to ``MAX_BYTES`` together: a listing may show them smaller than they are."""
+    budget = MAX_BYTES
+    for key, read in objects:
+        try:
+            data = read()
+        except MalformedError as error:
+            told.add(key, error, grave=False)
+            continue
+        except IntegrityError as error:
+            told.add(key, error)
+            continue
+        budget -= len(data)
+        if budget < 0:
+            told.cut(f"there are more than {MAX_BYTES} bytes; the rest was not read")
+            return
+        yield key, data
+
+
+def names_shown(source: Readable, prefixes: Iterable[str]) -> bytes | None:
+    """SHA-256 over the names and sizes of all objects below ``prefixes``; None if they cannot be told now.
+
+    While it stays the same, nobody has put anything there. At most ``MAX_NAMES`` of each are looked at.
+    """
+    digest = hashlib.sha256()
+    try:
+        for prefix in prefixes:
+            for stat in itertools.islice(source.list(prefix), MAX_NAMES):
+                digest.update(f"{stat.key} {stat.size_bytes}\n".encode())
+    except (UnavailableError, IntegrityError):
+        return None
+    return digest.digest()
 
 
 def read_cards(

@@ -26,9 +26,11 @@ from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import (
     box_key,
     card_key,
+    charter_prefix,
     epoch_prefix,
     ledger_origin,
     ledger_prefix,
+    warrant_prefix,
 )
 from exclave.ids import Digest, Fingerprint, Key, Label, RegisterId, sha256
 from exclave.rules.charters import CharterChain, Rejected, find_charter_chain
@@ -44,6 +46,7 @@ from exclave.verify.shown import (
     fetch_card,
     fetch_cards,
     finding,
+    names_shown,
     read_cards,
     read_epochs,
     read_warrants,
@@ -143,6 +146,15 @@ def read_state(sources: Sources, pinned: Fingerprint, only: Container[RegisterId
     for name in shown:  # (4)
         _check_site(view, name, answering[name])
     return view
+
+
+def signed_names(sources: Sources, state: Fingerprint, register: RegisterId) -> dict[str, bytes | None]:
+    """For each source a digest of the names under which charters, warrants and epochs of ``register`` lie there.
+
+    Taken before ``read_state``, and the same afterwards: what was read is what is there. None never equals anything.
+    """
+    prefixes = (charter_prefix(state), warrant_prefix(state), epoch_prefix(state, register))
+    return {name: names_shown(source, prefixes) for name, source in sources.items()}
 
 
 def _find_chain(
