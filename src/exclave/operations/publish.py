@@ -92,7 +92,7 @@ class PublishReceipt:
     """Files that are new or changed since the former edition."""
     removed: int
     left_out: tuple[str, ...]
-    """What cannot be published (links, devices, names, sizes): a sentence for each reason, with the first three paths."""
+    """What cannot be published (links, devices, names, sizes): a line for each reason, with the first three paths."""
     bundles: int
     shipped_bytes: int
     sites: tuple[Label, ...]
