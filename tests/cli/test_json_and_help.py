@@ -118,6 +118,7 @@ KEYS: dict[str, str] = {
     " since state time why] copies countries name paused public_name rpo_s sequence since state time why worst] worst",
     "statement make": "card charter charter_digest failed lines name next_by published role sample signer state"
     " total verified",
+    "coded mend": "brought faults",
     "statement latest": "card charter lines name next_by role sample signer state total verified",
     "warrant request": "card digest text warrant",
     "warrant sign": "custodian path shares without",
@@ -180,6 +181,10 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     ok("watch", "--once", *home.home)
     ok("statement make", str(tmp_path / "said"), "--publish", *home.home)
     ok("statement latest", str(tmp_path / "said"), *home.home)
+    members = [tmp_path / f"member-{number}" for number in range(3)]
+    for member in members:
+        member.mkdir()
+    ok("coded mend", "coded:2?" + "&".join(f"member=dir:{member}" for member in members))
     ok("site sync", "lux", *home.where())
     ok("site rebuild", "lux", *home.where())
     ok("site evacuate", "lux", "--to", "nord", "--drill", *home.home)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from exclave.errors import (
     CorruptObject,
     ExclaveError,
     HeadMoved,
+    MalformedError,
     MissingObject,
     OutcomeUnknown,
     SiteUnavailable,
@@ -256,3 +258,46 @@ def test_whatever_write_fails(fault: Fault, put: str) -> None:
         again.put_same(BULK, data)
         assert all(CodedSite([MissingSite(m) if n == gone else m for n, m in enumerate(members)], 2).get(BULK) == data
                    for gone in range(3))  # fmt: skip
+
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "coded" / "vectors.json").read_text())
+
+
+@pytest.mark.parametrize("at", range(len(VECTORS["cut"])))
+def test_vectors(at: int) -> None:
+    """Shards are what they were; parity is what the page says; any k give the object back."""
+    v = VECTORS["cut"][at]
+    data, shards = bytes.fromhex(v["object"]), [bytes.fromhex(shard) for shard in v["shards"]]
+    plan, made = Code(v["k"], v["n"]).cut(data)
+    assert (plan.encode().hex(), made) == (v["descriptor"], shards)
+    assert parse_descriptor(plan.encode()) == plan
+    padded = [shard + bytes(plan.shard_bytes - len(shard)) for shard in shards]
+    for parity in range(v["k"], v["n"]):
+        sums = bytearray(plan.shard_bytes)
+        for number in range(v["k"]):
+            factor = _inverse(parity ^ number)
+            sums = bytearray(a ^ _times(b, factor) for a, b in zip(sums, padded[number], strict=True))
+        assert bytes(sums) == shards[parity]
+    for some in itertools.combinations(range(v["n"]), v["k"]):
+        assert Code(v["k"], v["n"]).join(plan, {number: shards[number] for number in some}) == data
+
+
+def _times(a: int, b: int) -> int:
+    """In GF(2^8) with the polynomial 0x11D."""
+    product = 0
+    while b:
+        product ^= a if b & 1 else 0
+        a = (a << 1) ^ (0x11D if a & 0x80 else 0)
+        b >>= 1
+    return product
+
+
+def _inverse(a: int) -> int:
+    return next(b for b in range(1, 256) if _times(a, b) == 1)
+
+
+@pytest.mark.parametrize("name", VECTORS["malformed"])
+def test_malformed_descriptors(name: str) -> None:
+    """Impossible numbers are refused before anything is read by them."""
+    with pytest.raises(MalformedError):
+        parse_descriptor(bytes.fromhex(VECTORS["malformed"][name]))

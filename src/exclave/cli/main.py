@@ -80,7 +80,7 @@ _ALONE = (
     "watch",
     "demo",
 )
-_GROUPS = ("custodian", "charter", "site", "warrant", "delete", "statement", "serve", "identity")
+_GROUPS = ("custodian", "charter", "site", "warrant", "delete", "statement", "coded", "serve", "identity")
 """Commands, each in a module of its name; the order is that of the help."""
 
 
