@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -16,18 +18,36 @@ from exclave.sites.opening import open_site
 from exclave.sites.probe import PROMISES, probe, try_promise
 from exclave.sites.retry import RetryingSite
 from exclave.sites.s3 import S3Keys, S3Place, S3Site
+from support.gateway import HostPlace, Running, host_place, running_gateway
 from support.hostile import FlippingSite, LyingSite, MissingSite, PassThrough
 from support.s3_buckets import engine_of
 from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
 
 
-@pytest.fixture(params=["directory", "memory", "s3", "s3-locked", "ceph", "ceph-locked"])
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> HostPlace:
+    """The folder of a host with a gateway."""
+    return host_place(tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture
+def gateway(host: HostPlace) -> Iterator[Running]:
+    """A gateway without objects."""
+    rmtree(host.folder / "disk-north")
+    (host.folder / "disk-north").mkdir()
+    with running_gateway(host) as running:
+        yield running
+
+
+@pytest.fixture(params=["directory", "memory", "gateway", "s3", "s3-locked", "ceph", "ceph-locked"])
 def site(request: pytest.FixtureRequest, tmp_path: Path) -> Site:
     """An empty site of each kind."""
     if request.param == "directory":
         return DirectorySite(str(tmp_path))
     if request.param == "memory":
         return MemorySite()
+    if request.param == "gateway":
+        return request.getfixturevalue("gateway").site()
     engine = engine_of(request.getfixturevalue("ceph" if request.param.startswith("ceph") else "seaweed"))
     prefix = secrets.token_hex(8)
     url = engine.locked_url(prefix) if request.param.endswith("locked") else engine.url(engine.shared("plain"), prefix)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,14 @@ def client_certificate(folder: Path, name: str) -> None:
         check=True, capture_output=True,
     )  # fmt: skip
     (folder / f"{name}.key").chmod(0o600)
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+    """Returns once it holds; fails when it does not for a long time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,7 +282,7 @@ def _tenant(state: HostedState, turns: Turns, duties: Duties) -> Tenant:
 
 
 def run(
-    hosting: Hosting, duties: Duties, counts: GatewayCounts, *, ready: Callable[[int], None], wait: Callable[[], None]
+    hosting: Hosting, duties: Duties, counts: GatewayCounts, *, ready: Callable[[int], None], wait: Callable[[], object]
 ) -> None:
     """Serves until ``wait`` returns, then lets running requests end. ``ready`` is told the port."""
     raise_file_limit(2 * hosting.config.limits.connections)

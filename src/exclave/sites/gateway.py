@@ -12,15 +12,19 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from exclave.errors import (
     AlreadyExists,
     CorruptObject,
     ExclaveError,
+    Fenced,
+    Forked,
     HeadMoved,
     MalformedError,
     MissingObject,
     OutcomeUnknown,
+    RolledBack,
     SiteFull,
     SiteReadOnly,
     SiteUnavailable,
@@ -48,6 +52,8 @@ _PIECE_BYTES = 256 << 10
 _PAGE = 1000
 _MAX_PAGE_BYTES = 400 << 10
 _MAX_TOLD_BYTES = 4 << 10
+_GUARDED: Final[dict[str, type[ExclaveError]]] = {e.code: e for e in (CorruptObject, Fenced, Forked, RolledBack)}
+"""What a host's guard says of a write to a ledger."""
 _LINE = re.compile(r"(0|[1-9][0-9]{0,14}) ([a-z0-9._/-]{1,300})\Z")
 _CODE = re.compile(r"[a-z-]{1,40}\Z")
 _MESSAGE = re.compile(rb'"message": ?"([^"\\]{0,300})')
@@ -105,6 +111,10 @@ class GatewaySite:
     @property
     def address(self) -> str:
         return self._place.address
+
+    def close(self) -> None:
+        """Ends the connections that wait; it may go on being used."""
+        self._pool.close()
 
     # Reading
 
@@ -221,6 +231,8 @@ class GatewaySite:
                 self._broken[digest] = None
             raise self._failed(broken, key, writing=not repeatable) from broken
         self._broken.pop(digest, None)
+        if told.status == 412 and "upload-offset" in told.headers:  # it has no longer what it said, or not for itself
+            raise SiteUnavailable(f"{key} at {self.address}: the upload begins anew", key=key)
         return told
 
     def _uploaded(self, key: Key, digest: Digest) -> int:
@@ -281,6 +293,8 @@ class GatewaySite:
                 return CorruptObject(f"{key} at {self.address} is too short", key=key)
             case 507:
                 return SiteFull(said, key=key)
+            case 403 if writing and code in _GUARDED:
+                return _GUARDED[code](said, key=key)
             case 401 | 403 if writing:
                 return SiteReadOnly(said, key=key, refusal=code)
             case 500 if writing:

@@ -220,6 +220,11 @@ class Pool:
         with self._lock:
             self._idle.append(wire)
 
+    def close(self) -> None:
+        """Ends what waits."""
+        while (wire := self._take()) is not None:
+            wire.close()
+
     def _take(self) -> Wire | None:
         while True:
             with self._lock:
