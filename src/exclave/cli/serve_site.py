@@ -12,8 +12,9 @@ import typer
 from exclave.cli.output import Json, note, print_json
 from exclave.errors import ConfigError
 from exclave.formats.hostconfig import MAX_CONFIG_BYTES, HostConfig, parse_host_config
+from exclave.ids import now
+from exclave.serve.host_start import running_host
 from exclave.serve.site import read_hosting, run
-from exclave.serve.site_contract import Duties
 from exclave.serve.site_counts import GatewayCounts
 
 EXAMPLE = "Example: exclave serve site --config /etc/exclave/host.toml"
@@ -48,7 +49,9 @@ def site(
         if json:
             print_json({"host": hosting.config.name, "port": port, "states": states})
 
-    run(hosting, Duties(), GatewayCounts(), ready=ready, wait=told.wait)
+    counts = GatewayCounts()
+    with running_host(hosting, config.absolute().parent, counts, now, note) as duties:
+        run(hosting, duties, counts, ready=ready, wait=told.wait)
     note("stopped")
 
 
