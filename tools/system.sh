@@ -26,6 +26,8 @@ command -v npm >/dev/null || missing="$missing nodejs npm"
 command -v strace >/dev/null || missing="$missing strace"
 # A second S3 engine, with Object Lock, unlike the first one where it matters.
 { command -v radosgw && command -v ceph-osd && command -v ceph-mon; } >/dev/null || missing="$missing ceph-mon ceph-osd radosgw ceph-common"
+# It judges the units of packaging/systemd; nothing is started by it.
+command -v systemd-analyze >/dev/null || missing="$missing systemd"
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ]; then
     echo "The tests need these packages; as root run: apt-get install$missing" >&2
