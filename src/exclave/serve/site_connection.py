@@ -221,7 +221,7 @@ class Exchange:
 def refuse(connection: Connection, error: BadRequest) -> None:
     """Answers a request that has no head to go by, and ends the connection."""
     answer = told(error.status, error.code, error.message)
+    headers = {"Content-Type": answer.content_type, **dict(answer.headers)}
     with suppress(Gone):
-        head = encode_head(answer.status, len(answer.body), {"Content-Type": answer.content_type}, keep=False)
-        connection.send(head + answer.body)
+        connection.send(encode_head(answer.status, len(answer.body), headers, keep=False) + answer.body)
         connection.linger()

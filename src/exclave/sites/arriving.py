@@ -136,6 +136,8 @@ class ArrivingSite(DirectorySite):
                 try:
                     _go_on(fd, offset, hasher)
                 except BaseException:
+                    if not _kept_bytes(os.fstat(fd)):
+                        os.unlink(_upload_name(digest), dir_fd=temps)
                     os.close(fd)
                     raise
                 return Arrival(size_bytes, digest, offset, _upload_name(digest), temps, fd, hasher)
