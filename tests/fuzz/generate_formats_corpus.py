@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from exclave.crypto.sign import SigningPair
 from exclave.formats.checkpoint import Checkpoint
+from exclave.formats.mirror import AddEntries, EntryPackage
 from exclave.formats.note import ParsedNote
 from exclave.formats.push import Change, Push, encode_push
 from exclave.formats.relying import RelyingService, encode_service
@@ -51,7 +52,17 @@ MADE: dict[str, list[bytes]] = {
     "keyring.parse_token_config": [
         b'module = "/usr/lib/softhsm/libsofthsm2.so"\ntoken = "exile"\npin_file = "pin"\n', b"module = 1", b'token = "',
     ],
+    "mirror.parse_add_entries": [
+        AddEntries("exclave/x/y/1", 0, 0, b"", b"").encode(),
+        AddEntries("exclave/x/y/1", 0, 2, b"ticket", EntryPackage(0, (b"one", b"two"), (_HASH,)).encode()).encode(),
+        b"\0\3abc" + bytes(18), b"\xff" * 40,
+    ],
     "note.parse_note": [ParsedNote(_CHECK.encode(), _SIGNED).encode(), b"text\n\n", "x\n\n— a AAAA\n".encode()],
+    "objectname.parse_object_name": [
+        f"{'ab' * 32}/charter/{'cd' * 32}".encode(), f"{'ab' * 32}/{'01' * 16}/pack/cd/{'cd' * 32}".encode(),
+        f"{'ab' * 32}/{'01' * 16}/ledger/00000001-{'0' * 16}/tile/0/x001/234.p/5".encode(),
+        f"{'ab' * 32}/{'01' * 16}/feed/00000001-{'0' * 16}/head".encode(), b"a/b/c",
+    ],
     "push.parse_push": [
         encode_push(Push("ca", 1, "2026-11-26T21:23:40Z", (Change("1A", "issued"),))),
         encode_push(
@@ -83,7 +94,7 @@ MADE: dict[str, list[bytes]] = {
     "witness.parse_size": [b"0\n", b"12\n", b"012\n", b"12"],
 }  # fmt: skip
 TOML = ("config.parse_config", "dnsplan.parse_dns_plan", "identityconfig.parse_identity_config",
-        "identityconfig.parse_place_config")  # fmt: skip
+        "identityconfig.parse_place_config", "hostconfig.parse_host_config")  # fmt: skip
 """Formats that people write: begun from every example in the documents."""
 
 

@@ -42,9 +42,11 @@ from exclave.formats import (
     leaf,
     manifest,
     mergenote,
+    mirror,
     namesmoved,
     note,
     objectlist,
+    objectname,
     pack,
     proof,
     publicstatement,
@@ -60,7 +62,7 @@ from exclave.formats import (
     watchconfig,
     witness,
 )
-from exclave.ids import instant_text, parse_instant, parse_key, parse_label, sha256
+from exclave.ids import Key, instant_text, parse_instant, parse_key, parse_label, sha256
 from exclave.keys.file import parse_key_file
 
 Reader = Callable[[bytes], bytes | None]
@@ -126,6 +128,13 @@ def _exit_list(data: bytes) -> bytes:
     return found.head.encode().encode() + objects
 
 
+def _key(data: bytes) -> Key:
+    try:
+        return parse_key(data.decode("ascii"))
+    except UnicodeDecodeError as error:
+        raise MalformedError("not ASCII") from error
+
+
 READERS: dict[str, Reader] = {
     "annex.parse_annex": _own(annex.parse_annex),
     "answer.parse_answer": _text(answer.parse_answer),
@@ -166,9 +175,11 @@ READERS: dict[str, Reader] = {
     "manifest.parse_leaf": _pair(manifest.parse_leaf, manifest.encode_node),
     "manifest.parse_extents": _pair(manifest.parse_extents, manifest.encode_node),
     "manifest.parse_branch": _pair(manifest.parse_branch, manifest.encode_node),
+    "mirror.parse_add_entries": _own(mirror.parse_add_entries),
     "mergenote.parse_merge": _text(mergenote.parse_merge),
     "namesmoved.parse_names_moved": _pair(namesmoved.parse_names_moved, namesmoved.encode_names_moved),
     "note.parse_note": _own(note.parse_note),
+    "objectname.parse_object_name": _people(lambda data: objectname.parse_object_name(_key(data))),
     "objectlist.parse_list_node": _own(objectlist.parse_list_node),
     "pack.parse_header": _header,
     "pack.parse_secret": _own(pack.parse_secret),

@@ -1,4 +1,4 @@
-"""What is sent to a mirror of logs and what it answers (C2SP tlog-mirror). Page: ``docs/spec/mirror.md``.
+"""What is sent to a mirror of logs and what it answers (C2SP tlog-mirror). Page: ``docs/spec/witness.md``.
 
 Body of ``add-entries``, integers big-endian::
 
