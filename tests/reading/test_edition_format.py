@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from exclave.errors import CorruptObject, MalformedError
 from exclave.formats.edition import make_bundle, parse_bundle, parse_edition, parse_published, publishable
@@ -53,6 +55,22 @@ def test_no_flipped_bit_of_the_content_is_read() -> None:
         except CorruptObject:
             continue
         assert found == [b"law " * 50]
+
+
+def test_no_frame_makes_a_reader_unpack_more_than_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 KB that unpack to a gigabyte, or do not say to how much, are refused before anything is unpacked."""
+    good = make_bundle(Sequence(1), Instant(5), [("a", b"law", b"")])
+    bomb = zstandard.ZstdCompressor().compress(bytes(64 << 20))
+    unsaid = zstandard.ZstdCompressor(write_content_size=False).compress(b"law")
+
+    class Unpacked:
+        def __init__(self) -> None:
+            raise AssertionError("it was unpacked")
+
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", Unpacked)
+    for packed in (bomb, unsaid):
+        with pytest.raises(CorruptObject):
+            list(replace(good, packed=packed).contents())
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,27 @@ def test_what_was_found_is_marked(index: str) -> None:
     searcher.close()
 
 
+def test_a_beginning_is_marked_at_the_same_cost_in_an_act_of_any_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Marking runs outside of SQLite, where no clock stops it: of a book only the first pages are looked at."""
+    path = str(tmp_path / "book.sqlite")
+    write_index(path, 1, [act(1, "harbour " + "word " * 100_000)], [])
+    looked: list[int] = []
+    true_mark = reading_search.mark
+
+    def counting(text: str, words: tuple[str, ...], *, around: int = 0) -> str:
+        looked.append(len(text))
+        return true_mark(text, words, around=around)
+
+    monkeypatch.setattr(reading_search, "mark", counting)
+    searcher = Searcher(path)
+    (hit,) = searcher.search(parse_query("harb*"), 1).hits
+    searcher.close()
+    assert hit.snippet.startswith(f"{OPEN}harbour{CLOSE} word")
+    assert max(looked) <= 20_000
+
+
 def test_pages_of_results_follow_each_other(tmp_path: Path) -> None:
     """25 acts are three pages, none twice, and there is a last page."""
     path = str(tmp_path / "search.sqlite")

@@ -185,7 +185,11 @@ class Bundle:
         """
         wanted = sum(f.size + f.proof_size for f in self.files)
         try:
-            data = zstandard.ZstdDecompressor().decompress(self.packed, max_output_size=wanted, allow_extra_data=False)
+            # What a frame says of its own length is allocated whatever limit is given, so it must be right first.
+            said = zstandard.frame_content_size(self.packed)
+            if said != wanted:
+                raise CorruptObject("a bundle's content has another length than its table says")
+            data = zstandard.ZstdDecompressor().decompress(self.packed, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise CorruptObject("a bundle's content cannot be unpacked") from error
         if len(data) != wanted:

@@ -28,6 +28,8 @@ _OPENING_S: Final = 5.0
 _STEPS: Final = 2_000
 """Instructions of SQLite's machine between two looks at the clock: some 20 µs."""
 _CACHED: Final = 2_048
+_LOOKED_AT: Final = 20_000
+"""Characters of an act in which a beginning is marked: no clock stops that, and acts may be books."""
 _PART = re.compile(r'"([^"]*)"?|([^\s"]+)')
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 OPEN, CLOSE = "\x02", "\x03"
@@ -213,9 +215,9 @@ class Searcher:
         if query.begins:
             # SQLite would merge the lists of all words with that beginning anew for each act.
             found = self._db.execute(
-                "select act.act, c.c0, c.c1, language, date, version from act join found_content c on c.id = act.id"
-                " where act.id = ?",
-                (row,),
+                "select act.act, c.c0, substr(c.c1, 1, ?), language, date, version from act"
+                " join found_content c on c.id = act.id where act.id = ?",
+                (_LOOKED_AT, row),
             ).fetchone()
             act, title, body, *rest = found
             return Hit(act, mark(title, query.words), mark(body, query.words, around=32), *rest)
