@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import typer
@@ -23,6 +24,7 @@ from exclave.cli.progress import work_bar
 from exclave.errors import QuorumMissing, ServiceFailed
 from exclave.ids import Label, now
 from exclave.operations.backup import backup
+from exclave.operations.home import Home
 from exclave.operations.rounds import Outcome, RoundReport, back_up_batch, batches, next_start
 
 _TOLD = 10
@@ -43,7 +45,7 @@ def run_rounds(
             number += 1
             began = time.monotonic()
             names = registers or [r.name for r in open_home(folder).config.register]
-            done = _round(pool, folder, names, to, jobs, ended, quiet=as_json)
+            done = _round(pool, folder, number, names, to, jobs, ended, quiet=as_json)
             report = RoundReport(number, time.monotonic() - began, late, tuple(done))
             _show(report, every_s, as_json=as_json)
             if not every_s:
@@ -88,6 +90,7 @@ def _begin_process() -> None:
 def _round(
     pool: ProcessPoolExecutor,
     folder: Path,
+    number: int,
     names: list[str],
     to: list[Label],
     jobs: int,
@@ -101,7 +104,7 @@ def _round(
         try:
             while True:
                 while len(running) < 2 * jobs and not ended.is_set() and (batch := next(todo, None)) is not None:
-                    running.add(pool.submit(back_up_some, folder, batch, to))
+                    running.add(pool.submit(back_up_some, folder, number, batch, to))
                 if not running:
                     return done
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
@@ -115,9 +118,15 @@ def _round(
             ) from error
 
 
-def back_up_some(folder: Path, names: tuple[str, ...], to: list[Label]) -> list[Outcome]:
-    """A batch, in a process of the pool."""
-    home = open_home(folder)
+@lru_cache(maxsize=1)
+def _home_of(folder: Path, number: int) -> Home:
+    """Read once for each round: a configuration of a thousand registers takes as long as three backups."""
+    return open_home(folder)
+
+
+def back_up_some(folder: Path, number: int, names: tuple[str, ...], to: list[Label]) -> list[Outcome]:
+    """A batch of round ``number``, in a process of the pool."""
+    home = _home_of(folder, number)
     sites, witnesses = open_sites(home), witness_addresses(home.config)
     done = back_up_batch(
         names,
