@@ -220,7 +220,7 @@ class GatewaySite:
 
     def _put(self, key: Key, data: bytes | memoryview, headers: dict[str, str], *, repeatable: bool) -> _Told:
         digest = sha256(data)
-        offset = self._uploaded(key, digest) if digest in self._broken else 0
+        offset = self._uploaded(key, digest, len(data)) if digest in self._broken else 0
         headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(digest).decode()}:"
         if offset:
             headers["Upload-Offset"] = str(offset)
@@ -235,12 +235,12 @@ class GatewaySite:
             raise SiteUnavailable(f"{key} at {self.address}: the upload begins anew", key=key)
         return told
 
-    def _uploaded(self, key: Key, digest: Digest) -> int:
+    def _uploaded(self, key: Key, digest: Digest, size_bytes: int = MAX_OBJECT_BYTES) -> int:
         """How much of a broken upload the gateway has; whole and hashed again by it, so a lie costs only itself."""
         with self._answered(key, "HEAD", f"uploads/{digest.hex()}", 0) as (_wire, head):
             text = head.headers.get("upload-offset", "0")
         try:
-            return parse_count(text, limit=MAX_OBJECT_BYTES)
+            return parse_count(text, limit=size_bytes - 1)
         except MalformedError as error:
             raise self._nonsense("an offset that is none") from error
 
