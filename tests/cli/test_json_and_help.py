@@ -104,8 +104,8 @@ KEYS: dict[str, str] = {
     "charter show": "charter charters findings fingerprint signers",
     "charter policy": "charter policy",
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
-    " new_chunks objects protected protected_at protection read_bytes register register_id reused_files rpo_met_s rpo_s sequence"
-    " shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed]",
+    " new_chunks objects protected protected_at protection read_bytes register register_id reused_files rpo_met_s rpo_s"
+    " sequence shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed]",
     "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects placement"
     " protected sequence signals sites time witnessed]]",
     "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",
@@ -114,8 +114,9 @@ KEYS: dict[str, str] = {
     "verify": "charter checked_at findings not_erased ok packs_read placement_unmet registers[age_s epoch latest"
     " latest_time placement_lacks public_name register rpo_s sites[complete country entries latest_complete"
     " latest_complete_time site versions] versions] state unread",
-    "watch": "alarms error looked ok packs_read problem proof_s registers[age_s cells[age_s country proven sequence site"
-    " since state time why] copies countries name paused public_name rpo_s sequence since state time why worst] worst",
+    "watch": "alarms error looked ok packs_read problem proof_s registers[age_s cells[age_s country proven sequence"
+    " site since state time why] copies countries name paused public_name rpo_s sequence since state time why worst]"
+    " worst",
     "statement make": "card charter charter_digest failed lines name next_by published role sample signer state"
     " total verified",
     "coded mend": "brought faults",
@@ -225,6 +226,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     elsewhere |= {"site lock"}  # in tests/sites/test_s3_locks.py: it needs a bucket with Object Lock
     elsewhere |= {"prove"}  # in tests/prove/test_prove_commands.py
     elsewhere |= {"publish", "serve public"}  # in tests/reading/test_reading_room.py
+    elsewhere |= {"serve site"}  # in tests/gateway/test_serve_command.py
     assert with_json == set(KEYS) | elsewhere, "a command with --json is not covered"
     without = {"serve console", "serve witness", "serve identity", "identity nginx"}
     assert {" ".join(p) for p in COMMANDS} - with_json == without
