@@ -48,6 +48,7 @@ def main() -> None:
         bad("no newline at the end", text, text[:-1]),
         bad("carriage return", "\nsample", "\r\nsample"),
         bad("the next one comes before it", "next-by 2026-11-23T16", "next-by 2026-11-23T12"),
+        bad("the next one comes after more than 31 days", "next-by 2026-11-23T16", "next-by 2026-12-25T16"),
         bad("an auditor", "signer witness", "signer auditor"),
         bad("charter 0", "charter 7", "charter 0"),
         bad("leading zero", "sample 4", "sample 04"),

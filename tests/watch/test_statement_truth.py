@@ -25,6 +25,7 @@ from exclave.sites.opening import open_site
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
 from support.hostile import MissingSite, StaleSite, containing
 from support.hostile_town import Silent
+from support.rekeying import People
 from support.small_home import Register, SmallHome, command, run
 
 HOUR_US = 3_600_000_000
@@ -48,7 +49,7 @@ class Republic:
             name: [("files", "files", {"path": str(root / name)})] for name in ("acts", "land")
         }
         registers = [Public("gazette", files["acts"]), Register("land", files["land"])]
-        self.home = SmallHome(root, registers).found()
+        self.home = People(root, registers).found()
         self.home.backup()
         self.then = {Label(name): StaleSite(open_site(url)) for name, url in self.home.urls.items()}
         for site in self.then.values():
@@ -111,6 +112,8 @@ LIES: dict[str, Callable[[PublicStatement], PublicStatement]] = {
     "another title": line_with(title="Secret Gazette"),
     "a longer promise": line_with(rpo_s=7200),
     "a sealed register in public": lambda s: replace(s, lines=(), total=replace(s.total, registers=2)),  # type: ignore[type-var]
+    "silence about a public register": lambda s: replace(s, lines=()),
+    "nothing at all": lambda s: replace(s, lines=(), total=None),
     "a look in the future": lambda s: replace(
         s, verified=Instant(s.verified + HOUR_US), next_by=Instant(s.next_by + HOUR_US)
     ),
@@ -234,6 +237,35 @@ def test_rubbish(republic: Republic) -> None:
     ):
         with pytest.raises(MalformedError):
             republic.check(note)
+
+
+def test_nobody_speaks_for_longer_than_a_month(republic: Republic) -> None:
+    """A statement that calls itself a present one for years does not parse, and is not made."""
+    long = replace(republic.said, next_by=Instant(republic.said.verified + 32 * 24 * HOUR_US))
+    with pytest.raises(MalformedError):
+        republic.check(republic.signed(long))
+    home = republic.home
+    assert home.fails(2, "statement", "make", str(home.root / "no"), "--next-by", "32d", *home.home)["error"] == "usage"
+
+
+def test_the_dismissed_are_not_believed(tmp_path: Path) -> None:
+    """A custodian whom a later charter leaves out names the former one, which knew him.
+
+    With a time after the later one he is refused; dated before it, nobody can tell when he signed.
+    """
+    old = Republic(tmp_path)
+    aino = load(str(old.home.key("aino")))
+    card = key_card(aino)
+    before = replace(old.said, role=Role.CUSTODIAN, signer=card.name, card=card.digest)
+    assert old.check(old.signed(before, aino)).truth is Truth.HOLDS
+    old.home.change(["kaja", "luc", "mart"], people=["kaja", "luc", "mart"])
+    found = old.check(old.signed(before, aino))
+    assert found.truth is Truth.UNTOLD
+    assert any("aino is no custodian any more" in claim.found for claim in found.claims)
+    late = Instant(now() + HOUR_US)
+    after = replace(before, verified=late, next_by=Instant(late + HOUR_US))
+    with pytest.raises(NotAuthorised):
+        old.check(old.signed(after, aino), at=late)
 
 
 # Commands

@@ -7,7 +7,7 @@
     name <the state's name>
     charter <n> <sha256 of the charter's text>
     verified <instant>                                  when the sites had been read
-    next-by <instant>                                   a later statement is made by then
+    next-by <instant>                                   a later statement is made by then; within 31 days
     signer witness | custodian | writer <label> <card sha256>
     sample <n>                                          packs of each version that were read whole at each site
     public <register> <rpo s> <copies> <countries> <sequence> <instant> <leaf sha256> <title>        0 or more, sorted
@@ -50,6 +50,8 @@ from exclave.ids import (
 HEADER = "exclave/statement/v1"
 MAX_STATEMENT_CHARS = MAX_NOTE_BYTES - (16 << 10)
 MAX_SAMPLE = 10_000
+MAX_NEXT_US = 31 * 86_400 * 1_000_000
+"""No statement is a present one for longer: who stole a key must not speak for years."""
 _NO_LEAF = Digest(bytes(32))
 
 
@@ -150,6 +152,8 @@ def parse_public_statement(text: str) -> PublicStatement:
     lines.end()
     if next_by <= verified:
         raise MalformedError("a statement: the next one would be made before it")
+    if next_by - verified > MAX_NEXT_US:
+        raise MalformedError("a statement: the next one would come more than 31 days after it")
     if found.encode() != text:
         raise MalformedError("a statement is not in its one canonical form")
     return found

@@ -30,7 +30,7 @@ from exclave.rules.signatures import sign_text
 from exclave.rules.statement import SealedShown, role_of, statement_of
 from exclave.sites.contract import Readable, Site, Sources
 from exclave.verify.state import StateView
-from exclave.verify.statements import read_statement
+from exclave.verify.statements import read_statement, still_speaks
 
 NOTE_NAME, TEXT_NAME, PAGE_NAME = "statement.note", "statement.txt", "index.html"
 MAX_STATEMENT_BYTES = 1 << 20
@@ -103,7 +103,8 @@ def write_statement(made: SignedStatement, folder: Path, text: str, page: str) -
 
 
 def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: int) -> SignedStatement:
-    """The newest one of the last ``days`` at any source that somebody whom the charter knows has signed.
+    """The newest one of the last ``days`` at any source that somebody whom the charter knows has signed; those of one
+    day whose signer it still knows before others.
 
     ``MissingObject`` if there is none. It may still be old, or false: ``verify/statements.py`` tells.
     """
@@ -116,7 +117,7 @@ def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: i
             except (UnavailableError, IntegrityError):
                 continue  # another source may have it
         if found:
-            return max(found, key=lambda one: (one.statement.verified, one.note))
+            return max(found, key=lambda one: (still_speaks(one.statement, view), one.statement.verified, one.note))
     raise MissingObject(f"no site shows a statement of the last {days} days")
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from exclave.errors import NotAuthorised, UsageError
 from exclave.formats.card import Card
 from exclave.formats.charter import ParsedCharter
-from exclave.formats.publicstatement import PublicStatement, RegisterLine, Role, SealedTotal
+from exclave.formats.publicstatement import MAX_NEXT_US, PublicStatement, RegisterLine, Role, SealedTotal
 from exclave.ids import Digest, Fingerprint, Instant, Label
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.watch import RegisterVerdict
@@ -56,6 +56,8 @@ def statement_of(
         raise UsageError("not every register was looked at; a statement is about all of them")
     if next_by <= verified:
         raise UsageError("the next statement must come after this one")
+    if next_by - verified > MAX_NEXT_US:
+        raise UsageError("the next statement must come within 31 days")
     by_id = sorted(verdicts, key=lambda verdict: verdict.register)
     hidden = [v for v in by_id if v.public_name is None]
     lines = [_line(v) for v in by_id if v.public_name is not None]

@@ -88,7 +88,8 @@ def _sealed(said: PublicStatement) -> tuple[str, bool] | None:
 
 def _good(said: PublicStatement) -> bool:
     sealed = _sealed(said)
-    return all(_line(line, said.verified)[1] for line in said.lines) and (sealed is None or sealed[1])
+    told = [_line(line, said.verified)[1] for line in said.lines] + ([sealed[1]] if sealed is not None else [])
+    return bool(told) and all(told)
 
 
 def statement_text(said: PublicStatement) -> str:
@@ -114,11 +115,11 @@ def statement_text(said: PublicStatement) -> str:
 def statement_page(said: PublicStatement) -> str:
     """One HTML page, whole in itself."""
     good = _good(said)
-    verdict = (
-        "Everything is where it has to be, and as new as promised."
-        if good
-        else "Not everything is as promised: see below."
-    )
+    verdict = "Not everything is as promised: see below."
+    if good:
+        verdict = "Everything that is named here is where it has to be, and as new as promised."
+    elif not said.lines and said.total is None:
+        verdict = "It says nothing of any register."
     parts = []
     for line in said.lines:
         parts.append(_section(line.title or f"Register {line.register}", *_line(line, said.verified)))

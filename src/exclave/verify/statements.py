@@ -1,9 +1,10 @@
 """Whether a statement to the public is true: every number in it is looked for again at the sites. Needs no key.
 
-(1) its form, and who signed it: somebody whom the charter that it names knows · (2) each register that it names: the
-version with that ledger entry, and at how many sites, in how many countries, its objects are there (as deep as
-``verify/held.py``) · (3) the total of sealed registers, by versions that could be meant. A statement that claims more
-than is found is false; one that claims less is true.
+(1) its form, and who signed it: somebody whom the charter that it names knows, and each later one up to the look ·
+(2) each register that it names: the version with that ledger entry, and at how many sites, in how many countries, its
+objects are there (as deep as ``verify/held.py``) · (3) the total of sealed registers, by versions that could be meant.
+A statement that claims more than is found, or is silent about a public register, is false; one that claims less is
+true. When somebody signed nobody can tell but he: a key that nobody answers for any more vouches for nothing.
 """
 
 from __future__ import annotations
@@ -92,8 +93,24 @@ def read_statement(data: bytes, view: StateView) -> PublicStatement:
             f"the charter {found.charter} knows no {found.role} {found.signer} with that key",
             hint="Do not believe this statement: anybody could have made it.",
         )
+    for later in view.chain.charters[found.charter :]:
+        issued = later.charter.issued
+        if issued + CLOCK_TOLERANCE_US < found.verified and not _known(found, later.charter, view, card):
+            number = later.charter.number
+            raise NotAuthorised(
+                f"{found.signer} has been no {found.role} since charter {number} of {instant_text(issued)}",
+                hint="Do not believe this statement: it says that it was made later than that.",
+            )
     verify_signed_by(note, card)
     return found
+
+
+def still_speaks(said: PublicStatement, view: StateView) -> bool:
+    """Whether the newest charter and epochs still know the signer of a statement that ``read_statement`` took."""
+    card = view.cards.get(said.card)
+    if said.role is Role.WRITER:
+        return any(chain.newest.writer.digest == said.card for chain in view.epochs.values())
+    return card is not None and _known(said, view.chain.newest.charter, view, card)
 
 
 def _charter(found: PublicStatement, view: StateView) -> ParsedCharter:
@@ -131,7 +148,7 @@ def check_statement(
     view = read_state(guarded, pinned)
     found = read_statement(data, view)
     check = _Check(view, guarded, found, _charter(found, view), now, choose)
-    claims = [*check.times(), *(check.line(line) for line in found.lines)]
+    claims = [*check.times(), *check.silence(), *(check.line(line) for line in found.lines)]
     if found.total is not None:
         claims.append(check.total(found.total))
     return CheckedStatement(found, tuple(claims), now <= found.next_by)
@@ -159,7 +176,13 @@ class _Check:
     choose: Callable[[int], int]
 
     def times(self) -> Iterable[Claim]:
-        """Nobody can have looked tomorrow, or have found data that is younger than the look."""
+        """Nobody can have looked tomorrow, or have found data that is younger than the look; and whoever lost his part
+        can still date what he signs before that."""
+        if not still_speaks(self.said, self.view):
+            why = (
+                f"{self.said.signer} is no {self.said.role} any more: he, or who has his key, may have signed it since"
+            )
+            yield Claim(None, Truth.UNTOLD, why)
         if self.said.verified > self.now + CLOCK_TOLERANCE_US:
             yield Claim(
                 None, Truth.FALSE, f"it says that it looked at {instant_text(self.said.verified)}, which is yet to come"
@@ -167,6 +190,13 @@ class _Check:
         late = [line for line in self.said.lines if line.time > self.said.verified + CLOCK_TOLERANCE_US]
         for line in late:
             yield Claim(line.register, Truth.FALSE, "its data is younger than the look that found it")
+
+    def silence(self) -> Iterable[Claim]:
+        """Bad news that is left out: a statement is about every public register of its charter."""
+        told = {line.register for line in self.said.lines}
+        for rule in self.charter.registers:
+            if rule.public_name is not None and rule.id not in told:
+                yield Claim(rule.id, Truth.FALSE, f"it is silent about the public register {rule.public_name}")
 
     def line(self, line: RegisterLine) -> Claim:
         """(2) One register."""
