@@ -19,6 +19,7 @@ from exclave.ids import Key, Label, now, sha256
 from exclave.keys.file import KeyKind, create
 from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.home import key_card
+from exclave.operations.host_scrub import scrub_host
 from exclave.serve.host_start import running_host
 from exclave.serve.site import Gateway, read_hosting
 from exclave.serve.site_counts import GatewayCounts
@@ -97,6 +98,19 @@ def test_health_says_what_is_wrong(host: Host) -> None:
     assert "state 2: its folder cannot be read" in answer.text
     os.rename(host.place.folder / "gone", host.place.folder / "disk-south")
     assert host.get("/health").status_code == 200
+
+
+def test_the_hosts_own_reading_finds_a_flipped_bit(tmp_path: Path) -> None:
+    """An object that no longer has its name's hash is counted on the page, and makes the host ill; it is not touched."""
+    state = Hosted(tmp_path)
+    spoilt = next(path for path in (state.folder / state.state.state).rglob("*") if path.parent.name == "box")
+    data = spoilt.read_bytes()
+    spoilt.chmod(0o644)
+    spoilt.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    found = scrub_host(state.site)
+    assert (found.wrong, found.foreign, found.objects > 10) == (1, 0, True)
+    assert found.names[0].endswith(spoilt.name)
+    assert spoilt.read_bytes() != data
 
 
 def test_another_name_reads_nothing(host: Host) -> None:

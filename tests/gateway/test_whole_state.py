@@ -1,4 +1,4 @@
-"""A state whose site is a host's gateway with all its duties: ordinary commands, from the first backup to a failover."""
+"""A state whose site is a host's gateway with all its duties: ordinary commands, from sync to failover."""
 
 from __future__ import annotations
 

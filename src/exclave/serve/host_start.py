@@ -58,14 +58,19 @@ def running_host(
         names = frozenset({f"[{address[0]}]" if ":" in address[0] else address[0]})
         port, stop = start(build_app(hosting.config.name, watch, counts, names), address)
         told(f"the operator's page is at http://{next(iter(names))}:{port}")
-    keeper = threading.Thread(target=watch.run, name="watch", daemon=True)
-    keeper.start()
+    keepers = [
+        threading.Thread(target=run, name=name, daemon=True)
+        for name, run in (("watch", watch.run), ("scrub", watch.run_scrubs))
+    ]
+    for keeper in keepers:
+        keeper.start()
     try:
         yield make_duties(views, signers, erasures, clock, watch.clock_fault)
     finally:
         watch.stop()
         stop()
-        keeper.join(timeout=10)
+        for keeper in keepers:
+            keeper.join(timeout=10)
 
 
 def _signers(config: HostDuties, folder: Path, memory: Path | None, views: HostedViews) -> Signers:

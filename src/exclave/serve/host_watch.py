@@ -101,6 +101,7 @@ class HostWatch:
     _written: Instant = field(init=False)
     _stop: threading.Event = field(default_factory=threading.Event)
     _scrubs: dict[Fingerprint, HostScrub] = field(default_factory=dict)
+    _tried: dict[Fingerprint, Instant] = field(default_factory=dict)
     _faults: dict[Fingerprint, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -117,19 +118,25 @@ class HostWatch:
         return HostLook(now, self.clock_fault(), tuple(self._look(i, s, now) for i, s in enumerate(self.states, 1)))
 
     def step(self) -> None:
-        """One look at the clock, and the duties that are due; each fails by itself."""
+        """One look at the clock, and the orders that may be due; each state's fail by themselves."""
         now, fault = self.clock(), self.clock_fault()
         if not fault:
             self._write("clock", now)
         for state in self.states:
             self._erase(state, now, fault)
-            if self._scrub_due(state, now):
-                self._scrub(state)
 
     def run(self) -> None:
         """Steps until ``stop``."""
         while not self._stop.is_set():
             self.step()
+            self._stop.wait(LOOK_S)
+
+    def run_scrubs(self) -> None:
+        """Reads all bytes of each state whose time has come, until ``stop``: hours, so in a thread of its own."""
+        while not self._stop.is_set():
+            for state in self.states:
+                if self._scrub_due(state, self.clock()):
+                    self._scrub(state)
             self._stop.wait(LOOK_S)
 
     def stop(self) -> None:
@@ -157,21 +164,25 @@ class HostWatch:
             self._faults.pop(state.fingerprint, None)
 
     def _scrub_due(self, state: HostedState, now: Instant) -> bool:
-        last = self._read(f"scrubbed-{state.fingerprint}")
-        return (
-            self.scrub_days > 0
-            and (state.fingerprint not in self._scrubs or last == 0)
-            and (now - last >= self.scrub_days * DAY_US)
-        )
+        last = max(self._read(f"scrubbed-{state.fingerprint}"), self._tried.get(state.fingerprint, 0))
+        return self.scrub_days > 0 and now - last >= self.scrub_days * DAY_US
 
     def _scrub(self, state: HostedState) -> None:
+        """One that found something wrong is tried again the next day, and by the next process."""
         try:
             found = scrub_host(state.site, self._pause)
-        except (ExclaveError, InterruptedError):
+        except InterruptedError:
             return
-        self._scrubs[state.fingerprint] = found
-        if not found.wrong:
-            self._write(f"scrubbed-{state.fingerprint}", self.clock())
+        except ExclaveError:
+            found = None
+        now = self.clock()
+        if found is not None:
+            self._scrubs[state.fingerprint] = found
+        if found is not None and not found.wrong:
+            self._write(f"scrubbed-{state.fingerprint}", now)
+            self._tried[state.fingerprint] = now
+        else:
+            self._tried[state.fingerprint] = Instant(now - (self.scrub_days - 1) * DAY_US)
 
     def _pause(self, size: int) -> None:
         if self._stop.wait(size / SCRUB_BYTES_PER_S):
