@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from exclave.ids import Fingerprint, instant_text
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
 
 _BLOCK = 1 << 20
+_PLAIN = re.compile(r"[0-9A-Za-z_.]+")
 
 
 def check_proof(path: Path, record: Path | None, pinned: Fingerprint, *, least_charter: int, json: bool) -> None:
@@ -26,7 +28,7 @@ def check_proof(path: Path, record: Path | None, pinned: Fingerprint, *, least_c
         return
     say(sentence(proven))
     if isinstance(proven.record, RowRecord):
-        table(("column", "type", "value"), ((c, t, "NULL" if v is None else v) for c, t, v in proven.record.cells()))
+        table(("column", "type", "value"), ((c, t, _cell(v)) for c, t, v in proven.record.cells()))
     elif record is not None:
         say(f"{record} is that very document, byte by byte.")
     else:
@@ -64,7 +66,16 @@ def record_text(record: FileRecord | RowRecord) -> str:
         # Letters of other scripts can look like Latin ones: such a name is shown in ASCII besides.
         plain = "" if path.isascii() else f" ({ascii(path)[1:-1]})"
         return f"the document {path!r}{plain} of {record.dataset}"
-    return f"a row of table {table_name(record.table)} of {record.dataset}"
+    table = table_name(record.table)
+    # Whoever makes a table gives it any name, also one that reads like the rest of this sentence, or like another one.
+    if not _PLAIN.fullmatch(table):
+        table = repr(table) if table.isascii() else f"{table!r} ({ascii(table)[1:-1]})"
+    return f"a row of table {table} of {record.dataset}"
+
+
+def _cell(value: str | None) -> str:
+    """NULL, and a text that only reads like it, are not the same."""
+    return "NULL" if value is None else repr(value) if value.strip("'") == "NULL" else value
 
 
 def proof_json(proven: VerifiedProof) -> dict[str, Any]:
