@@ -24,7 +24,7 @@ from exclave.errors import (
 from exclave.ids import Key, sha256
 from exclave.sites.coded import CodedSite
 from exclave.sites.coded_form import MAGIC, WHOLE_BYTES, Code, parse_descriptor, part_key
-from exclave.sites.contract import ObjectStat, Site
+from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.memory import MemorySite
 from exclave.sites.opening import open_site
@@ -198,6 +198,32 @@ def test_heads(tmp_path: Path) -> None:
     stale.freeze()
     site.replace_if(HEAD, b"three", site.read_head(HEAD).tag)  # type: ignore[union-attr]
     assert CodedSite([*members[:2], stale], 2).get(HEAD) == b"three", "one stale member is outvoted"
+
+
+class Boaster(MemorySite):
+    """Shows 64 MiB under every name, and says of every head that somebody else has just written it."""
+
+    asked: int = 0
+
+    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        self.asked = max(self.asked, limit)
+        if limit < MAX_OBJECT_BYTES:
+            raise CorruptObject(f"{key} is longer than {limit} bytes", key=key)
+        return bytes(MAX_OBJECT_BYTES)
+
+    def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
+        raise HeadMoved(f"{key} has moved", key=key)
+
+
+def test_a_member_cannot_fill_the_memory_or_hold_a_writer_for_ever() -> None:
+    """What lies whole is short, so no member is asked for more; and a head that has always just moved is given up."""
+    boaster = Boaster("boaster")
+    site = CodedSite([MemorySite("a"), MemorySite("b"), boaster], 2)
+    with pytest.raises(OutcomeUnknown, match="boaster"):
+        site.replace_if(HEAD, b"head", None)
+    assert site.get(HEAD) == b"head"
+    assert boaster.asked == WHOLE_BYTES
+    assert any("boaster" in fault for fault in site.faults)
 
 
 def test_other_numbers_are_refused() -> None:

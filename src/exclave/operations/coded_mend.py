@@ -11,9 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from exclave.errors import UsageError
-from exclave.ids import Key
 from exclave.sites.coded import CodedSite
 from exclave.sites.contract import Site
+from exclave.sites.locking import is_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +24,6 @@ class Mended:
     """Objects by member's address."""
     faults: tuple[str, ...]
     """Members that showed what cannot be right, and where; the newest ones."""
-
-
-def is_head(key: Key) -> bool:
-    """Whether an object of that name is ever replaced (docs/spec/layout.md)."""
-    return key.endswith(("/checkpoint", "/head"))
 
 
 def mend(site: Site, progress: Callable[[int], None] = lambda done: None) -> Mended:

@@ -44,6 +44,8 @@ from exclave.sites.coded_form import (
 from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged, check_prefix, check_range, check_write
 
 MAX_FAULTS = 1000
+_TRIES = 64
+"""Of a head at one member, which says each time that another has just written it."""
 
 
 class CodedSite:
@@ -201,7 +203,7 @@ class CodedSite:
 
     def _carry(self, member: Site, key: Key, data: bytes) -> None:
         """The head that the first member has now; another writer's later one is left alone."""
-        while True:
+        for _ in range(_TRIES):
             there = member.read_head(key)
             now = self.members[0].read_head(key)
             if now is None or now.data != data or (there is not None and there.data == data):
@@ -211,11 +213,12 @@ class CodedSite:
             except HeadMoved:
                 continue
             return
+        raise SiteUnavailable(f"{member.address} says {_TRIES} times that {key} has moved, and does not take it")
 
     def _small(self, key: Key) -> bytes | None:
         """What most members show under ``key``; None if all that answer, k at least, have nothing."""
-        limit = MAX_OBJECT_BYTES
-        found = [self._pool.submit(_try, member, key, limit) for member in self.members]
+        # Nothing longer lies under such a name: a member that shows more would fill the memory n times over.
+        found = [self._pool.submit(_try, member, key, WHOLE_BYTES) for member in self.members]
         shown, silent = [], []
         for member, one in zip(self.members, found, strict=True):
             result = one.result()
