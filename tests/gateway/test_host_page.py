@@ -101,7 +101,7 @@ def test_health_says_what_is_wrong(host: Host) -> None:
 
 
 def test_the_hosts_own_reading_finds_a_flipped_bit(tmp_path: Path) -> None:
-    """An object that no longer has its name's hash is counted on the page, and makes the host ill; it is not touched."""
+    """An object that no longer has its name's hash is counted on the page, and it is not touched."""
     state = Hosted(tmp_path)
     spoilt = next(path for path in (state.folder / state.state.state).rglob("*") if path.parent.name == "box")
     data = spoilt.read_bytes()

@@ -51,8 +51,14 @@ def site(
 
     counts = GatewayCounts()
     with running_host(hosting, config.absolute().parent, counts, now, note) as duties:
-        run(hosting, duties, counts, ready=ready, wait=told.wait)
+        run(hosting, duties, counts, ready=ready, wait=lambda: _wait(told))
     note("stopped")
+
+
+def _wait(told: threading.Event) -> None:
+    """Until it is told. In short waits: the kernel may hand a signal to another thread, which does not wake this one."""
+    while not told.wait(0.5):
+        pass
 
 
 def _read(path: Path) -> HostConfig:
