@@ -249,13 +249,14 @@ class GatewaySite:
         asks = len(body) > _ASK_FIRST_BYTES
         if asks:
             headers["Expect"] = "100-continue"
+        target, authority, wait_s = self._target(self._object(key)), self._place.authority, self._wait_s(len(body))
         with self._pool.wire() as wire:
-            wire.begin("PUT", self._target(self._object(key)), headers, self._place.authority, self._wait_s(len(body)))
+            wire.begin("PUT", target, headers, authority, wait_s, b"" if asks else bytes(body))
             early = wire.asked_to_go_on() if asks else None
-            if early is None:
-                wire.send_body(body)
-            else:
+            if early is not None:
                 wire.keeps = False  # the gateway does not know whether the body comes
+            elif asks:
+                wire.send_body(body)
             return _whole(wire, early or wire.answer())
 
     # Answers

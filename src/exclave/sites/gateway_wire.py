@@ -84,11 +84,13 @@ class Wire:
             return True
         return bool(self._sock.pending() or select.select([self._sock], [], [], 0)[0])
 
-    def begin(self, method: str, target: str, headers: Mapping[str, str], host: str, timeout_s: float) -> None:
-        """Sends a head. ``Broken``."""
+    def begin(
+        self, method: str, target: str, headers: Mapping[str, str], host: str, timeout_s: float, body: bytes = b""
+    ) -> None:
+        """Sends a head, with a small body at once. ``Broken``."""
         self._deadline = time.monotonic() + timeout_s
         lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{n}: {v}" for n, v in headers.items())]
-        self._send("\r\n".join(lines).encode("ascii") + _END)
+        self._send("\r\n".join(lines).encode("ascii") + _END + body)
 
     def send_body(self, body: memoryview) -> None:
         """``Broken``, but not where the server answers before it has all: then the answer tells why."""

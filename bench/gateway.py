@@ -1,0 +1,269 @@
+"""The gateway beside SeaweedFS through our S3 site: packs in and out, and heads of 100 registers, in one run.
+
+    python bench/gateway.py [--quick] [--rounds 3] [--packs 48] [--seconds 10] [--folder /var/tmp]
+
+Each engine is a process of its own on loopback, with its data in the same file system; the client is this process,
+with four threads for packs of 16 MiB. SeaweedFS is told to fsync each object, as the gateway does by itself; it speaks
+plain HTTP, the gateway TLS 1.3. The limit is what four threads write to the disk (O_DIRECT, fsync each), or a link of
+1 Gbit/s if that is less. Heads: 100 threads with a head each, one update a second, alone and while packs are put.
+Rounds alternate; figures are medians. Objects read were just written, so both read from memory: what is compared is
+the engines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from goals import MB, Goal
+
+from exclave.ids import Key
+from exclave.sites.contract import Site
+from exclave.sites.opening import open_site
+from exclave.sites.plainfiles import write_whole
+from support.gateway import HostPlace, host_place
+from support.seaweed import Seaweed, free_ports, running_seaweed, weed_program
+
+PACK_BYTES = 16 << 20
+THREADS, REGISTERS = 4, 100
+LINK_MB_S = 125.0
+SHARE, P99_MS = 0.8, 50.0
+OURS, PEER = "gateway", "SeaweedFS"
+
+
+@dataclass(slots=True)
+class Figures:
+    """Of one engine: MB/s and milliseconds, a value for each round."""
+
+    put: list[float] = field(default_factory=list)
+    get: list[float] = field(default_factory=list)
+    heads_p99: list[float] = field(default_factory=list)
+    busy_p99: list[float] = field(default_factory=list)
+    late: int = 0
+    """Head updates that began more than a second late: the engine does not keep up."""
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description="see the file")
+    options.add_argument("--quick", action="store_true")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--packs", type=int, default=48)
+    options.add_argument("--seconds", type=int, default=10)
+    options.add_argument("--folder", default="/var/tmp")
+    chosen = options.parse_args()
+    if chosen.quick:
+        chosen.rounds, chosen.packs, chosen.seconds = 1, 16, 5
+    rows, raw = measure(chosen.rounds, chosen.packs, chosen.seconds, chosen.folder)
+    print("| what | goal | measured | beside | ratio | met |\n|---|---|---|---|---|---|")
+    for row in rows:
+        print(f"| {row.measure} | {row.goal} | {row.ours} | {row.other} | {row.reached} | {row.verdict} |")
+    print("\n" + json.dumps(raw))
+    return 0
+
+
+def measure(rounds: int, packs: int, seconds: int, folder: str) -> tuple[list[Goal], dict[str, object]]:
+    """All rounds; rows for the table of goals, and the raw figures."""
+    found = {OURS: Figures(), PEER: Figures()}
+    disk: list[float] = []
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            disk.append(disk_limit(Path(name), packs))
+        order = [OURS, PEER] if number % 2 == 0 else [PEER, OURS]
+        for engine in order:
+            with tempfile.TemporaryDirectory(dir=folder) as name, ENGINES[engine](Path(name)) as site:
+                one_round(site, found[engine], packs, seconds)
+    raw = {"disk_mb_s": disk, **{name: {k: getattr(f, k) for k in f.__slots__} for name, f in found.items()}}
+    return goals(found[OURS], found[PEER], statistics.median(disk)), raw
+
+
+def goals(ours: Figures, peer: Figures, disk: float) -> list[Goal]:
+    limit, median = min(disk, LINK_MB_S), statistics.median
+    rows = []
+    for what, mine, other in (("put of packs", ours.put, peer.put), ("get of packs", ours.get, peer.get)):
+        rate, beside = median(mine), median(other)
+        told = f"{rate:.0f} MB/s"
+        shown = f"{limit:.0f} MB/s (disk {disk:.0f})"
+        rows.append(
+            Goal(
+                "gateway",
+                what,
+                f"≥ {SHARE} of disk or 1 Gbit/s",
+                told,
+                shown,
+                f"{rate / limit:.2f}",
+                rate >= SHARE * limit,
+            )
+        )
+        rows.append(
+            Goal("gateway", what, f"≥ {PEER}", told, f"{beside:.0f} MB/s", f"{rate / beside:.2f}", rate >= beside)
+        )
+    for what, mine, other in (
+        ("head update, 100 registers, p99", ours.heads_p99, peer.heads_p99),
+        ("the same while packs are put", ours.busy_p99, peer.busy_p99),
+    ):
+        told, beside = median(mine), median(other)
+        rows.append(
+            Goal(
+                "gateway",
+                what,
+                f"< {P99_MS:.0f} ms",
+                f"{told:.1f} ms",
+                f"{beside:.1f} ms",
+                f"{told / P99_MS:.2f}",
+                told < P99_MS,
+            )
+        )
+    return rows
+
+
+def one_round(site: Site, figures: Figures, packs: int, seconds: int) -> None:
+    run = secrets.token_hex(4)
+    base = bytearray(os.urandom(PACK_BYTES))
+
+    def pack(number: int) -> bytes:
+        return number.to_bytes(8, "big") + bytes(memoryview(base)[8:])
+
+    def put(number: int) -> None:
+        site.put_same(Key(f"probe/{run}/{number}"), pack(number))
+
+    def get(number: int) -> None:
+        if len(site.get(Key(f"probe/{run}/{number}"))) != PACK_BYTES:
+            raise SystemExit("a pack came back short")
+
+    figures.put.append(_rate(put, packs))
+    figures.get.append(_rate(get, packs))
+    figures.heads_p99.append(heads(site, run + "a", seconds, figures))
+    ended = threading.Event()
+
+    def keep_putting(first: int) -> None:
+        number = first
+        while not ended.is_set():
+            put(number)
+            number += 2
+
+    with ThreadPoolExecutor(2) as pool:
+        busy = [pool.submit(keep_putting, 1_000_000 + n) for n in range(2)]
+        try:
+            figures.busy_p99.append(heads(site, run + "b", seconds, figures))
+        finally:
+            ended.set()
+        for one in busy:
+            one.result()
+
+
+def _rate(act: Callable[[int], None], packs: int) -> float:
+    """MB/s."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        begin = time.perf_counter()
+        list(pool.map(act, range(packs)))
+        return packs * PACK_BYTES / MB / (time.perf_counter() - begin)
+
+
+def heads(site: Site, run: str, seconds: int, figures: Figures) -> float:
+    """The 99th percentile, in ms, of one update a second by each of ``REGISTERS`` threads."""
+    took: list[float] = []
+    lock = threading.Lock()
+    begin = time.monotonic() + 1
+
+    def register(number: int) -> None:
+        key, tag, mine = Key(f"probe/{run}/head-{number}"), None, []
+        for turn in range(seconds):
+            due = begin + turn + number / REGISTERS
+            late = time.monotonic() - due
+            if late < 0:
+                time.sleep(-late)
+            started = time.perf_counter()
+            tag = site.replace_if(key, os.urandom(400), tag)
+            mine.append(1000 * (time.perf_counter() - started))
+            if late > 1:
+                figures.late += 1
+        with lock:
+            took.extend(mine[1:])  # the first of each opens its connection
+
+    threads = [threading.Thread(target=register, args=(number,)) for number in range(REGISTERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if len(took) != REGISTERS * (seconds - 1):
+        raise SystemExit("a head's update failed")
+    return sorted(took)[int(len(took) * 0.99)]
+
+
+def disk_limit(folder: Path, packs: int) -> float:
+    data = os.urandom(PACK_BYTES)
+
+    def write(number: int) -> None:
+        fd = os.open(folder / str(number), os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            write_whole(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    return _rate(write, packs)
+
+
+@contextmanager
+def gateway(folder: Path) -> Iterator[Site]:
+    port = free_ports(1)[0]
+    more = f"connections = {2 * REGISTERS}\nuploads = {2 * REGISTERS}\nquota_bytes = 100_000_000_000"
+    place: HostPlace = host_place(folder, port=port, north=more)
+    config = folder / "host.toml"
+    config.write_text(config.read_text().replace("[limits]", '[duties]\npage = ""\n[limits]'))
+    argv = [sys.executable, "-m", "exclave.cli.main", "serve", "site", "--config", str(config)]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while b"listening" not in (folder / "log").read_bytes():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit((folder / "log").read_text())
+            time.sleep(0.05)
+        yield open_site(place.url(port))
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def seaweed(folder: Path) -> Iterator[Site]:
+    with running_seaweed(folder) as engine:
+        _sync_each_object(engine)
+        yield open_site(engine.url("bench", credentials=engine.credentials_file(folder)))
+
+
+def _sync_each_object(engine: Seaweed) -> None:
+    """As docs/spec/layout.md asks of whoever runs it."""
+    command = Path(f"/proc/{engine.pid}/cmdline").read_bytes().split(b"\0")
+    ports = {word.split(b"=")[0]: word.split(b"=")[1].decode() for word in command if b".port=" in word}
+    at = [f"-{of}=127.0.0.1:{ports[f'-{of}.port'.encode()]}" for of in ("master", "filer")]
+    subprocess.run(
+        [weed_program(), "shell", *at],
+        input=b"fs.configure -locationPrefix=/buckets/ -fsync=true -apply\n", check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+
+
+ENGINES = {OURS: gateway, PEER: seaweed}
+
+
+if __name__ == "__main__":
+    if shutil.which("openssl") is None:
+        raise SystemExit("openssl is needed")
+    sys.exit(main())
