@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ from exclave.app import open_named_sites
 from exclave.cli.keys import load_key
 from exclave.errors import MalformedError, SiteFull, SiteUnavailable, UsageError
 from exclave.formats.exit import ExitHead, ExitList
-from exclave.ids import Instant, Key, Label, now, parse_fingerprint, sha256
+from exclave.formats.note import ParsedNote
+from exclave.ids import Instant, Key, Label, RegisterId, now, parse_fingerprint, sha256
+from exclave.operations import site_left
 from exclave.operations.erasure import Here
+from exclave.operations.home import Home, key_card
 from exclave.operations.site_leave import Left, leave
 from exclave.operations.site_sync import Syncing
 from exclave.rules.deletion import OrderState
+from exclave.rules.signatures import sign_text
 from exclave.sites.contract import Site
 from exclave.sites.erasing import DirectoryEraser, ErasingSite, Locked
 from exclave.verify.state import read_state
@@ -303,6 +308,33 @@ def test_another_statement(home: Leaving) -> None:
     shutil.copy(home.root / "other" / "lux-it.card", home.root / "exit" / "operator.card")
     home.fails(4, "site", "left", str(home.root / "exit"), *home.home)
     assert home.verify("home", "nord")["registers"][0]["exits"] == []
+
+
+def test_a_thief_of_home_cannot_say_that_a_site_left(home: Leaving) -> None:
+    """A fact about a site that the charter names, with a statement by a key of the thief's own, is a fault."""
+    left_out(home)
+    done = leave_now(home)
+    assert done.statement is not None
+    home.write_config()
+    mallory = load_key(home.root / "host" / "lux-it.key")
+    sites = open_named_sites(f"{name}={home.urls[name]}" for name in ("home", "nord"))
+    register = RegisterId(home.id_of())
+    lies = (
+        replace(done.statement, site=Label("nord")),
+        replace(done.statement, charter_digest=sha256(b"another charter")),
+        replace(done.statement, site=Label("elba")),
+    )
+    for said in lies:
+        text = said.encode()
+        note = ParsedNote(text, sign_text(text, mallory.name, mallory.signing())).encode()
+        read = site_left.ReadStatement(said, note, key_card(mallory))
+        view = read_state(sites, parse_fingerprint(home.fingerprint))
+        assert not site_left._publish(view, register, sites, read)
+        site_left._enter(Home.open(home.folder), view, register, sites, read, {}, now())
+    shown = home.verify("home", "nord")
+    assert [one["statement"] for one in shown["registers"][0]["exits"]] == [None] * len(lies)
+    assert [f["fault"] for f in shown["findings"]] == ["corrupt-object"] * len(lies)
+    assert "states that" not in run("verify", *home.where("home", "nord")).out
 
 
 def test_a_lost_statement_is_told(home: Leaving) -> None:

@@ -59,12 +59,22 @@ def read_exits(
             statement = _fetch(view, sources, history.register, digest)
             if statement.site != site or statement.state != view.state:
                 raise CorruptObject("the statement is about another site or state than the ledger says")
+            _require_left_out(view, statement)
         except (IntegrityError, NotAuthorised, MalformedError) as error:
             findings.append(finding("?", f"exit of {site}", error, history.register, grave=False))
             found.append(Exit(site, entered, digest, None))
         else:
             found.append(Exit(site, entered, digest, statement))
     return tuple(found), tuple(findings)
+
+
+def _require_left_out(view: StateView, said: ExitStatement) -> None:
+    """``CorruptObject`` unless the charter that the statement names left out a site that an earlier one named: whoever
+    has the writer's key can enter that any site was left."""
+    charters = [one.charter for one in view.chain.charters if one.charter.number <= said.charter]
+    meant = next((one for one in charters if one.digest == said.charter_digest), None)
+    if meant is None or meant.site(said.site) is not None or not any(one.site(said.site) for one in charters):
+        raise CorruptObject(f"no charter {said.charter} with that digest leaves {said.site} out: nobody has left there")
 
 
 def _told(history: RegisterHistory) -> Iterator[tuple[Label, Instant, Digest]]:
