@@ -7,7 +7,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from support import fault_table as faults
+from support.fault_table import FaultTable
 from support.seaweed import Seaweed, running_seaweed
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The fault and attack table is collected, shown at the end, and fails the run if anything was lost."""
+    faults.register(config)
+
+
+@pytest.fixture
+def fault_table(request: pytest.FixtureRequest) -> FaultTable:
+    """Where a test tells what faults it tried, and what became of each."""
+    return FaultTable(request.node.user_properties)
 
 
 @pytest.fixture(scope="session")

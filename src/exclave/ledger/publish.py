@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from exclave.errors import CorruptObject, HeadMoved, WrongFingerprint
+from exclave.errors import CorruptObject, HeadMoved, IntegrityError, WrongFingerprint
 from exclave.formats.tile import bundle_key, checkpoint_key, cosigned_key, encode_bundle, encode_tile, tile_key
+from exclave.ids import Key
 from exclave.rules.checkpoints import VerifiedCheckpoint, merge_signatures
 from exclave.rules.tree import new_tiles
-from exclave.sites.contract import Site, Tagged
+from exclave.sites.contract import Site, Tagged, digest_of
 from exclave.verify.logs import LogReader
 
 
@@ -27,11 +28,14 @@ class Published:
     """What the target shows now."""
 
 
-def publish(reader: LogReader, checkpoint: VerifiedCheckpoint, target: Site, *, everything: bool = False) -> Published:
+def publish(
+    reader: LogReader, checkpoint: VerifiedCheckpoint, target: Site, *, everything: bool = False, mend: bool = False
+) -> Published:
     """Brings the log at ``target`` forward to ``checkpoint``, which ``reader``'s source holds.
 
     A head of the same size gets the signatures of both. With ``everything``, objects that the target should have
-    already are sent too, and a head that is no checkpoint of this log is replaced (a lost or damaged site).
+    already are sent too, and a head that is no checkpoint of this log is replaced (a lost or damaged site). With
+    ``mend``, other bytes under the name of what is sent are replaced too.
     ``Forked`` if the target shows another history, ``HeadMoved`` if it shows more entries, ``CorruptObject`` if its
     head is no checkpoint of this log or it holds other bytes under a name; site errors as they come. May be repeated.
     """
@@ -40,7 +44,7 @@ def publish(reader: LogReader, checkpoint: VerifiedCheckpoint, target: Site, *, 
     before = theirs.size if theirs else 0
     if theirs is not None:
         _check_behind(reader, checkpoint, theirs, target)
-    objects = _copy(reader, checkpoint, target, 0 if everything else before)
+    objects = _copy(reader, checkpoint, target, 0 if everything else before, mend)
     head = _replace_head(reader, checkpoint, theirs, shown, target)
     return Published(before, checkpoint.size, objects, head)
 
@@ -75,18 +79,32 @@ def _check_behind(reader: LogReader, ours: VerifiedCheckpoint, theirs: VerifiedC
     raise HeadMoved(f"{target.address} shows {theirs.size} entries of {reader.origin}, more than {ours.size}")
 
 
-def _copy(reader: LogReader, checkpoint: VerifiedCheckpoint, target: Site, before: int) -> int:
+def _copy(reader: LogReader, checkpoint: VerifiedCheckpoint, target: Site, before: int, mend: bool) -> int:
     """Bundles and tiles beyond ``before``. A restart finds some of them under their names, and puts all again."""
     tree = reader.tree(checkpoint)
     count = 0
     for tile in new_tiles(before, checkpoint.size):
         if tile.level == 0:
             bundle = encode_bundle(tree.bundle(tile.index))
-            target.put_same(bundle_key(reader.prefix, tile.index, tile.width), bundle)
+            _put(target, bundle_key(reader.prefix, tile.index, tile.width), bundle, mend)
             count += 1
-        target.put_same(tile_key(reader.prefix, tile), encode_tile(tree.tile(tile)))
+        _put(target, tile_key(reader.prefix, tile), encode_tile(tree.tile(tile)), mend)
         count += 1
     return count
+
+
+def _put(target: Site, key: Key, data: bytes, mend: bool) -> None:
+    try:
+        target.put_same(key, data)
+    except CorruptObject:
+        if not mend:
+            raise
+        try:
+            there = digest_of(target, key).digest
+        except IntegrityError:
+            there = None  # too long, or no plain file
+        # Killed before: the wrong bytes, and the next run finds them again. After: the right ones, durably.
+        target.replace_spoilt(key, data, there)
 
 
 def _replace_head(

@@ -156,7 +156,7 @@ def deliver(
     elif plan.unfinished:
         plan.waits = "the disk was not finished"
     else:
-        plan.waits = refused or _publish(view, plan, target, sources)  # (3)
+        plan.waits = refused or _publish(view, plan, target, sources, mend=mend)  # (3)
     plan.published = not plan.waits
     return plan
 
@@ -192,7 +192,7 @@ def deliver_part(
     carriers = [_Carrier(target, label, sources, plan, progress) for plan in plans]
     for plan, carrier in zip(plans, carriers, strict=True):
         refused = _bring_small(view, plan, label, target, sources, carrier)
-        plan.waits = refused or _publish(view, plan, target, sources)
+        plan.waits = refused or _publish(view, plan, target, sources, mend=False)
         plan.published = not plan.waits
     for plan, carrier in zip(plans, carriers, strict=True):
         _bring_packs(plan, carrier)
@@ -225,17 +225,17 @@ def _bring_packs(plan: Delivery, carrier: _Carrier) -> None:
         plan.faults[f"? {key}"] = error.message
 
 
-def _publish(view: StateView, plan: Delivery, target: Site, sources: Mapping[Label, Site]) -> str:
+def _publish(view: StateView, plan: Delivery, target: Site, sources: Mapping[Label, Site], *, mend: bool) -> str:
     """(3) Brings every ledger of the register forward at the target, the first epoch's first; why it could not."""
     for copies in plan.logs:
-        why = _publish_log(view, copies, plan, target, sources) if copies.size else ""
+        why = _publish_log(view, copies, plan, target, sources, mend) if copies.size else ""
         if why:
             return why
     return ""
 
 
 def _publish_log(
-    view: StateView, copies: LogCopies, plan: Delivery, target: Site, sources: Mapping[Label, Site]
+    view: StateView, copies: LogCopies, plan: Delivery, target: Site, sources: Mapping[Label, Site], mend: bool
 ) -> str:
     """One ledger, from the first source that proves all of it; what one source lacks, the next one may have."""
     why = f"no source holds all {copies.size} entries of epoch {copies.epoch.number}"
@@ -248,7 +248,7 @@ def _publish_log(
         reader = view.log_reader(copies.epoch, sources[name])
         try:
             # A head that is damaged there, or none, proves nothing: all is put again.
-            publish(reader, head, target, everything=_headless(view, copies, target))
+            publish(reader, head, target, everything=_headless(view, copies, target), mend=mend)
         except Forked as error:
             plan.forked = True
             return error.message

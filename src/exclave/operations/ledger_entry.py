@@ -35,6 +35,7 @@ from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.home import write_private
 from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.tree import new_tiles
 from exclave.sites.contract import Site
 from exclave.verify.state import StateView
 
@@ -179,8 +180,9 @@ def _append(
 ) -> tuple[Label, Log, int]:
     """Appends at the first site that takes it; that site, the log there, and the number of the first entry.
 
-    A site that fails in the middle is passed over: wherever these entries go behind the same head, the tree is the
-    same, so it does not matter what became of the first try. ``keep`` gets the size of the log before.
+    A site that fails in the middle, or does not show what it took, is passed over: wherever these entries go behind
+    the same head, the tree is the same, so it does not matter what became of the first try. ``keep`` gets the size of
+    the log before.
     """
     least = _largest_head(view, epoch, sites, failed)
     left = dict(sites)
@@ -188,11 +190,31 @@ def _append(
         label, log = _open(view, epoch, key, left, failed, now, least)
         least = log.checkpoint or least
         keep(log.size)
+        before = log.size
         try:
-            return label, log, log.append(entries, now).first
-        except (UnavailableError, OutcomeUnknown, CorruptObject) as error:
+            appended = log.append(entries, now)
+            _require_kept(log, before)
+        except (UnavailableError, OutcomeUnknown, IntegrityError) as error:
             failed[label] = error.message
             del left[label]
+        else:
+            return label, log, appended.first
+
+
+def _require_kept(log: Log, before: int) -> None:
+    """Reads back what an append has put, as all others will have to. Raises what an honest site gives no cause for.
+
+    A host that says that it has stored what it has not, or that shows the past, would otherwise stand between the
+    writer and all other sites: they get the ledger from there.
+    """
+    head = log.reader.head()
+    if head.size < log.size:
+        raise RolledBack(f"it shows {head.size} entries of a log that was just written there up to {log.size}")
+    tree = log.reader.tree(head)
+    for tile in new_tiles(before, log.size):
+        tree.tile(tile)
+        if tile.level == 0:
+            tree.bundle(tile.index)
 
 
 def _largest_head(

@@ -1,0 +1,109 @@
+"""Each site killed, cut off, filled, slow and hostile, at every step of backup, failover, sync, rebuild and evacuation.
+
+The steps are the calls that a run without faults makes at a site. By default the first, the last and another one are
+tried at each site, and of hostile hosts one for each manner; all with ``EXCLAVE_FAULTS=all`` (``make faults``). Each
+case runs to its end and is judged by the outsider's verifier and by restores; ``docs/faults.md`` says what counts as
+found, healed and lost.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from exclave.ids import Label
+from exclave.sites.recording import Call, RecordingSite
+from support.fault_table import FAULTS, OPERATIONS, FaultTable, Row
+from support.fault_world import World, empty, world
+from support.struck import MANNERS, WRITES, Struck
+
+MUST_GO_ON = ("backup", "failover")
+"""What one bad site of three does not stop."""
+EVERYTHING = os.environ.get("EXCLAVE_FAULTS") == "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One fault at one step at one site."""
+
+    label: Label
+    at: int
+    step: str
+    manner: str
+
+
+def steps(made: World, operation: str) -> dict[Label, tuple[Call, ...]]:
+    """What the operation asks of each site when nothing happens to any."""
+    made.begin(operation)
+    recording = {label: RecordingSite(site, keep_calls=True) for label, site in made.plain().items()}
+    done = made.run(operation, recording)
+    assert done.ok
+    assert [f for f in made.verified(made.plain()).findings if f.grave] == []
+    return {label: site.calls for label, site in recording.items()}
+
+
+def cases(made: World, operation: str, fault: str) -> Iterator[Case]:
+    """All, or the sample; of a full disk and of one that lies only the writes."""
+    for label, calls in steps(made, operation).items():
+        for manner in MANNERS if fault == "hostile" else ("",):
+            only_writes = fault == "filled" or manner == "lies"
+            places = [n for n, call in enumerate(calls, 1) if not only_writes or call.operation in WRITES]
+            if not EVERYTHING and places:
+                one = random.Random(f"{operation} {fault} {label} {manner}").choice(places)
+                places = [one] if manner else sorted({places[0], one, places[-1]})
+            for at in places:
+                yield Case(label, at, f"{calls[at - 1].operation} {calls[at - 1].name}", manner)
+
+
+def play(made: World, operation: str, fault: str, case: Case) -> Row:
+    """One case to its end."""
+    made.begin(operation)
+    plain = made.plain()
+    folder = made.folder(case.label)
+    bad = Struck(plain[case.label], fault, case.at, manner=case.manner, destroy=lambda: empty(folder))
+    sites = {**plain, case.label: bad}
+    done = made.run(operation, sites)
+    failed = not done.ok
+    if failed and operation in MUST_GO_ON:
+        # Whoever ran it runs it again, and what is wrong with the site is as wrong as before.
+        done = made.run(operation, sites)
+        assert done.ok, f"one bad site of three stops it: {done.why}"
+    if not bad.struck:
+        return Row(1, 1, 0, 1, 0)  # calls came in another order, and there were fewer
+    seen = made.verified(sites)
+    found = failed or case.label in done.named or any(f.site == case.label for f in seen.findings)
+    harmless = not found and made.whole(case.label, plain)
+    others = {label: site for label, site in plain.items() if label != case.label}
+    made.renew(operation, others)
+    promised = frozenset({1, 2}) | done.promised
+    lost = made.lost(sites, promised) + made.lost(others, promised)
+    healed = made.heal(case.label, plain, whole=fault in ("killed", "hostile") or operation == "rebuild")
+    if not done.ok:
+        done = made.run(operation, plain)
+    healed = healed and done.ok and made.whole(case.label, plain)
+    healed = healed and not [f for f in made.verified(plain).findings if f.grave]
+    lost += made.lost({case.label: plain[case.label]}, promised)
+    return Row(1, int(harmless), int(found), int(healed), lost)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_every_step(operation: str, fault: str, fault_table: FaultTable) -> None:
+    """Backups and failovers go on; each fault is named or changes nothing; sites heal from each other without home;
+    every version that was promised comes back as it was: while the fault lasts, without the site, and from it alone."""
+    made, wrong, chosen = world(), [], list(cases(world(), operation, fault))
+    assert chosen
+    for case in chosen:
+        try:
+            row = play(made, operation, fault, case)
+        except AssertionError as error:
+            row = Row(1)
+            wrong.append(f"{case.manner} {case.label} {case.at} {case.step}: {error}")
+        if not row.whole:
+            wrong.append(f"{case.manner} {case.label} {case.at} {case.step}: {row}")
+        fault_table.told(operation, fault, row)
+    assert not wrong, "\n".join(wrong)
