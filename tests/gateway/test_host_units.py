@@ -90,7 +90,11 @@ def test_the_gateway_makes_no_call_that_the_unit_refuses(tmp_path: Path) -> None
         child = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for pid in child:
             subprocess.run(["kill", "-TERM", pid], check=False)
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=90)
+        finally:
+            for pid in child if process.poll() is None else ():
+                subprocess.run(["kill", "-KILL", pid], check=False)
     # execve, and what precedes it, is systemd's own doing before the filter.
     made = set(_CALL.findall(trace.read_text())) - {"execve"}
     assert len(made) > 30

@@ -56,7 +56,7 @@ def site(
 
 
 def _wait(told: threading.Event) -> None:
-    """Until it is told. In short waits: the kernel may hand a signal to another thread, which does not wake this one."""
+    """Until it is told. In short waits: a signal may go to another thread, which does not wake this one."""
     while not told.wait(0.5):
         pass
 
