@@ -256,7 +256,8 @@ def _sync_each_object(engine: Seaweed) -> None:
     at = [f"-{of}=127.0.0.1:{ports[f'-{of}.port'.encode()]}" for of in ("master", "filer")]
     subprocess.run(
         [weed_program(), "shell", *at],
-        input=b"fs.configure -locationPrefix=/buckets/ -fsync=true -apply\n", check=True, capture_output=True, timeout=60,
+        input=b"fs.configure -locationPrefix=/buckets/ -fsync=true -apply\n",
+        check=True, capture_output=True, timeout=60,
     )  # fmt: skip
 
 
