@@ -7,6 +7,7 @@
     az://container/prefix?…     a container of Azure Blob Storage: ``open_azure``
     gs://bucket/prefix?…        a bucket of Google Cloud Storage: ``open_gcs``
     https://host:port/FINGERPRINT?…  a host that runs `exclave serve site`: ``open_gateway``
+    web:https://host/path?…     a site's folder behind any web server, for reading: ``open_web``
     coded:K?member=…&member=…   several of these, any K of which are enough: ``coded``
 """
 
@@ -29,11 +30,19 @@ from exclave.sites.patience import USUAL, Patience
 
 _Opener = Callable[[SplitResult, Mapping[str, str], Patience], Site]
 
+
+def _open_web(parts: SplitResult, environment: Mapping[str, str], patience: Patience) -> Site:
+    from exclave.sites.open_web import open_web  # noqa: PLC0415 - httpx takes longer than a backup without changes
+
+    return open_web(parts, environment, patience)
+
+
 _BY_SCHEME: dict[str, _Opener] = {
     "az": open_azure,
     "gs": open_gcs,
     "https": open_gateway,
     "s3": open_s3,
+    "web": _open_web,
 }
 """How each kind of site over a network is opened: address, environment, patience. Such a site retries by itself."""
 
