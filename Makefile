@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check bench crash clean lock
+.PHONY: demo test check bench crash clean lock verifier
 
 demo: $(STAMP)
 	$(BIN)/exclave demo
@@ -26,6 +26,10 @@ bench: $(STAMP) .system
 	$(BIN)/python bench/status.py
 	$(BIN)/python bench/login.py
 	$(BIN)/python bench/reading.py --quick
+
+# The outsider's verifier as a package of its own, in dist/.
+verifier: $(STAMP)
+	$(BIN)/python tools/build_verifier.py
 
 # Every durable call of a backup, a deletion and a rekey × all that can happen to it; `make test` plays a sample.
 crash: $(STAMP) .system

@@ -78,6 +78,11 @@ HOSTING = (
     ("docs/runbooks/gateway.md", {"/srv/host": "/gateway", "/srv/writer": "/writer"}),
 )
 """A machine of somebody else, who knows no state."""
+AUDITING = (
+    ("docs/tutorial.md", TUTORIAL),
+    ("docs/runbooks/auditor.md", RUNBOOK),
+)
+"""A site is altered."""
 LEAVING = (
     ("docs/tutorial.md", TUTORIAL),
     ("docs/runbooks/protect.md", RUNBOOK),
@@ -182,8 +187,8 @@ def same(expected: str, printed: str) -> bool:
 
 @pytest.mark.parametrize(
     "story",
-    [STORY, KEEPING, APART, DELETING, CHANGING, READING, LEAVING, HOSTING],
-    ids=["story", "keeping", "apart", "deleting", "changing", "reading", "leaving", "hosting"],
+    [STORY, KEEPING, APART, DELETING, CHANGING, READING, LEAVING, HOSTING, AUDITING],
+    ids=["story", "keeping", "apart", "deleting", "changing", "reading", "leaving", "hosting", "auditing"],
 )
 def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], ...]) -> None:
     """Tutorial and runbooks do, from the first command to the last, what they show."""
@@ -209,7 +214,7 @@ def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], 
 
 def test_something_is_run() -> None:
     """A document whose marks went lost would pass unnoticed."""
-    for name, _ in (*STORY, *KEEPING, *APART, *DELETING, *CHANGING, *READING, *LEAVING, *HOSTING):
+    for name, _ in (*STORY, *KEEPING, *APART, *DELETING, *CHANGING, *READING, *LEAVING, *HOSTING, *AUDITING):
         assert len(steps(name)) >= 2, name
 
 

@@ -1,0 +1,224 @@
+"""The verifier's wheel: nothing else of Exclave in it, and it checks an embassy and a proof alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from types import ModuleType
+
+import cryptography
+import pytest
+
+from support.small_home import Register, SmallHome
+
+ROOT = Path(__file__).resolve().parents[2]
+VERIFIER = ROOT / "packaging" / "verifier"
+PARTS = {"__init__.py", "crypto", "errors.py", "formats", "ids.py", "rules", "sites", "verify"}
+
+
+@dataclass(frozen=True, slots=True)
+class Auditor:
+    """A machine with nothing but the verifier."""
+
+    program: Path
+    wheel: Path
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # Of the environment nothing: what the tests' own Python finds, this one must not.
+        return subprocess.run(
+            [str(self.program), *arguments], env={"LANG": "C.UTF-8"}, capture_output=True, text=True, check=False
+        )
+
+
+@dataclass
+class Recorded(Register):
+    """A register of which each document can be proven."""
+
+    def block(self) -> str:
+        return super().block().replace("rto_s = 900", "rto_s = 900\nrecords = true", 1)
+
+
+@pytest.fixture(scope="module")
+def auditor(tmp_path_factory: pytest.TempPathFactory) -> Auditor:
+    """The wheel, built and installed without network into an environment that has its dependencies and no Exclave."""
+    folder = tmp_path_factory.mktemp("auditor")
+    build = [sys.executable, str(ROOT / "tools" / "build_verifier.py"), str(folder)]
+    wheel = Path(subprocess.run(build, check=True, capture_output=True, text=True).stdout.strip())
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "env")], check=True)
+    python = folder / "env" / "bin" / "python"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--no-deps", "--no-index", str(wheel)],
+        check=True,
+    )
+    others = folder / "others"
+    others.mkdir()
+    for entry in Path(cryptography.__file__).parents[1].iterdir():
+        if "exclave" not in entry.name:
+            (others / entry.name).symlink_to(entry)
+    (site,) = (folder / "env").glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(f"{others}\n")
+    return Auditor(folder / "env" / "bin" / "exclave-verify", wheel)
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> SmallHome:
+    """One register at three folders, one version, and a proof of one of its documents."""
+    folder = tmp_path_factory.mktemp("town")
+    deeds = folder / "deeds"
+    deeds.mkdir()
+    (deeds / "deed-1.txt").write_text("Deed 1: Maria sells to Luc.\n")
+    made = SmallHome(folder, [Recorded("land", [("deeds", "files", {"path": str(deeds)})])]).found()
+    made.backup()
+    made.ok("prove", "land", "deed-1.txt", "--dataset", "deeds", "--home", str(made.folder), "--out", proof(made))
+    return made
+
+
+def proof(town: SmallHome) -> str:
+    return str(town.root / "deed.tlog-proof")
+
+
+def sites(town: SmallHome) -> list[str]:
+    return [f"{name}={url}" for name, url in town.urls.items()]
+
+
+def everything(town: SmallHome) -> dict[str, tuple[int, int]]:
+    """Each file at the sites: length and time of its last change."""
+    files = [p for p in (town.root / "sites").rglob("*") if p.is_file()]
+    return {str(p): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
+
+
+def test_the_wheel_holds_nothing_else(auditor: Auditor) -> None:
+    """Only the parts that a check needs, and of those no more than it imports."""
+    names = [n for n in zipfile.ZipFile(auditor.wheel).namelist() if not n.startswith("exclave_verify-")]
+    assert {name.split("/")[1] for name in names} == PARTS
+    assert {name.split("/")[0] for name in names} == {"exclave"}
+    assert "exclave/verify/embassy.py" in names
+    for unneeded in ("formats/manifest.py", "crypto/passphrase.py", "sites/erasing.py", "sites/recording.py"):
+        assert f"exclave/{unneeded}" not in names
+
+
+def test_its_dependencies_are_declared() -> None:
+    """What its modules import from elsewhere is what its page of metadata asks for."""
+    closure = load_closure()
+    declared = tomllib.loads((VERIFIER / "pyproject.toml").read_text())["project"]
+    asked = {re.split(r"[<>=\[]", line)[0] for line in declared["dependencies"]}
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert set(declared["dependencies"]) <= set(whole)
+    used: set[str] = set()
+    known = packages_distributions()
+    for path in closure.find_modules().values():
+        tops = {name.split(".")[0] for name in closure._imported(path)} - sys.stdlib_module_names - {"exclave"}
+        used |= {known[top][0] for top in tops}
+    assert used - {"pyeclib"} == asked
+
+
+def load_closure() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("verifier_closure", VERIFIER / "closure.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_another_part_of_exclave_breaks_the_build() -> None:
+    """Whoever makes the verifier import code that writes versions is told at once."""
+    with pytest.raises(ValueError, match=r"exclave\.operations"):
+        load_closure().find_modules("exclave.operations.backup")
+
+
+def test_it_has_no_exclave(auditor: Auditor) -> None:
+    """The commands that write, and the keys, cannot even be imported there."""
+    for part in ("cli", "operations", "ledger", "vault", "keys"):
+        done = subprocess.run(
+            [auditor.program.parent / "python", "-c", f"import exclave.{part}"],
+            env={},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 1, part
+        assert b"ModuleNotFoundError" in done.stderr
+
+
+def test_an_embassy(auditor: Auditor, town: SmallHome) -> None:
+    """The fingerprint and the sites' addresses are enough; nothing at the sites is changed."""
+    before = everything(town)
+    done = auditor.run("--fingerprint", town.fingerprint, *sites(town))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Every signature, history and byte that was read is right." in done.stdout
+    assert everything(town) == before
+    told = auditor.run("--fingerprint", town.fingerprint, "--json", *sites(town))
+    assert json.loads(told.stdout)["ok"] is True
+
+
+def test_a_part_of_an_embassy(auditor: Auditor, town: SmallHome) -> None:
+    """A site that cannot be read is no fault, and not nothing: exit code 1."""
+    done = auditor.run("--fingerprint", town.fingerprint, *sites(town)[:2], f"nord=dir:{town.root}/nowhere")
+    assert done.returncode == 1, done.stdout
+    assert "NOT looked at, or not wholly: nord." in done.stdout
+
+
+def test_a_flipped_byte(auditor: Auditor, town: SmallHome) -> None:
+    """One byte of one pack at one site: that pack at that site, exit code 20."""
+    pack = next(p for p in town.site("lux").rglob("pack/**/*") if p.is_file())
+    good = pack.read_bytes()
+    mode = pack.stat().st_mode
+    pack.chmod(0o644)
+    pack.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    try:
+        done = auditor.run("--fingerprint", town.fingerprint, *sites(town))
+    finally:
+        pack.write_bytes(good)
+        pack.chmod(mode)
+    assert done.returncode == 20
+    (fault,) = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
+    assert fault.startswith("FAULT lux: corrupt-object: ")
+    assert pack.name in fault
+
+
+def test_another_state(auditor: Auditor, town: SmallHome) -> None:
+    """Sites of a state that was not asked for: nothing is said about them but that."""
+    done = auditor.run("--fingerprint", "0" * 64, *sites(town))
+    assert done.returncode not in (0, 1)
+    assert "There are faults" in done.stdout
+
+
+def test_a_proof(auditor: Auditor, town: SmallHome) -> None:
+    """One document, with nothing but the fingerprint; another document or state and a changed proof are refused."""
+    document = town.root / "deeds" / "deed-1.txt"
+    done = auditor.run("--fingerprint", town.fingerprint, "--proof", proof(town), str(document))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PROVEN: the document 'deed-1.txt' of deeds")
+    assert "is that very document" in done.stdout
+    other = town.root / "other.txt"
+    other.write_text("Deed 1: Marla sells to Luc.\n")
+    assert auditor.run("--fingerprint", town.fingerprint, "--proof", proof(town), str(other)).returncode == 21
+    assert auditor.run("--fingerprint", "0" * 64, "--proof", proof(town)).returncode == 25
+    late = auditor.run("--fingerprint", town.fingerprint, "--proof", proof(town), "--least-charter", "2")
+    assert late.returncode == 23
+    data = bytearray(Path(proof(town)).read_bytes())
+    data[len(data) * 2 // 3] ^= 1
+    changed = town.root / "changed"
+    changed.write_bytes(data)
+    refused = auditor.run("--fingerprint", town.fingerprint, "--proof", str(changed))
+    assert refused.returncode not in (0, 1)
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_call_that_is_wrong(auditor: Auditor, town: SmallHome) -> None:
+    """No site, no such scheme, two of a name, no fingerprint, no such file: exit code 2 or 3, and what to do."""
+    pinned = ("--fingerprint", town.fingerprint)
+    (_, url), *_ = town.urls.items()
+    for wrong in (pinned, (*pinned, "ftp://x"), (*pinned, f"a={url}", f"a={url}"), ("--fingerprint", "3f9a"), (url,),
+                  (*pinned, "--proof", "/nowhere")):  # fmt: skip
+        done = auditor.run(*wrong)
+        assert done.returncode in (2, 3), wrong
+        assert "Traceback" not in done.stderr
