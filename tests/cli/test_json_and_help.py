@@ -103,9 +103,10 @@ KEYS: dict[str, str] = {
     "charter publish": "failed fingerprint number signers sites",
     "charter show": "charter charters findings fingerprint signers",
     "charter policy": "charter policy",
+    "timestamp": "asked proven",
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
     " new_chunks objects protected protected_at protection read_bytes register register_id reused_files rpo_met_s rpo_s"
-    " sequence shipped_bytes sites suspicious time total_bytes witnesses witnesses_failed]",
+    " sequence shipped_bytes sites suspicious time timestamps timestamps_failed total_bytes witnesses witnesses_failed]",
     "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects placement"
     " protected sequence signals sites time witnessed]]",
     "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",
@@ -173,6 +174,7 @@ def test_json_of_every_command(tmp_path: Path) -> None:
     home.fingerprint = ok("charter publish", draft, *home.home)["fingerprint"]
     ok("charter show", *home.home)
     ok("charter policy", *home.home)
+    ok("timestamp", "--show", *home.home)
     ok("backup", *home.home)
     ok("snapshots", *home.home)
     ok("retention", *home.home)

@@ -143,5 +143,7 @@ def _show(r: Receipt) -> None:
         say(f"  witnesses: {', '.join(r.witnesses) or 'none'} (needed: {r.quorum})")
     for what in r.suspicious:
         say(f"  SUSPICIOUS, {what} (exclave snapshots {r.register})")
-    for label, why in (*r.failed.items(), *r.witnesses_failed.items()):
+    if r.timestamps:
+        say(f"  dated by {', '.join(r.timestamps)}")
+    for label, why in (*r.failed.items(), *r.witnesses_failed.items(), *r.timestamps_failed.items()):
         say(f"  {label}: {why}")

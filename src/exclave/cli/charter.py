@@ -13,7 +13,7 @@ from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Json, Sites, counted, not_signed, note, print_json, say, table, typed, when
 from exclave.cli.warrant import require_yes
 from exclave.formats.charter import CharterRegister, ParsedCharter
-from exclave.ids import Digest, Label, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id
+from exclave.ids import Digest, Label, RegisterId, now, sha256, parse_digest, parse_fingerprint, parse_register_id
 from exclave.operations import charter as verb
 from exclave.operations.deletion import holds_lifted
 from exclave.operations.home import Home
@@ -164,6 +164,12 @@ def _kept(register: CharterRegister) -> str:
 
 def _show_policy(charter: ParsedCharter) -> None:
     policy, names = charter.policy, {w.label for w in charter.witnesses}
+    if charter.authorities:
+        table(
+            ("timestamp authority", "policy", "address", "SHA-256 of its root"),
+            ((a.label, a.policy or "any", a.url, sha256(a.root).hex()[:16] + "…") for a in charter.authorities),
+        )
+        say("")
     if not names:
         say("No witnesses: only the sites, beside each other, show that nothing was taken back.\n")
         return

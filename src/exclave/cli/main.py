@@ -74,6 +74,7 @@ _ALONE = (
     "rekey",
     "verify",
     "prove",
+    "timestamp",
     "scrub",
     "ship",
     "status",

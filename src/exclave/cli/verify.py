@@ -132,6 +132,11 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
                 f" {when(gone.time)} by warrant {gone.warrant.hex()[:16]}…")  # fmt: skip
         for left in register.exits:
             say(f"{names[register.register]}: {left.text()}")
+    for register in report.registers:
+        for newest in {dated.authority: dated for dated in register.timestamps}.values():
+            if newest.sequence is not None:
+                say(f"version {newest.sequence} of {names[register.register]} existed before {when(newest.before)}"
+                    f" by {newest.authority}.")  # fmt: skip
     for found in report.findings:
         mark = "[bold red]FAULT[/bold red]" if found.grave else "[yellow]note [/yellow]"
         out.print(mark, end=" ")

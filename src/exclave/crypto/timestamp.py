@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from asn1crypto import cms, core, tsp  # type: ignore[import-untyped]
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from rfc3161_client import (
     HashAlgorithm,
     TimestampRequestBuilder,
@@ -21,12 +24,19 @@ from rfc3161_client import (
 )
 
 from exclave.errors import ConfigError, CorruptObject, MalformedError, NotAuthorised
-from exclave.formats.timestamp import MAX_ROOT_BYTES, MAX_TOKEN_BYTES, Authority
 from exclave.ids import Digest, Instant
 
 _SHA256 = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
+MAX_ROOT_BYTES = 4096
+"""Of a root certificate: its base64 fits into a line of a charter."""
+MAX_TOKEN_BYTES = 32 << 10
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_LEAST_GRANTED = 0
+_GRANTED = 0
+_UNREADABLE = (
+    ValueError, TypeError, KeyError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What the parsers of certificates and answers raise for bytes that are none."""
 MOST_ACCURACY_US = 3600 * 1_000_000
 """An authority that does not know the hour knows no time."""
 
@@ -55,7 +65,7 @@ def root_certificate(data: bytes, name: str) -> bytes:
     try:
         root = x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
         basic = root.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+    except (x509.ExtensionNotFound, *_UNREADABLE) as error:
         raise ConfigError(f"{name} is not a root certificate in PEM or DER") from error
     der = root.public_bytes(Encoding.DER)
     if not basic.ca or root.issuer != root.subject:
@@ -76,11 +86,13 @@ def request_timestamp(message: bytes) -> TimestampRequest:
 
 
 def verify_timestamp(
-    token: bytes, digest: Digest, authority: Authority, *, nonce: int | None = None
+    token: bytes, digest: Digest, *, root: bytes, policy: str | None, nonce: int | None = None
 ) -> VerifiedTimestamp:
-    """Before when, by ``authority``, something with the SHA-256 ``digest`` existed.
+    """Before when something with the SHA-256 ``digest`` existed, by an authority under ``root`` (DER).
 
-    (1) the answer is in form and grants what was asked · (2) it is signed, by a certificate that leads to the charter's
+    ``policy``: the only one whose tokens count (dotted); None: any. ``nonce``: the one that was sent, if it is known.
+
+    (1) the answer is in form and grants what was asked · (2) it is signed, by a certificate that leads to the
     root and was valid at the token's own time · (3) that certificate may sign timestamps and nothing else · (4) policy,
     nonce and digest are those asked for · (5) its time is exact enough to mean something. ``MalformedError`` for (1),
     ``NotAuthorised`` for (2), (3) and policy, ``CorruptObject`` for another digest, nonce or a time without meaning.
@@ -93,33 +105,48 @@ def verify_timestamp(
         raise CorruptObject("this timestamp is about something else")
     if nonce is not None and info.nonce != nonce:
         raise CorruptObject("this timestamp answers another request: its nonce is not the one that was sent")
-    policy = info.policy.dotted_string
-    if authority.policy not in (None, policy):
-        raise NotAuthorised(f"{authority.label} made this timestamp under the policy {policy}, not {authority.policy}")
+    found = info.policy.dotted_string
+    if policy not in (None, found):
+        raise NotAuthorised(f"this timestamp was made under the policy {found}, not {policy}")
     try:
-        root = x509.load_der_x509_certificate(authority.root)
         # Whatever else is added here would be trusted like a root: intermediates come with the token.
-        VerifierBuilder().add_root_certificate(root).build().verify(answer, digest)  # (2)
+        VerifierBuilder().add_root_certificate(x509.load_der_x509_certificate(root)).build().verify(
+            answer, digest
+        )  # (2)
         signer = _signer(answer)
-    except (VerificationError, ValueError, x509.DuplicateExtension) as error:
-        raise NotAuthorised(f"this timestamp is not signed as {authority.label} must: {error}") from error
+    except (VerificationError, *_UNREADABLE) as error:
+        raise NotAuthorised(f"this timestamp is not signed by whom it must be: {error}") from error
     if list(signer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) != [  # (3)
-        x509.ExtendedKeyUsageOID.TIME_STAMPING
+        ExtendedKeyUsageOID.TIME_STAMPING
     ]:
         raise NotAuthorised("the certificate that signed this timestamp may sign other things too")
-    return VerifiedTimestamp(_before(answer), policy, signer.subject.rfc4514_string())
+    return VerifiedTimestamp(_before(answer), found, signer.subject.rfc4514_string())
 
 
 def _parse(token: bytes) -> TimeStampResponse:
     try:
-        answer = decode_timestamp_response(token)
-        granted = answer.status == _LEAST_GRANTED
+        answer = decode_timestamp_response(_sorted(token))
+        granted = answer.status == _GRANTED
         _ = answer.tst_info if granted else None
-    except (ValueError, TypeError) as error:
+    except _UNREADABLE as error:
         raise MalformedError("this is not an answer of a timestamp authority") from error
     if not granted:
         raise MalformedError(f"the timestamp authority refused: {'; '.join(answer.status_string)[:200] or 'no reason'}")
     return answer
+
+
+def _sorted(token: bytes) -> bytes:
+    """``token`` with the certificates that lie beside the signature in DER's order, as the parser insists.
+
+    OpenSSL's own authority writes them in the order that it was given. No signature covers them, so nothing is lost.
+    """
+    answer = tsp.TimeStampResp.load(token, strict=True)
+    if not isinstance(answer["time_stamp_token"], core.Void):
+        beside = answer["time_stamp_token"]["content"]["certificates"]
+        if isinstance(beside, cms.CertificateSet):
+            ordered = sorted(beside, key=lambda choice: choice.dump())
+            answer["time_stamp_token"]["content"]["certificates"] = cms.CertificateSet(ordered)
+    return bytes(answer.dump(force=True))
 
 
 def _signer(answer: TimeStampResponse) -> x509.Certificate:

@@ -34,6 +34,7 @@ class Part(StrEnum):
     HEAD = "head"
     STAGE = "stage"
     COSIGNED = "cosigned"
+    TIMESTAMP = "timestamp"
     TILE = "tile"
     BUNDLE = "bundle"
 
@@ -49,6 +50,7 @@ _PLACE = re.compile(r"([0-9]{8})-([0-9a-f]{16})\Z")
 _TILE = re.compile(r"tile/([0-7]|entries)/((?:x[0-9]{3}/)*[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?\Z")
 _STAGE = re.compile(r"stage/((?:x[0-9]{3}/)*[0-9]{3})\Z")
 _COSIGNED = re.compile(r"cosigned/[0-9]{20}-[0-9a-f]{16}\Z")
+_TIMESTAMP = re.compile(r"timestamp/[0-9]{20}-[0-9a-f]{16}\Z")
 _MAX_GROUPS = 7
 """Numbers of up to 21 digits: every size fits."""
 
@@ -110,6 +112,8 @@ def _in_log(key: Key, at: ObjectName) -> ObjectName:
         return at
     if _COSIGNED.match(rest):
         return replace(at, part=Part.COSIGNED)
+    if _TIMESTAMP.match(rest):
+        return replace(at, part=Part.TIMESTAMP)
     if match := _STAGE.match(rest):
         return replace(at, part=Part.STAGE, number=_number(match[1], key))
     match = _TILE.match(rest)

@@ -1,4 +1,4 @@
-"""Timestamps of checkpoints (RFC 3161): whom a charter believes, and where tokens lie. Page: ``docs/spec/timestamp.md``.
+"""Timestamps of checkpoints (RFC 3161): whom a charter believes, where tokens lie. Page: ``docs/spec/timestamp.md``.
 
 In a charter, after the quorum of witnesses, 0 … 8 lines, sorted by label::
 
@@ -6,7 +6,7 @@ In a charter, after the quorum of witnesses, 0 … 8 lines, sorted by label::
 
 A token stands beside the log whose checkpoint it is about, as the authority sent it (DER of a TimeStampResp)::
 
-    <prefix>timestamp/<size>-<hash>     the checkpoint's size in 20 digits; the first 16 hex digits of the token's SHA-256
+    <prefix>timestamp/<size>-<hash>     the checkpoint's size in 20 digits; the first 16 hex digits of its own SHA-256
 """
 
 from __future__ import annotations
@@ -79,7 +79,13 @@ def parse_authority_url(text: str) -> str:
     except ValueError as error:
         raise MalformedError("a timestamp authority's address is not a URL") from error
     plain = text.isascii() and text.isprintable() and " " not in text and len(text) <= MAX_URL_CHARS
-    if not plain or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.fragment:
+    if (
+        not plain
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or "@" in parts.netloc
+        or parts.fragment
+    ):
         raise MalformedError(f"a timestamp authority's address looks like https://tsa.example/ts, not {text[:60]!r}")
     return text
 

@@ -27,6 +27,7 @@ from exclave.formats.note import parse_note
 from exclave.formats.objectname import REPLACED, ObjectName, Part, parse_object_name
 from exclave.formats.stage import MAX_STAGE_BYTES, parse_stage
 from exclave.formats.tile import HASH_BYTES, MAX_BUNDLE_BYTES, TILE_WIDTH, Tile, parse_bundle
+from exclave.formats.timestamp import MAX_TOKEN_BYTES
 from exclave.ids import Digest, Key
 from exclave.ledger.public_notes import NOTES, check_form, is_vouched_for
 from exclave.rules.checkpoints import VerifiedCheckpoint
@@ -68,7 +69,7 @@ class WriteGuard:
             raise NotAuthorised(f"{wanted.key} is a head: it is replaced where it is as expected, and not put")
         if name.part in NOTES:
             self._check_note(name, wanted)
-        elif name.part in (Part.STAGE, Part.COSIGNED, Part.TILE, Part.BUNDLE, Part.BATCH):
+        elif name.part in (Part.STAGE, Part.COSIGNED, Part.TIMESTAMP, Part.TILE, Part.BUNDLE, Part.BATCH):
             known = self._epoch(name)
             if name.part is not Part.BATCH:
                 self._check_log_object(name, known, wanted)
@@ -161,7 +162,8 @@ class WriteGuard:
                 raise MalformedError(f"a tile of {name.width} hashes has {name.width * HASH_BYTES} bytes")
             if not repair:
                 self._require_unfinished(known)
-        limit = {Part.STAGE: MAX_STAGE_BYTES, Part.BUNDLE: MAX_BUNDLE_BYTES}.get(name.part, GUARDED_BYTES)
+        longest = {Part.STAGE: MAX_STAGE_BYTES, Part.BUNDLE: MAX_BUNDLE_BYTES, Part.TIMESTAMP: MAX_TOKEN_BYTES}
+        limit = longest.get(name.part, GUARDED_BYTES)
         if wanted.size_bytes > limit:
             raise MalformedError(f"{wanted.size_bytes} bytes; at most {limit} can be right under {wanted.key}")
         if wanted.data is None:
@@ -172,6 +174,10 @@ class WriteGuard:
             size, start = wanted.key.rpartition("/")[2].split("-")
             if self._verified(known, wanted.data).size != int(size) or not wanted.digest.hex().startswith(start):
                 raise CorruptObject(f"{wanted.key} is not named by the head's size and hash", key=wanted.key)
+        elif name.part is Part.TIMESTAMP:
+            # What it proves is for its readers to say; here it takes no more room than a token.
+            if not wanted.digest.hex().startswith(wanted.key.rpartition("-")[2]):
+                raise CorruptObject(f"{wanted.key} is not named by the token's hash", key=wanted.key)
         elif name.part is Part.BUNDLE:
             parse_bundle(wanted.data, name.width)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from exclave.crypto.hpke import SealingKey
@@ -29,6 +29,7 @@ from exclave.formats.leaf import MAX_SEQUENCE, VersionLeaf, parse_version_leaf
 from exclave.formats.manifest import Secrets
 from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
+from exclave.ledger.timestamp_client import ask_timestamp
 from exclave.operations.carry import carry_lists, carry_state
 from exclave.operations.home import Home
 from exclave.operations.keeping import carry_orders, charter_facts, leave_doomed
@@ -36,6 +37,7 @@ from exclave.operations.ledger_entry import Entered, enter, settle_outbox, shown
 from exclave.operations.new_epoch import forget_others, rekey_facts, require_not_older
 from exclave.operations.records import Committing
 from exclave.operations.signals import Observer, without_signals
+from exclave.operations.timestamp import stamp_due
 from exclave.registers.contract import Capture, Clock
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.lease import require_basis_now
@@ -109,6 +111,10 @@ class Receipt:
     """Age of the captured state when the version was protected, in seconds."""
     suspicious: tuple[str, ...] = ()
     """What is not as usual in what changed, in sentences: see ``exclave snapshots``."""
+    timestamps: tuple[Label, ...] = ()
+    """Authorities that dated the ledger, if that was due."""
+    timestamps_failed: dict[Label, str] = field(default_factory=dict)
+    """Authorities that should have and did not, and sites that did not take a token."""
 
     @property
     def witnessed(self) -> bool:
@@ -197,7 +203,9 @@ def backup(
             index.close()
             shutil.rmtree(staging, ignore_errors=True)
         done = clock()
-        return _receipt(run, name, leaf, sealed, entered, done, observer.clear)  # (6)
+        receipt = _receipt(run, name, leaf, sealed, entered, done, observer.clear)  # (6)
+        stamped = stamp_due(home, run.view, register, run.sites, ask_timestamp, now=done)
+        return replace(receipt, timestamps=stamped.authorities, timestamps_failed=stamped.failed)
 
 
 def _begin(home: Home, register: RegisterId, sites: Mapping[Label, Site], to: Sequence[Label], now: Instant) -> _Run:

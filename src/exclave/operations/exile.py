@@ -86,7 +86,8 @@ def config_text(
         lines += [f"needed = {group.needed}", f"members = [{members}]"]
     for authority in charter.authorities:
         lines += ["", "[[timestamp]]", f"name = {toml_text(authority.label)}", f"url = {toml_text(authority.url)}"]
-        lines += [f"root = {toml_text(f'cards/{authority.label}.root.der')}", f"policy = {toml_text(authority.policy or ANY)}"]
+        lines.append(f"root = {toml_text(f'cards/{authority.label}.root.der')}")
+        lines.append(f"policy = {toml_text(authority.policy or ANY)}")
     for register in charter.registers:
         if register.id in annexes:
             lines += _register(register, annexes[register.id], options)

@@ -54,6 +54,7 @@ def verify_embassy(
         check.ledgers()
         check.boxes()
         check.feeds()
+        check.timestamps()
         check.lists(read_packs=read_packs)
     total = 0
     if read_packs:  # (3)

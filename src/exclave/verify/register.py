@@ -18,7 +18,7 @@ from exclave.formats.charter import CharterRegister
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
 from exclave.formats.paths import box_key, pack_key
 from exclave.formats.tile import checkpoint_key
-from exclave.ids import Digest, Epoch, Instant, Key, Label, sha256
+from exclave.ids import Digest, Epoch, Instant, Key, Label, instant_text, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.placement import placement_of
@@ -32,8 +32,9 @@ from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterH
 from exclave.verify.inventory import read_lists
 from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
 from exclave.verify.objects import RegisterObjects
-from exclave.verify.report import NOT_ERASED, RegisterReport, SiteReport
+from exclave.verify.report import NOT_ERASED, Dated, RegisterReport, SiteReport
 from exclave.verify.state import Finding, StateView, finding
+from exclave.verify.timestamps import read_timestamps
 
 PUBLISHING_US = 15 * 60 * 1_000_000
 """So long may a source hold entries that its head does not show yet: somebody is publishing them."""
@@ -56,6 +57,7 @@ class RegisterCheck:
         self._history = RegisterHistory(rule.id, (), (), ())
         self._erased: dict[VersionNumber, Erased] = {}
         self._keys_due: frozenset[Epoch] = frozenset()
+        self._dated: tuple[Dated, ...] = ()
         self._exits: tuple[Exit, ...] = ()
 
     # Ledgers
@@ -149,6 +151,20 @@ class RegisterCheck:
             if name in labels and name not in self._rule.at and there:
                 error = LegalBasisMissing("this register lies at a site where the charter does not allow it")
                 self._note(name, "register", error, grave=False)
+
+    def timestamps(self) -> None:
+        """What timestamp authorities say of the ledgers, and whether the versions' own times agree."""
+        if self._rule.id not in self._view.epochs or not self._sources:
+            return
+        stamps, odd = read_timestamps(self._view, self._sources, self._history)
+        self.findings += odd
+        self._dated = tuple(Dated(s.authority, s.before, s.epoch, s.entries, s.sequence) for s in stamps)
+        for version in self._history.versions:
+            by = next((s for s in stamps if s.epoch == version.epoch and s.entries > version.index), None)
+            if by is not None and version.leaf.time > by.before + CLOCK_TOLERANCE_US:
+                when = instant_text(version.leaf.time)
+                text = f"its time is {when}, but {by.authority} saw it at {instant_text(by.before)}"
+                self._note("?", f"version {version.leaf.sequence}", CorruptObject(text), grave=False)
 
     # Objects
 
@@ -273,6 +289,7 @@ class RegisterCheck:
             placement_lacks=lacks,
             erased=tuple(self._erased[number] for number in sorted(self._erased)),
             exits=self._exits,
+            timestamps=self._dated,
         )
 
     def _age(self, latest: CountedVersion | None, age_s: int | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exclave.errors import PlacementUnmet, UnavailableError, all_errors
-from exclave.ids import Country, Epoch, Fingerprint, Instant, RegisterId, Sequence
+from exclave.ids import Country, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
 from exclave.verify.deletions import Erased
 from exclave.verify.exits import Exit
 from exclave.verify.state import Finding
@@ -33,6 +33,19 @@ class SiteReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Dated:
+    """A timestamp authority's word: everything up to there existed before that moment."""
+
+    authority: Label
+    before: Instant
+    epoch: Epoch
+    entries: int
+    """Of that epoch's log."""
+    sequence: Sequence | None
+    """The newest version among them."""
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterReport:
     """One register over all sources."""
 
@@ -54,6 +67,8 @@ class RegisterReport:
 
     erased: tuple[Erased, ...] = ()
     """Versions that are gone, or may be: they stay in the ledger, and are counted nowhere else."""
+    timestamps: tuple[Dated, ...] = ()
+    """The earliest first."""
     exits: tuple[Exit, ...] = ()
     """Sites that the register has left, and what their operators signed."""
 
