@@ -47,7 +47,7 @@ def test_nginx_shows_a_folder_that_verifies(tmp_path: Path) -> None:
             assert site.get(stat.key) == data
             assert site.stat(stat.key) == stat
             assert site.digest(stat.key).digest == sha256(data)
-            assert site.get_range(stat.key, 1, 5) == data[1:6]
+            assert site.get_range(stat.key, 1, min(5, len(data) - 1)) == data[1:6]
             assert site.get_range(stat.key, 1, 0) == b""
         now = Instant(state.time + 60_000_000)
         seen, direct = (verify_embassy({"home": source}, state.state, now=now) for source in (site, own))

@@ -28,6 +28,7 @@ from exclave.cli.proof_check import check_proof
 from exclave.cli.statement_check import verify_statement
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import RegisterId, now, parse_fingerprint
+from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 
 _EXAMPLE = "Example: exclave verify --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
@@ -148,6 +149,8 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
         say(f"The placement rule is not met: {', '.join(names[r] for r in report.placement_unmet)}.")
     if report.not_erased:
         say(f"What was erased is still shown by: {', '.join(report.not_erased)}.")
+    for sentence in advice(report, names):
+        say(sentence)
     say("Every signature, history and byte that was read is right." if report.ok else "There are faults: see above.")
     if report.unread:
         say(f"{counted(len(report.unread), 'site was', 'sites were')} NOT looked at, or not wholly:"

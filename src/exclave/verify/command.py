@@ -23,6 +23,7 @@ from exclave.formats.record import FileRecord, table_name
 from exclave.ids import Fingerprint, Instant, Label, instant_text, now, parse_fingerprint, parse_label
 from exclave.sites.contract import Readable
 from exclave.sites.opening import open_site
+from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
@@ -146,6 +147,7 @@ def _report_lines(report: EmbassyReport) -> Iterator[str]:
         yield f"What was erased is still shown by: {', '.join(report.not_erased)}."
     if report.unread:
         yield f"NOT looked at, or not wholly: {', '.join(report.unread)}."
+    yield from advice(report, {r.register: r.public_name for r in report.registers if r.public_name})
     yield "Every signature, history and byte that was read is right." if report.ok else "There are faults: see above."
 
 
