@@ -26,6 +26,8 @@ bench: $(STAMP) .system
 	$(BIN)/python bench/status.py
 	$(BIN)/python bench/login.py
 	$(BIN)/python bench/reading.py --quick
+	$(BIN)/python bench/verification.py --quick
+	$(BIN)/python bench/auditor.py --quick
 
 # The outsider's verifier as a package of its own, in dist/.
 verifier: $(STAMP)

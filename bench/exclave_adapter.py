@@ -128,6 +128,11 @@ class Exclave:
         """Check the whole site without any key."""
         return self._commands(VERIFY, state)
 
+    def verify_at(self, work: Path, fingerprint: str) -> list[Command]:
+        """The same as an outsider does it: with the site's address and the fingerprint, away from home."""
+        argv = [self._program, "verify", "--site", f"local=dir:{work}/site", "--fingerprint", fingerprint]
+        return [Command(argv, work, inside=self._inside)]
+
     def verify_without_packs(self, state: State) -> list[Command]:
         """The same but for the packs: what the start, the signatures and the ledger take of it."""
         return self._commands(VERIFY_WITHOUT_PACKS, state)
