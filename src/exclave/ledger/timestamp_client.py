@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
-
 from exclave.crypto.timestamp import request_timestamp, verify_timestamp
 from exclave.errors import SiteUnavailable
 from exclave.formats.timestamp import MAX_TOKEN_BYTES, Authority
 from exclave.ids import sha256
+from exclave.ledger.in_time import in_time
 
 STEP_SECONDS = 10.0
 """Longest wait for a connection, and for each next piece of an answer."""
 TOTAL_SECONDS = 30.0
+"""Longest one request may take, however slowly it drips."""
 
 
 def ask_timestamp(authority: Authority, message: bytes) -> bytes:
@@ -29,20 +29,25 @@ def ask_timestamp(authority: Authority, message: bytes) -> bytes:
 def _post(authority: Authority, query: bytes) -> bytes:
     import httpx  # noqa: PLC0415 - takes a tenth of a second to load, and a state may have no authorities
 
-    headers = {"Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply"}
-    deadline = time.monotonic() + TOTAL_SECONDS
+    headers = {
+        "Content-Type": "application/timestamp-query", "Accept": "application/timestamp-reply",
+        "Accept-Encoding": "identity",
+    }  # fmt: skip
+    who = f"the timestamp authority {authority.label}"
     body = bytearray()
-    try:
-        with (
-            httpx.Client(trust_env=False, follow_redirects=False, timeout=STEP_SECONDS) as client,
-            client.stream("POST", authority.url, content=query, headers=headers) as answer,
-        ):
-            if answer.status_code != 200:
-                raise SiteUnavailable(f"the timestamp authority {authority.label} answers {answer.status_code}")
-            for piece in answer.iter_raw(4096):
-                body += piece
-                if len(body) > MAX_TOKEN_BYTES or time.monotonic() > deadline:
-                    raise SiteUnavailable(f"the timestamp authority {authority.label} sends too much, or too slowly")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise SiteUnavailable(f"the timestamp authority {authority.label} does not answer: {error}") from error
-    return bytes(body)
+
+    def ask() -> bytes:
+        try:
+            with client.stream("POST", authority.url, content=query, headers=headers) as answer:
+                if answer.status_code != 200:
+                    raise SiteUnavailable(f"{who} answers {answer.status_code}")
+                for piece in answer.iter_raw():
+                    body.extend(piece)
+                    if len(body) > MAX_TOKEN_BYTES:
+                        raise SiteUnavailable(f"{who} sends too much")
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise SiteUnavailable(f"{who} does not answer: {error}") from error
+        return bytes(body)
+
+    with httpx.Client(trust_env=False, follow_redirects=False, timeout=STEP_SECONDS) as client:
+        return in_time(TOTAL_SECONDS, ask, who)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from exclave.formats.witness import (
     parse_signatures,
     parse_size,
 )
+from exclave.ledger.in_time import in_time
 from exclave.ledger.witness import FENCED_PREFIX
 from exclave.ledger.witness_store import log_name
 from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint, verify_cosigned_by
@@ -146,17 +146,21 @@ class WitnessClient:
         """One request; an answer of at most ``limit`` bytes, in at most ``TOTAL_SECONDS``."""
         import httpx  # noqa: PLC0415 - see __init__
 
-        deadline = time.monotonic() + TOTAL_SECONDS
         headers = {"content-type": "text/plain; charset=utf-8", "accept-encoding": "identity"}
         url = self._url + path
-        data = bytearray()
-        try:
-            with self._client.stream(method, url, content=body, headers=headers, timeout=STEP_SECONDS) as response:
-                # iter_raw: an answer that is compressed against our wish is nonsense, not a bomb.
-                for piece in response.iter_raw():
-                    data += piece
-                    if len(data) > limit or time.monotonic() > deadline:
-                        raise SiteUnavailable(f"the witness {self.name} answers too much or too slowly")
-                return _Answer(response.status_code, response.headers.get("content-type", ""), bytes(data))
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise SiteUnavailable(f"the witness {self.name} does not answer: {error}") from error
+        who = f"the witness {self.name}"
+
+        def ask() -> _Answer:
+            data = bytearray()
+            try:
+                with self._client.stream(method, url, content=body, headers=headers, timeout=STEP_SECONDS) as response:
+                    # iter_raw: an answer that is compressed against our wish is nonsense, not a bomb.
+                    for piece in response.iter_raw():
+                        data.extend(piece)
+                        if len(data) > limit:
+                            raise SiteUnavailable(f"{who} answers too much")
+                    return _Answer(response.status_code, response.headers.get("content-type", ""), bytes(data))
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                raise SiteUnavailable(f"{who} does not answer: {error}") from error
+
+        return in_time(TOTAL_SECONDS, ask, who)
