@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.crashing import VERBS, Backup, Verb, cases, play, sample
+from support.fault_table import FaultTable
 from support.faults import Faults, Mode, build
 
 SEED = 20261126
@@ -24,7 +25,7 @@ _SEEN = re.compile(r"^(?:\d+ +)?(\w+)\((.*)(?:\) += |<unfinished)")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", VERBS, ids=lambda kind: kind.name)
-def test_any_durable_call_may_be_the_last(kind: type[Verb], tmp_path: Path) -> None:
+def test_any_durable_call_may_be_the_last(kind: type[Verb], tmp_path: Path, fault_table: FaultTable) -> None:
     """Killed before or after, torn, lost, full, or done and reported as failed: earlier versions are whole, and the
     next run completes.
     """
@@ -40,6 +41,7 @@ def test_any_durable_call_may_be_the_last(kind: type[Verb], tmp_path: Path) -> N
         ]
     assert len(calls) > 10
     assert problems == []
+    fault_table.suite(kind.name, "process or disk fails", len(chosen))
 
 
 @pytest.mark.slow

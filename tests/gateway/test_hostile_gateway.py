@@ -30,6 +30,7 @@ from exclave.sites.gateway import GatewaySite
 from exclave.sites.open_gateway import read_gateway
 from exclave.sites.opening import open_site
 from exclave.sites.patience import Patience
+from support.fault_table import FaultTable
 from support.gateway import NORTH, client_certificate
 from support.loopback_tls import loopback_tls
 
@@ -140,7 +141,7 @@ LIES = {
 
 
 @pytest.mark.parametrize("what", LIES)
-def test_reading_from_a_liar(folder: Path, what: str) -> None:
+def test_reading_from_a_liar(folder: Path, what: str, fault_table: FaultTable) -> None:
     """Each lie ends in its error, soon, whatever is read."""
     act, error = LIES[what]
     with server(folder, act) as port:
@@ -153,6 +154,7 @@ def test_reading_from_a_liar(folder: Path, what: str) -> None:
         if error is not MissingObject:
             with pytest.raises(ExclaveError):
                 list(reader.list("a/"))
+    fault_table.suite("gateway", "hostile protocol", 1)
 
 
 def test_lost_answers_to_writes(folder: Path) -> None:
@@ -180,12 +182,15 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("status", "code", "error"), ANSWERS)
-def test_answers_to_writes(folder: Path, status: int, code: str, error: type[ExclaveError]) -> None:
+def test_answers_to_writes(
+    folder: Path, status: int, code: str, error: type[ExclaveError], fault_table: FaultTable
+) -> None:
     """Each refusal is the error of the contract, and a good answer is only the one that was agreed on."""
     body = b'{"code": "x", "message": "why \\u001b[2J"}' if code else b""
     with server(folder, says(_answer(status, code, body))) as port, pytest.raises(error) as caught:
         site(folder, port).put_new(K, b"x")
     assert caught.value.message.isprintable()
+    fault_table.suite("gateway", "hostile protocol", 1)
 
 
 def test_lists_that_lie(folder: Path) -> None:

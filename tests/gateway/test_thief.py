@@ -23,6 +23,7 @@ from exclave.serve.site_counts import GatewayCounts
 from exclave.sites.erasing import DirectoryEraser
 from exclave.sites.gateway import GatewaySite
 from support.custody import actor, machine, signed
+from support.fault_table import FaultTable
 from support.gateway import NORTH, SOUTH, HostPlace, host_place
 from support.hosted import ENTRIES, Hosted
 
@@ -110,7 +111,7 @@ def test_the_state_itself_goes_on(town: Town) -> None:
     assert (done.before, done.after) == (4, 5)
 
 
-def test_a_thief_alters_and_deletes_nothing(town: Town) -> None:
+def test_a_thief_alters_and_deletes_nothing(town: Town, fault_table: FaultTable) -> None:
     """Everything that the gateway offers, tried on every object: nothing that was there is other than before."""
     before, neighbour = town.snapshot(), town.snapshot(town.place.folder / "disk-south")
     thief = town.client()
@@ -132,9 +133,10 @@ def test_a_thief_alters_and_deletes_nothing(town: Town) -> None:
             assert status >= 400, method
     kept(before, town.snapshot())
     assert town.snapshot(town.place.folder / "disk-south") == neighbour
+    fault_table.suite("gateway", "thief with all credentials", 11 * len(before))
 
 
-def test_a_head_is_not_rolled_back_or_forked(town: Town) -> None:
+def test_a_head_is_not_rolled_back_or_forked(town: Town, fault_table: FaultTable) -> None:
     """With the writer's own key, too: an old head, another of the same size, a fork with all its tiles."""
     before, thief = town.snapshot(), town.client()
     whole = [entry for _, entry in _tree(town).entries()]
@@ -150,6 +152,7 @@ def test_a_head_is_not_rolled_back_or_forked(town: Town) -> None:
     with pytest.raises(Forked):
         thief.replace_if(town.head_key, town.head(fork), shown.tag)
     kept(before, town.snapshot())
+    fault_table.suite("gateway", "thief with all credentials", 3)
 
 
 def _tree(town: Town):  # type: ignore[no-untyped-def]
@@ -157,7 +160,7 @@ def _tree(town: Town):  # type: ignore[no-untyped-def]
     return reader.tree(reader.head())
 
 
-def test_an_ended_epoch_writes_no_more(town: Town) -> None:
+def test_an_ended_epoch_writes_no_more(town: Town, fault_table: FaultTable) -> None:
     """The quorum gives the pen away: from then on home's key and certificate move no head and decide no append."""
     thief = town.client()
     whole = [entry for _, entry in _tree(town).entries()]
@@ -171,9 +174,10 @@ def test_an_ended_epoch_writes_no_more(town: Town) -> None:
         thief.replace_if(town.head_key, town.head(more), shown.tag)
     with pytest.raises(Fenced):
         thief.put_new(stage_key(town.prefix, len(whole)), b"any")
+    fault_table.suite("gateway", "thief with all credentials", 2)
 
 
-def test_names_outside_and_beside(town: Town) -> None:
+def test_names_outside_and_beside(town: Town, fault_table: FaultTable) -> None:
     """Tricks with paths reach no file: not the host's, not another state's, none that the layout does not name."""
     before, neighbour = town.snapshot(), town.snapshot(town.place.folder)
     fp = town.state.state
@@ -188,9 +192,10 @@ def test_names_outside_and_beside(town: Town) -> None:
     assert town.ask("GET", f"/v1/{SOUTH}/list?prefix=", name="north")[0] in (200, 401, 403)
     kept(before, town.snapshot())
     kept(neighbour, town.snapshot(town.place.folder))
+    fault_table.suite("gateway", "thief with all credentials", 4 * 11)
 
 
-def test_only_a_states_certificate_writes_for_it(town: Town) -> None:
+def test_only_a_states_certificate_writes_for_it(town: Town, fault_table: FaultTable) -> None:
     """Nobody, and the neighbour's certificate, write nothing for this state; nor this one's for the neighbour."""
     data = b"right bytes"
     key = pack_key(town.state.state, town.state.register, sha256(data))
@@ -198,9 +203,10 @@ def test_only_a_states_certificate_writes_for_it(town: Town) -> None:
         status, _ = town.ask("PUT", f"/v1/{state}/o/{key}", data, name=name)
         assert status in (400, 401, 403)
     assert town.site.stat(key) is None
+    fault_table.suite("gateway", "thief with all credentials", 3)
 
 
-def test_forged_orders_erase_nothing(town: Town) -> None:
+def test_forged_orders_erase_nothing(town: Town, fault_table: FaultTable) -> None:
     """Anybody may ask the host to erase; an order that a quorum did not sign, or that no ledger names, does nothing."""
     before, thief = town.snapshot(), town.client()
     order = (
@@ -216,9 +222,10 @@ def test_forged_orders_erase_nothing(town: Town) -> None:
         for method in ("POST", "DELETE", "PUT", "GET"):
             town.ask(method, f"/v1/{town.state.state}/erase", name=name)
     kept(before, town.snapshot())
+    fault_table.suite("gateway", "thief with all credentials", 3 * 4)
 
 
-def test_a_flood_of_notes_is_bounded(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_notes_is_bounded(town: Town, monkeypatch: pytest.MonkeyPatch, fault_table: FaultTable) -> None:
     """Cards of strangers fill their folder up to the bound; the state's own custodians' notes still come in."""
     from exclave.ledger import write_guard
 
@@ -238,9 +245,10 @@ def test_a_flood_of_notes_is_bounded(town: Town, monkeypatch: pytest.MonkeyPatch
     good = signed(town.state.warrant_text(Act.FAILOVER, rescue), rescue, *town.state.custodians[:3]).encode()
     thief.put_same(warrant_key(state, good), good)
     assert town.site.stat(warrant_key(state, good)) is not None
+    fault_table.suite("gateway", "malicious neighbour", 1)
 
 
-def test_a_malicious_neighbour_takes_nothing_from_others(town: Town) -> None:
+def test_a_malicious_neighbour_takes_nothing_from_others(town: Town, fault_table: FaultTable) -> None:
     """Its quota ends its own writes; the other state's writer goes on."""
     bad, good = town.client("south"), town.client()
     full = 0
@@ -255,9 +263,10 @@ def test_a_malicious_neighbour_takes_nothing_from_others(town: Town) -> None:
     key = pack_key(Fingerprint(town.state.state), town.state.register, sha256(data))
     good.put_same(key, data)
     assert good.get(key) == data
+    fault_table.suite("gateway", "malicious neighbour", full)
 
 
-def test_the_hosts_disk_holds_no_plaintext(town: Town) -> None:
+def test_the_hosts_disk_holds_no_plaintext(town: Town, fault_table: FaultTable) -> None:
     """Neither the known text, nor a file's name, nor a key stands anywhere below the host's folders."""
     everything = b"".join(town.snapshot().values()) + b"".join(town.snapshot(town.place.folder / "disk-south").values())
     names = "\n".join(town.snapshot())
@@ -265,6 +274,7 @@ def test_the_hosts_disk_holds_no_plaintext(town: Town) -> None:
     for secret in (KNOWN.encode(), b"act-1", b"land register", bytes(town.state.epochs[0].seed)):
         assert secret not in everything
     assert "act" not in names
+    fault_table.suite("hosts", "search for plaintext", 4)
 
 
 def test_what_is_asked_again_is_the_same(town: Town) -> None:

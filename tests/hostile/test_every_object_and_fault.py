@@ -16,6 +16,7 @@ from exclave.registers.files import FolderCapture
 from exclave.sites.contract import ObjectStat, Site
 from exclave.sites.opening import open_site
 from exclave.verify.embassy import EmbassyReport, verify_embassy
+from support.fault_table import FaultTable, Row
 from support.hostile import FlippingSite, LyingSite, MissingSite, PassThrough, SwappingSite, TruncatingSite
 from support.hostile_town import KINDS, LUX, Late, Silent, Town, WrongList, kind_of, town
 from support.shown_sites import filled
@@ -109,7 +110,7 @@ FAULTS = (
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_object_at_one_host(kind: str, fault: str) -> None:
+def test_one_object_at_one_host(kind: str, fault: str, fault_table: FaultTable) -> None:
     """The host and the fault are named, nobody else is; all versions restore with the others' help, and from this host
     alone those that do not need the object."""
     made = town()
@@ -134,6 +135,8 @@ def test_one_object_at_one_host(kind: str, fault: str) -> None:
         alone = right_or_refused(made, {LUX: bad})
         if kind in ("pack", "list"):
             assert alone >= {number for number in made.trees if key not in made.needs(number)}
+        told_of = any(f.site == LUX for f in everything)
+        fault_table.told("restore", "hostile host, any object", Row(1, int(not told_of), int(told_of), 1, 0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -217,7 +220,9 @@ def _told(home: SmallHome, sites: dict[Label, Site]) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("kind", WRITTEN)
 @pytest.mark.parametrize("lie", [LyingSite, Late])
-def test_a_host_that_says_it_is_done(kind: str, lie: type[PassThrough], tmp_path: Path) -> None:
+def test_a_host_that_says_it_is_done(
+    kind: str, lie: type[PassThrough], tmp_path: Path, fault_table: FaultTable
+) -> None:
     """It confirms writes that it did not do, or does them late: the verifier names it, the version restores from the
     others, and the next honest run brings what is missing."""
     home, sites = _made(tmp_path)
@@ -235,3 +240,4 @@ def test_a_host_that_says_it_is_done(kind: str, lie: type[PassThrough], tmp_path
     (tmp_path / "acts" / "act-10").write_bytes(b"act 10 " * 5000)
     home.backup()
     assert _told(home, sites) == set()
+    fault_table.suite("backup", "host lies about writes", 1)

@@ -22,6 +22,7 @@ from exclave.sites.contract import Site
 from exclave.sites.locking import Locking, locking_of, remembering_of
 from exclave.sites.opening import open_site
 from support.ceph import Ceph
+from support.fault_table import FaultTable
 from support.s3_buckets import LOCK_DAYS, Engine
 from support.small_home import SmallHome, tree_of
 
@@ -247,7 +248,9 @@ def loots() -> dict[str, Loot]:
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_attack(engine: Engine, loots: dict[str, Loot], attack: Callable[[Loot], None]) -> None:
+def test_attack(
+    engine: Engine, loots: dict[str, Loot], attack: Callable[[Loot], None], fault_table: FaultTable
+) -> None:
     """After the attack everything is read as it was written, and the lock is what it was."""
     if engine.name not in loots:
         loots[engine.name] = stolen(engine)
@@ -256,6 +259,7 @@ def test_attack(engine: Engine, loots: dict[str, Loot], attack: Callable[[Loot],
     attack(loot)
     loot.require_whole()
     assert [loot.locks().locked_until(key) for key in WRITTEN_ONCE] == before
+    fault_table.suite("s3", "thief with all credentials", 1)
 
 
 def test_writing_goes_on(engine: Engine) -> None:
