@@ -25,6 +25,7 @@ from exclave.cli.output import (
 )
 from exclave.cli.progress import counting, read_of, work_bar
 from exclave.cli.proof_check import check_proof
+from exclave.cli.seen_check import ReadersCheck
 from exclave.cli.statement_check import verify_statement
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import RegisterId, now, parse_fingerprint
@@ -59,12 +60,20 @@ def verify(
     least_charter: Annotated[
         int, typer.Option(min=1, help="With --proof: refuse one that knows no charter of this number or a later one.")
     ] = 1,
+    remember: Annotated[
+        Path | None, typer.Option(help="Compare with what this file says you saw before, then write what you saw now.")
+    ] = None,
+    compare: Annotated[
+        list[Path] | None,
+        typer.Option(help="Another reader's file: find whether sites show each of you another chain."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults.
 
     Exit code 1: what was read is right, but a site could not be read, a placement rule is not met though all its sites
-    were named, or a site still shows what was erased.
+    were named, a site still shows what was erased, or another reader's file cannot be compared wholly. Exit codes 23
+    and 24: by what readers saw, the sites were rolled back, or show two histories.
     """
     if proof is not None:
         pinned = typed(parse_fingerprint, fingerprint) if fingerprint else open_home(home).fingerprint()
@@ -85,6 +94,7 @@ def verify(
     if statement is not None:
         verify_statement(statement, sites, pinned, names, json)
         return
+    readers = ReadersCheck(remember, compare or (), pinned) if remember or compare else None
     counted = counting(sites)
     with work_bar("verify", quiet=json) as bar:
         bar.begin("signatures, ledgers and lists")
@@ -93,14 +103,23 @@ def verify(
             counted, pinned, now=now(), read_packs=not quick,
             progress=lambda done, total: bar.at(f"{done} of {total} packs", done, total),
         )  # fmt: skip
+        if readers is not None and report.charter:
+            bar.begin("what other readers saw")
+            readers.run(counted, pinned)
+    compared = readers.exit_code if readers is not None else 0
     if json:
-        ok = report.ok and report.settled
-        print_json({"ok": ok, **plain(report), "unread": report.unread, "not_erased": report.not_erased})
+        ok = report.ok and report.settled and not compared
+        told = {"unread": report.unread, "not_erased": report.not_erased}
+        print_json({"ok": ok, **plain(report), **told, **({"compared": readers.told()} if readers is not None else {})})
     else:
         _show(report, names)
+        if readers is not None and report.charter:
+            readers.show(names)
+    if compared > UNSETTLED:
+        raise typer.Exit(compared)
     if not report.ok:
         raise typer.Exit(_exit_code(report))
-    if not report.settled:
+    if compared or not report.settled:
         raise typer.Exit(UNSETTLED)
 
 
