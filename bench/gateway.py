@@ -3,8 +3,8 @@
     python bench/gateway.py [--quick] [--rounds 3] [--packs 48] [--seconds 10] [--folder /var/tmp]
 
 Each engine is a process of its own on loopback, with its data in the same file system; the client is this process,
-with four threads for packs of 16 MiB. SeaweedFS is told to fsync each object, as the gateway does by itself; it speaks
-plain HTTP, the gateway TLS 1.3. The limit is what four threads write to the disk (O_DIRECT, fsync each), or a link of
+with four threads for packs of 16 MiB. SeaweedFS is told to fsync each object, as the gateway does by itself; both
+speak TLS. The limit is what four threads write to the disk (O_DIRECT, fsync each), or a link of
 1 Gbit/s if that is less. Heads: 100 threads with a head each, one update a second, alone and while packs are put.
 Rounds alternate; figures are medians. Objects read were just written, so both read from memory: what is compared is
 the engines.
@@ -33,12 +33,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from goals import MB, Goal
 
+from exclave.app import keep_freed_memory
+from exclave.errors import ExclaveError
 from exclave.ids import Key
 from exclave.sites.contract import Site
 from exclave.sites.opening import open_site
 from exclave.sites.plainfiles import write_whole
 from support.gateway import HostPlace, host_place
-from support.seaweed import Seaweed, free_ports, running_seaweed, weed_program
+from support.loopback_tls import loopback_tls
+from support.seaweed import Seaweed, free_ports, weed_command, weed_program, write_files
 
 PACK_BYTES = 16 << 20
 THREADS, REGISTERS = 4, 100
@@ -67,6 +70,7 @@ def main() -> int:
     options.add_argument("--seconds", type=int, default=10)
     options.add_argument("--folder", default="/var/tmp")
     chosen = options.parse_args()
+    keep_freed_memory()  # as every command does
     if chosen.quick:
         chosen.rounds, chosen.packs, chosen.seconds = 1, 16, 5
     rows, raw = measure(chosen.rounds, chosen.packs, chosen.seconds, chosen.folder)
@@ -244,18 +248,42 @@ def gateway(folder: Path) -> Iterator[Site]:
 
 @contextmanager
 def seaweed(folder: Path) -> Iterator[Site]:
-    with running_seaweed(folder) as engine:
-        _sync_each_object(engine)
-        yield open_site(engine.url("bench", credentials=engine.credentials_file(folder)))
+    write_files(folder)
+    loopback_tls(folder)
+    ports = free_ports(5, offset=10_000)
+    argv = [*weed_command(ports), f"-s3.cert.file={folder}/server.pem", f"-s3.key.file={folder}/server.key"]
+    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder)}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log, env=environment)
+    engine = Seaweed(f"https://127.0.0.1:{ports[0]}", folder, process.pid)
+    try:
+        site = open_site(
+            f"{engine.url('bench', credentials=engine.credentials_file(folder))}&authorities={folder}/ca.pem"
+        )
+        deadline = time.monotonic() + 60
+        while not _writable(site):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit((folder / "log").read_text()[-3000:])
+            time.sleep(0.2)
+        _sync_each_object(ports)
+        yield site
+    finally:
+        process.kill()
+        process.wait(60)
 
 
-def _sync_each_object(engine: Seaweed) -> None:
+def _writable(site: Site) -> bool:
+    try:
+        site.put_same(Key("probe/ready"), b"x")
+    except ExclaveError:
+        return False
+    return True
+
+
+def _sync_each_object(ports: list[int]) -> None:
     """As docs/spec/layout.md asks of whoever runs it."""
-    command = Path(f"/proc/{engine.pid}/cmdline").read_bytes().split(b"\0")
-    ports = {word.split(b"=")[0]: word.split(b"=")[1].decode() for word in command if b".port=" in word}
-    at = [f"-{of}=127.0.0.1:{ports[f'-{of}.port'.encode()]}" for of in ("master", "filer")]
     subprocess.run(
-        [weed_program(), "shell", *at],
+        [weed_program(), "shell", f"-master=127.0.0.1:{ports[1]}", f"-filer=127.0.0.1:{ports[3]}"],
         input=b"fs.configure -locationPrefix=/buckets/ -fsync=true -apply\n",
         check=True, capture_output=True, timeout=60,
     )  # fmt: skip

@@ -51,7 +51,7 @@ def server(folder: Path, act: Callable[[ssl.SSLSocket], None]) -> Iterator[int]:
     """Serves each connection by ``act`` after its first bytes came; the port."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
-    ended = threading.Event()
+    ended, taken = threading.Event(), list[ssl.SSLSocket]()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -60,6 +60,7 @@ def server(folder: Path, act: Callable[[ssl.SSLSocket], None]) -> Iterator[int]:
                     plain, _ = listener.accept()
                     plain.settimeout(30)
                     with context.wrap_socket(plain, server_side=True) as sock:
+                        taken.append(sock)
                         sock.recv(65536)
                         act(sock)
                         socket.socket.shutdown(sock, socket.SHUT_WR)
@@ -74,6 +75,9 @@ def server(folder: Path, act: Callable[[ssl.SSLSocket], None]) -> Iterator[int]:
             ended.set()
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
+            for sock in taken:
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
             thread.join(60)
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from threading import BoundedSemaphore, Event, Lock, Thread
@@ -38,6 +38,7 @@ from exclave.serve.site_turns import Turns
 from exclave.serve.site_usage import FolderUsage
 from exclave.sites.arriving import ArrivingSite
 from exclave.sites.throttle import TokenBucket
+from exclave.sites.tls_pipe import TlsPipe
 
 _log = logging.getLogger("exclave.site")
 _BACKLOG: Final = 512
@@ -48,6 +49,9 @@ _NO_CHECK_TIME: Final = 0x200000
 """OpenSSL's X509_V_FLAG_NO_CHECK_TIME. A pinned certificate holds until the host takes it out of his file: one that
 ended unnoticed would lock a state out on its worst day."""
 _MAX_PEM_BYTES = 256 << 10
+_LARGE_BODIES: Final = 4
+"""Bodies for duties (33 MB at most) in memory at once: of each state, and of all strangers together."""
+_STRANGERS: Final = "/strangers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +158,10 @@ class Gateway:
         self._open: set[Connection] = set()
         self._places = Places(limits, {state.fingerprint: state.config.connections for state in hosting.states})
         self._owner = {digest: state.fingerprint for state in hosting.states for digest in state.certificates}
-        tenants: dict[str, Tenant] = {state.fingerprint: _tenant(state, turns, duties) for state in hosting.states}
-        self._requests = Requests(tenants, counts, lambda: not self._stopping.is_set())
+        own: dict[str, Tenant] = {state.fingerprint: _tenant(state, turns, duties) for state in hosting.states}
+        bodies = BoundedSemaphore(_LARGE_BODIES)
+        others = {name: _strangers(tenant, bodies) for name, tenant in own.items()}
+        self._requests = Requests(own, others, counts, lambda: not self._stopping.is_set())
         self._listener: socket.socket | None = None
 
     def start(self, address: tuple[str, int]) -> int:
@@ -209,11 +215,11 @@ class Gateway:
     def _take(self, sock: socket.socket, address: str) -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            pipe = TlsPipe(sock, self._context)
         except (OSError, ValueError):
             sock.close()
             return
-        connection = Connection(wrapped, address)
+        connection = Connection(pipe, address)
         oldest = self._places.come(connection)
         if oldest is not None:
             self._counts.refused("handshake")
@@ -266,19 +272,35 @@ def _tenant(state: HostedState, turns: Turns, duties: Duties) -> Tenant:
     if not isinstance(state.usage, FolderUsage):
         raise Bug("a hosted state without its own count")
     limit = state.config
-
-    def bucket(rate: Callable[[], int | None]) -> TokenBucket:
-        return TokenBucket(rate, clock=time.monotonic, sleep=time.sleep)
-
     return Tenant(
         state,
         state.usage,
         turns,
+        state.fingerprint,
         BoundedSemaphore(limit.uploads),
-        bucket(lambda: limit.bytes_per_s or None),
-        bucket(lambda: limit.requests_per_s),
+        BoundedSemaphore(_LARGE_BODIES),
+        _bucket(limit.bytes_per_s),
+        _bucket(limit.requests_per_s),
         duties,
     )
+
+
+def _strangers(own: Tenant, bodies: BoundedSemaphore) -> Tenant:
+    """What those without the state's certificate share: a line and a rate of their own, so that no flood of theirs
+    holds up the state's writer. ``bodies``: the same for the whole host."""
+    limit = own.state.config
+    return replace(
+        own,
+        line=own.line + _STRANGERS,
+        bodies=bodies,
+        bytes_left=_bucket(-(-limit.bytes_per_s // 2)),
+        requests_left=_bucket(-(-limit.requests_per_s // 2)),
+    )
+
+
+def _bucket(rate: int) -> TokenBucket:
+    """``rate``: for each second; 0: no limit."""
+    return TokenBucket(lambda: rate or None, clock=time.monotonic, sleep=time.sleep)
 
 
 def run(

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import socket
-import ssl
 import time
 from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
@@ -19,6 +17,7 @@ from typing import Final
 from exclave.serve.site_contract import ANYBODY, Answer
 from exclave.serve.site_message import END, MAX_HEAD_BYTES, BadRequest, Head, encode_head, parse_head, told
 from exclave.sites.arriving import PIECE_BYTES
+from exclave.sites.tls_pipe import TlsPipe
 
 HANDSHAKE_S: Final = 10.0
 HEAD_S: Final = 10.0
@@ -37,23 +36,22 @@ class Gone(Exception):
 class Connection:
     """A connection, from the accepted socket on. One thread uses it; ``end`` may be called by any."""
 
-    def __init__(self, sock: ssl.SSLSocket, address: str) -> None:
+    def __init__(self, pipe: TlsPipe, address: str) -> None:
         """``address``: the client's network address, without port."""
         self.address = address
         self.who = ANYBODY
         self.idle_since = 0.0
         """When the last request ended, by the monotonic clock; 0: one is under way."""
-        self._sock = sock
+        self._pipe = pipe
+        self._small = memoryview(bytearray(_READ_BYTES))
         self._read = b""
         self._piece: mmap.mmap | None = None
-        self._ended = False
 
     def shake_hands(self, known: Container[str]) -> None:
         """``Gone`` if this is not TLS 1.3, or a certificate came that is not itself one of the ``known``."""
         try:
-            self._sock.settimeout(HANDSHAKE_S)
-            self._sock.do_handshake()
-            certificate = self._sock.getpeercert(binary_form=True)
+            self._pipe.shake_hands(time.monotonic() + HANDSHAKE_S)
+            certificate = self._pipe.certificate()
         except (OSError, ValueError) as error:
             raise Gone from error
         self.who = hashlib.sha256(certificate).hexdigest() if certificate else ANYBODY
@@ -64,9 +62,8 @@ class Connection:
         """The next request; None if there is none. ``BadRequest``, ``Gone``."""
         self.idle_since = time.monotonic()
         if not self._read:
-            self._sock.settimeout(IDLE_S)
             try:
-                self._read = self._sock.recv(_READ_BYTES)
+                self._read = self._some(self.idle_since + IDLE_S)
             except (OSError, ValueError):
                 return None
         if not self._read:
@@ -100,11 +97,7 @@ class Connection:
             self._read = self._read[at:]
         try:
             while at < len(view):
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    raise Gone
-                self._sock.settimeout(left_s)
-                count = self._sock.recv_into(view[at:])
+                count = self._pipe.read_into(view[at:], deadline)
                 if not count:
                     raise Gone
                 at += count
@@ -114,18 +107,18 @@ class Connection:
     def send(self, data: bytes | memoryview) -> None:
         """``Gone`` if the client does not take it."""
         try:
-            self._sock.settimeout(SEND_S)
-            self._sock.sendall(data)
+            self._pipe.write(data, time.monotonic() + SEND_S)
         except (OSError, ValueError) as error:
             raise Gone from error
 
+    def _some(self, deadline: float) -> bytes:
+        count = self._pipe.read_into(self._small, deadline)
+        return bytes(self._small[:count])
+
     def _receive(self, deadline: float) -> bytes | None:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0:
-            return None
+        """None if nothing came in time. ``Gone``."""
         try:
-            self._sock.settimeout(left_s)
-            return self._sock.recv(_READ_BYTES)
+            return self._some(deadline)
         except TimeoutError:
             return None
         except (OSError, ValueError) as error:
@@ -134,20 +127,18 @@ class Connection:
     def linger(self) -> None:
         """Reads a little more of what was refused, so that the answer is not lost with the connection's reset."""
         deadline, left = time.monotonic() + _LINGER_S, _LINGER_BYTES
-        with suppress(OSError, ValueError, Gone):
-            socket.socket.shutdown(self._sock, socket.SHUT_WR)
+        self._pipe.end_writing()
+        with suppress(Gone):
             while left > 0 and (data := self._receive(deadline)):
                 left -= len(data)
 
     def end(self) -> None:
         """Wakes the thread that uses the connection; it finds it closed."""
-        self._ended = True
-        with suppress(OSError):
-            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+        self._pipe.wake()
 
     def close(self) -> None:
         with suppress(OSError, ValueError):
-            self._sock.close()
+            self._pipe.close()
         if self._piece is not None:
             self._piece.close()
 

@@ -8,7 +8,6 @@ the next request, by any thread.
 from __future__ import annotations
 
 import re
-import select
 import socket
 import ssl
 import time
@@ -16,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Lock
+
+from exclave.sites.tls_pipe import TlsPipe
 
 MAX_HEAD_BYTES = 16 << 10
 _READ_BYTES = 16 << 10
@@ -65,12 +66,14 @@ class Wire:
         self.keeps = True
         self.used_s = time.monotonic()
         self._read = b""
+        self._small = memoryview(bytearray(_READ_BYTES))
         self._deadline = self.used_s + peer.connect_s
         try:
             sock = socket.create_connection((peer.host, peer.port), timeout=peer.connect_s)
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._sock = peer.context.wrap_socket(sock, server_hostname=peer.host)
+                self._pipe = TlsPipe(sock, peer.context, server=peer.host)
+                self._pipe.shake_hands(self._deadline)
             except BaseException:
                 sock.close()
                 raise
@@ -82,7 +85,7 @@ class Wire:
         """The server has ended it, or will soon; or it says what nobody asked for."""
         if self._read or time.monotonic() - self.used_s > _IDLE_S:
             return True
-        return bool(self._sock.pending() or select.select([self._sock], [], [], 0)[0])
+        return self._pipe.has_more
 
     def begin(
         self, method: str, target: str, headers: Mapping[str, str], host: str, timeout_s: float, body: bytes = b""
@@ -103,10 +106,9 @@ class Wire:
 
     def asked_to_go_on(self) -> AnswerHead | None:
         """None if the server wants the body now, or says nothing about it; else the answer that it has already."""
-        self._sock.settimeout(min(_PATIENT_S, self._left_s()))
         if not self._read:
             try:
-                self._read = self._sock.recv(_READ_BYTES)
+                self._read = self._receive(min(self._deadline, time.monotonic() + _PATIENT_S))
             except TimeoutError:
                 return None
             except (OSError, ValueError) as error:
@@ -130,9 +132,8 @@ class Wire:
         view[:at] = self._read[:at]
         self._read = self._read[at:]
         while at < len(view):
-            self._sock.settimeout(self._left_s())
             try:
-                count = self._sock.recv_into(view[at:])
+                count = self._pipe.read_into(view[at:], self._deadline)
             except (OSError, ValueError) as error:
                 raise Broken(_why(error), sent=True, silent=False) from error
             if not count:
@@ -141,28 +142,24 @@ class Wire:
 
     def close(self) -> None:
         with suppress(OSError):
-            self._sock.close()
+            self._pipe.close()
+
+    def _receive(self, deadline: float) -> bytes:
+        count = self._pipe.read_into(self._small, deadline)
+        return bytes(self._small[:count])
 
     def _send(self, data: bytes | memoryview) -> None:
         try:
-            self._sock.settimeout(self._left_s())
-            self._sock.sendall(data)
+            self._pipe.write(data, self._deadline)
         except (OSError, ValueError) as error:
             raise Broken(_why(error), sent=True, silent=True) from error
-
-    def _left_s(self) -> float:
-        left_s = self._deadline - time.monotonic()
-        if left_s <= 0:
-            raise Broken("it took too long", sent=True, silent=not self._read)
-        return left_s
 
     def _head(self) -> AnswerHead:
         while (end := self._read.find(_END)) < 0:
             if len(self._read) > MAX_HEAD_BYTES:
                 raise Broken("the head of its answer has no end", sent=True, silent=False)
-            self._sock.settimeout(self._left_s())
             try:
-                more = self._sock.recv(_READ_BYTES)
+                more = self._receive(self._deadline)
             except (OSError, ValueError) as error:
                 raise Broken(_why(error), sent=True, silent=not self._read) from error
             if not more:
