@@ -15,6 +15,7 @@ from exclave.ids import Digest, Epoch, Instant
 from exclave.rules.checkpoints import verify_checkpoint
 from exclave.sites.contract import Site
 from exclave.verify.readers import Readings, Verdict, worst
+from support.fault_table import FaultTable
 from support.hostile import StaleSite
 from support.small_state import HOUR, SmallState
 
@@ -67,7 +68,7 @@ def forked(folder: Path, mine: int, theirs: int) -> tuple[Town, Site, Site]:
 
 
 @pytest.mark.parametrize(("mine", "theirs"), [(1, 1), (3, 1), (2, 2)])
-def test_a_split_view_is_found(tmp_path: Path, mine: int, theirs: int) -> None:
+def test_a_split_view_is_found(tmp_path: Path, mine: int, theirs: int, fault_table: FaultTable) -> None:
     """A host that shows each reader another chain is convicted by the two heads, which the writer signed."""
     town, first, second = forked(tmp_path, mine, theirs)
     other = parse_seen(town.readings(second).seen().encode())
@@ -80,6 +81,7 @@ def test_a_split_view_is_found(tmp_path: Path, mine: int, theirs: int) -> None:
         origin = text.split("\n")[0]
         heads.append(verify_checkpoint(text.encode(), origin, writer))
     assert heads[0].root != heads[1].root
+    fault_table.suite("readers", "split view", 1)
 
 
 def test_the_reader_with_the_shorter_chain_is_warned(tmp_path: Path) -> None:
