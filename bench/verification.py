@@ -22,11 +22,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from exclave_adapter import Exclave
-from limits import MB, measure_limits, sha256_of_files
+from limits import MB, hash_files, measure_limits
 from measuring import RunFailed, measure, measure_all
 from treefiles import MIB, SEED, WORK, files
 
@@ -51,7 +51,11 @@ class Verified:
     """MB/s at which hashlib gets through the same files."""
     cores: float
     """MB/s at which these cores hash what is in memory."""
+    start_s: float
+    """Of the command's time, what `--quick` takes: start, signatures, ledgers and lists."""
     cpu_s: float
+    hashed_cpu_s: float
+    """Processor time of the command, and of hashlib over the same files."""
     peak_mib: int
 
     @property
@@ -102,13 +106,21 @@ def verify(folder: Path, kind: str, cores: float) -> Verified:
     size_mb = sum(path.stat().st_size for path in paths) / MB
     fingerprint = (folder / "embassy" / "state" / "fingerprint").read_text().strip()
     (command,) = Exclave(dict(os.environ)).verify_at(folder, fingerprint)
-    rates, hashed, cpu_s, peak = [], [], 0.0, 0
+    start = replace(command, argv=[*command.argv, "--quick"])
+    hashed, hashed_cpu, runs, starts = [], [], [], []
     for _ in range(3 if size_mb < 5000 else 1):
-        hashed.append(sha256_of_files(paths, WORKERS))
-        run = measure(command, dict(os.environ), folder / "log")
-        rates.append(size_mb / run.wall_s)
-        cpu_s, peak = run.cpu_s, max(peak, run.peak_bytes)
-    return Verified(kind, size_mb, len(paths), max(rates), max(hashed), cores, cpu_s, peak // MIB)
+        for path in paths:  # into the page cache, as far as it goes, and not counted
+            path.read_bytes()
+        before = time.process_time()
+        hashed.append(hash_files(paths, WORKERS))
+        hashed_cpu.append(time.process_time() - before)
+        runs.append(measure(command, dict(os.environ), folder / "log"))
+        starts.append(measure(start, dict(os.environ), folder / "log"))
+    best = min(runs, key=lambda run: run.wall_s)
+    return Verified(
+        kind, size_mb, len(paths), size_mb / best.wall_s, max(hashed), cores, min(run.wall_s for run in starts),
+        min(run.cpu_s for run in runs), min(hashed_cpu), max(run.peak_bytes for run in runs) // MIB,
+    )  # fmt: skip
 
 
 def main() -> int:
@@ -124,7 +136,9 @@ def main() -> int:
     cores = measure_limits(folder).sha256_all_cores
     rows = []
     print(f"these cores hash {cores:.0f} MB/s")
-    print(f"{'':8}{'site':>10}{'packs':>8}{'verify':>12}{'hashlib':>12}{'ratio':>8}{'CPU':>9}{'peak':>10}")
+    print(
+        f"{'':8}{'site':>10}{'packs':>8}{'verify':>12}{'hashlib':>12}{'ratio':>8}{'start':>9}{'CPU':>9}{'hashlib':>9}{'peak':>10}"
+    )
     for kind in KINDS:
         try:
             made_s = fill(folder / kind, kind, size_bytes, Exclave(dict(os.environ)))
@@ -136,7 +150,8 @@ def main() -> int:
             shutil.rmtree(folder / kind, ignore_errors=True)
         ratio = row.rate / row.limit
         ok = ratio >= GOAL_RATIO and row.peak_mib <= GOAL_MIB
-        figures = f"{row.rate:>7.0f} MB/s{row.hashed:>7.0f} MB/s{ratio:>8.2f}{row.cpu_s:>7.1f} s{row.peak_mib:>6} MiB"
+        figures = f"{row.rate:>7.0f} MB/s{row.hashed:>7.0f} MB/s{ratio:>8.2f}{row.start_s:>7.2f} s"
+        figures += f"{row.cpu_s:>7.2f} s{row.hashed_cpu_s:>7.2f} s{row.peak_mib:>6} MiB"
         verdict = f"{'met' if ok else 'MISSED'} (made in {made_s:.0f} s)"
         print(f"{kind:8}{row.site_mb:>7.0f} MB{row.packs:>8}{figures}  {verdict}")
         rows.append(asdict(row) | {"ratio": ratio})
