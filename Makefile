@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 
-.PHONY: demo test check bench crash clean lock verifier
+.PHONY: demo test check bench crash faults clean lock verifier
 
 demo: $(STAMP)
 	$(BIN)/exclave demo
@@ -36,6 +36,10 @@ verifier: $(STAMP)
 # Every durable call of a backup, a deletion and a rekey × all that can happen to it; `make test` plays a sample.
 crash: $(STAMP) .system
 	$(BIN)/python tests/crash/run.py
+
+# Every step of the fault table's grid; `make test` tries some of each.
+faults: $(STAMP) .system
+	EXCLAVE_FAULTS=all $(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 
 $(STAMP): requirements.lock pyproject.toml tools/setup.sh
 	PYTHON=$(PYTHON) VENV=$(VENV) sh tools/setup.sh
