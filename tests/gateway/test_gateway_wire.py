@@ -193,7 +193,9 @@ def test_one_states_uploads_do_not_take_anothers(gateway: Running) -> None:
         sock.sendall(_put(b"x" * 100, key=f"stuck/{number}")[:-50])
         stuck.append(sock)
     north = gateway.site()
-    wait_until(lambda: north._send(Key("x/y"), memoryview(b""), _empty()).status == 429, "both are under way")
+    uploads = gateway.gateway._requests._tenants[NORTH].uploads
+    wait_until(lambda: uploads._value == 0, "both are under way")
+    assert north._send(Key("x/y"), memoryview(b""), _empty()).status == 429
     gateway.site("south").put_new(Key("free"), b"x")
     for sock in stuck:
         sock.close()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exclave.errors import (
-    ConflictError,
     CorruptObject,
     ExclaveError,
     Fenced,
@@ -22,7 +20,7 @@ from exclave.errors import (
     RolledBack,
     SiteFull,
 )
-from exclave.formats.note import ParsedNote, Signature
+from exclave.formats.note import ParsedNote
 from exclave.formats.objectname import Part, parse_object_name
 from exclave.formats.paths import box_key, card_key, charter_key, pack_key, warrant_key
 from exclave.formats.tile import Tile, bundle_key, checkpoint_key, encode_bundle, encode_tile, stage_key, tile_key
@@ -162,24 +160,6 @@ def test_a_head_of_another_key_is_refused(hosted: Hosted) -> None:
     for note in (signed(text, actor("thief")), ParsedNote(text, hosted.state.epochs[0].signed.signatures)):
         with pytest.raises((NotAuthorised, CorruptObject)):
             hosted.put(stage_key(hosted.prefix, 3), note.encode())
-
-
-def test_a_head_of_the_same_size_keeps_its_cosignatures(hosted: Hosted) -> None:
-    """Cosignatures can be added; a head without those that are here is refused."""
-    bare = hosted.head(ENTRIES)
-    shown = hosted.site.get(hosted.head_key)
-    extra = Signature("witness.example", b"abcd", b"a cosignature")
-    note = replace_signatures(shown, extra)
-    hosted.replace(hosted.head_key, note)
-    with pytest.raises(ConflictError):
-        hosted.replace(hosted.head_key, bare)
-
-
-def replace_signatures(data: bytes, extra: Signature) -> bytes:
-    from exclave.formats.note import parse_note
-
-    note = parse_note(data)
-    return replace(note, signatures=(*note.signatures, extra)).encode()
 
 
 def test_write_once_objects_and_heads_are_not_confused(hosted: Hosted) -> None:

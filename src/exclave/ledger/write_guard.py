@@ -30,7 +30,7 @@ from exclave.formats.tile import HASH_BYTES, MAX_BUNDLE_BYTES, TILE_WIDTH, Tile,
 from exclave.formats.timestamp import MAX_TOKEN_BYTES
 from exclave.ids import Digest, Key
 from exclave.ledger.public_notes import NOTES, check_form, is_vouched_for
-from exclave.rules.checkpoints import VerifiedCheckpoint
+from exclave.rules.checkpoints import VerifiedCheckpoint, cosigners
 from exclave.rules.signatures import verify_signed_by
 from exclave.rules.tree import leaf_hash
 from exclave.sites.contract import ObjectStat, Readable, Site
@@ -42,6 +42,7 @@ GUARDED_BYTES = 1 << 20
 MAX_UNVOUCHED = 1000
 """Notes and cards of one kind that nobody of the state vouches for, of one register or state: more are refused."""
 _SCRATCH = "probe/"
+_SCRATCH_DEPTH = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class WriteGuard:
 
     def check_put(self, wanted: Wanted) -> None:
         """A write-once object. ``MalformedError``, ``CorruptObject``, ``NotAuthorised``, ``Fenced``, ``SiteFull``."""
-        if wanted.key.startswith(_SCRATCH):
+        if _is_scratch(wanted.key):
             return
         name = self._named(wanted)
         if name.part in REPLACED:
@@ -79,7 +80,7 @@ class WriteGuard:
 
         ``RolledBack``, ``Forked`` and ``CorruptObject`` if the tiles here do not prove that the log only grows.
         """
-        if wanted.key.startswith(_SCRATCH):
+        if _is_scratch(wanted.key):
             return
         name = self._named(wanted)
         if name.part not in REPLACED:
@@ -100,7 +101,7 @@ class WriteGuard:
 
     def check_spoilt(self, wanted: Wanted) -> None:
         """Right bytes in the place of wrong ones: only bytes that a hash or a signed head proves to be right."""
-        if wanted.key.startswith(_SCRATCH):
+        if _is_scratch(wanted.key):
             return
         name = self._named(wanted)
         if name.part in REPLACED:
@@ -208,7 +209,7 @@ class WriteGuard:
         new = self._verified(known, data)
         former = None if old is None else _readable(reader, old)
         if former is not None and new.size == former.size:
-            _check_same_size(former, new)
+            self._check_same_size(former, new)
             return
         if former is not None and new.size < former.size:
             raise RolledBack(f"the log here has {former.size} entries; a head of {new.size} would roll it back")
@@ -226,6 +227,17 @@ class WriteGuard:
             known.require_open()
         if tree.root_at(known.cut.size) != known.cut.root:
             raise Forked(f"the log of {new.size} entries is not the one that its successor goes on from")
+
+    def _check_same_size(self, former: VerifiedCheckpoint, new: VerifiedCheckpoint) -> None:
+        """Only what a witness of the state signed counts: other lines anybody could add, or put in its place."""
+        if former.root != new.root:
+            raise Forked(f"there are two logs of {new.size} entries", size=new.size)
+        view = self._view.view()
+        named = {witness.card for charter in view.chain.charters for witness in charter.charter.witnesses}
+        cards = [view.cards[digest] for digest in named if digest in view.cards]
+        lost = cosigners(former.note, cards).keys() - cosigners(new.note, cards).keys()
+        if lost:
+            raise ConflictError(f"a head of the same size would lose the cosignature of {min(lost)}")
 
     def _verified(self, known: KnownEpoch, data: bytes) -> VerifiedCheckpoint:
         try:
@@ -290,14 +302,6 @@ class _Instead(Readable):
         return self._inner.list(prefix)
 
 
-def _check_same_size(former: VerifiedCheckpoint, new: VerifiedCheckpoint) -> None:
-    if former.root != new.root:
-        raise Forked(f"there are two logs of {new.size} entries", size=new.size)
-    keys = {(s.name, s.key_id) for s in new.note.signatures}
-    if not {(s.name, s.key_id) for s in former.note.signatures} <= keys:
-        raise ConflictError("a head of the same size would lose cosignatures that it has here")
-
-
 def _readable(reader: LogReader, data: bytes) -> VerifiedCheckpoint | None:
     """The head that is there; None if it is no checkpoint of this log: a damaged one is replaced by a right one."""
     try:
@@ -322,6 +326,17 @@ def _check_feed_head(known: KnownEpoch, data: bytes, old: bytes | None) -> None:
         return  # A damaged head is replaced by a right one.
     if head.head.number < former.head.number or head.time < former.time:
         raise RolledBack(f"the feed here has {former.head.number} entries up to a later time")
+    if head.head.number == former.head.number and head.head != former.head:
+        raise Forked(f"there are two feeds of {head.head.number} entries")
+
+
+def _is_scratch(key: Key) -> bool:
+    """What a probe of the site may write. Not deep: folders are counted against no quota."""
+    if not key.startswith(_SCRATCH):
+        return False
+    if key.count("/") > _SCRATCH_DEPTH:
+        raise MalformedError(f"a name below {_SCRATCH} has at most {_SCRATCH_DEPTH} slashes")
+    return True
 
 
 def _count(folder: str, most: int) -> int:

@@ -35,11 +35,13 @@ class HostErasure:
     """Told when objects are gone."""
     last: tuple[SiteErasure, ...] = ()
     last_at: Instant = Instant(0)
+    _failed_at: Instant = Instant(0)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def run(self, now: Instant, *, clock_fault: str = "") -> tuple[SiteErasure, ...]:
         """Carries out what is due; what became of each order. ``ConfigError`` if the host does not know which site he
-        is; ``Busy`` if this machine's clock cannot be trusted; other errors as of ``carry_out``.
+        is; ``Busy`` if this machine's clock cannot be trusted, or a run is under way or has just failed; other errors
+        as of ``carry_out``.
         """
         if self.label is None:
             raise ConfigError(
@@ -48,14 +50,27 @@ class HostErasure:
             )
         if clock_fault:
             raise Busy(f"nothing is erased while the clock cannot be trusted: {clock_fault}")
-        with self._lock:
-            if self.last_at and 0 <= now - self.last_at < REST_US:
-                return self.last
-            try:
-                others = {name: site for name, site in self.others().items() if name != self.label}
-                # Killed in here: some objects are gone, those that may go; the next run goes on.
-                found = carry_out(Here(self.label, self.site, self.power), others, self.state, now=now)
-            finally:
-                self.erased()
-            self.last, self.last_at = found, now
-            return found
+        if not self._lock.acquire(blocking=False):
+            raise Busy("somebody asked already, and it is under way")
+        try:
+            return self._run(self.label, now)
+        finally:
+            self._lock.release()
+
+    def _run(self, label: Label, now: Instant) -> tuple[SiteErasure, ...]:
+        if self.last_at and 0 <= now - self.last_at < REST_US:
+            return self.last
+        if self._failed_at and 0 <= now - self._failed_at < REST_US:
+            raise Busy("it failed less than a minute ago; ask again later")
+        self._failed_at = now
+        try:
+            others = {name: site for name, site in self.others().items() if name != label}
+            # Killed in here: some objects are gone, those that may go; the next run goes on.
+            found = carry_out(Here(label, self.site, self.power), others, self.state, now=now)
+        except BaseException:
+            self.erased()
+            raise
+        if any(one.erased for one in found):
+            self.erased()
+        self.last, self.last_at, self._failed_at = found, now, Instant(0)
+        return found

@@ -162,6 +162,7 @@ class _Cosigner:
     clock: Callable[[], Instant]
     body_bytes: int = MAX_REQUEST_BYTES
     anybody: bool = True
+    waits: bool = False
 
     def answer(self, state: HostedState, asked: Asked) -> Answer:
         if asked.path == "add-checkpoint" and asked.method == "POST":
@@ -190,6 +191,7 @@ class _MirrorDuty:
     name: str = "mirror"
     body_bytes: int = MAX_BODY_BYTES
     anybody: bool = True
+    waits: bool = False
 
     def answer(self, state: HostedState, asked: Asked) -> Answer:
         if asked.method == "POST" and asked.path == "add-checkpoint":
@@ -202,6 +204,8 @@ class _MirrorDuty:
         prefix = _is_of(state, log, self.views)
         if prefix is None or not what.startswith("tile/") or asked.method not in ("GET", "HEAD"):
             return _plain(404, "there is nothing of that name")
+        if not state.config.anonymous_reads and asked.who not in state.certificates:
+            return _plain(401, "this needs a certificate of the state")
         try:
             data = state.site.get(parse_key(prefix + what))
         except (MalformedError, MissingObject):
@@ -229,6 +233,7 @@ class _Held:
     name: str = "held"
     body_bytes: int = MAX_REQUEST_BYTES
     anybody: bool = True
+    waits: bool = False
 
     def answer(self, state: HostedState, asked: Asked) -> Answer:
         if asked.path == "add-checkpoint" and asked.method == "POST":
@@ -246,6 +251,7 @@ class _Erase:
     name: str = "erase"
     body_bytes: int = 0
     anybody: bool = True
+    waits: bool = True
 
     def answer(self, state: HostedState, asked: Asked) -> Answer:
         if asked.method != "POST" or asked.path:

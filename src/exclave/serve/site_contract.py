@@ -106,8 +106,12 @@ class Duty(Protocol):
     def anybody(self) -> bool:
         """Whether it answers those who have no certificate of the state."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it may wait for other machines or for long work; then it takes no turn, and bounds itself."""
+
     def answer(self, state: HostedState, asked: Asked) -> Answer:
-        """Called in the connection's thread within the state's turn. Raises ``ExclaveError`` alone."""
+        """Called in the connection's thread, within a turn unless it ``waits``. Raises ``ExclaveError`` alone."""
 
 
 class Usage(Protocol):

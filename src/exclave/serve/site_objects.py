@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import os
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from threading import BoundedSemaphore
 from typing import Final
 
-from exclave.errors import CorruptObject, MalformedError
+from exclave.errors import CorruptObject, HeadMoved, MalformedError
 from exclave.ids import Digest, Key, parse_count, parse_digest, parse_key, sha256
 from exclave.serve.site_connection import Exchange
 from exclave.serve.site_contract import GUARDED_BYTES, Answer, Duties, HostedState, Kind, Refusal, Write
@@ -27,21 +27,29 @@ from exclave.sites.throttle import TokenBucket
 
 MAX_PAGE: Final = 1000
 """Names on one page of a list."""
+LARGE_BODY_BYTES: Final = 1 << 20
 _OCTETS = "application/octet-stream"
 _NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A state at work: what its requests share."""
+    """A state at work: what the requests of its own share, or those of everybody else at its address."""
 
     state: HostedState
     usage: FolderUsage
     turns: Turns
+    line: str
+    """In which line these requests wait for their turns."""
     uploads: BoundedSemaphore
+    bodies: BoundedSemaphore
+    """Of bodies above ``LARGE_BODY_BYTES`` that are in memory for a duty."""
     bytes_left: TokenBucket
     requests_left: TokenBucket
     duties: Duties
+
+    def turn(self) -> AbstractContextManager[None]:
+        return self.turns.of(self.line)
 
 
 class _Refused(Exception):
@@ -59,7 +67,7 @@ def read_object(tenant: Tenant, exchange: Exchange, key: Key) -> None:
     """GET and HEAD of an object, whole or one range of it."""
     asked = _range(exchange.head.headers.get("range"))
     with ExitStack() as stack:
-        with tenant.turns.of(tenant.state.fingerprint):
+        with tenant.turn():
             fd, size = stack.enter_context(tenant.state.site.opened(key))
         begin, end = asked if asked is not None else (0, size)
         if end > size:
@@ -78,7 +86,7 @@ def _send_file(tenant: Tenant, exchange: Exchange, fd: int, at: int, end: int) -
     while at < end:
         length = min(PIECE_BYTES, end - at)
         tenant.bytes_left.take(length)
-        with tenant.turns.of(tenant.state.fingerprint):
+        with tenant.turn():
             count = os.preadv(fd, (view[:length],), at)
         if not count:  # it became shorter, or the disk fails: the client must not take what came for all of it
             raise CorruptObject("an object became shorter while it was read")
@@ -101,7 +109,7 @@ def _range(text: str | None) -> tuple[int, int] | None:
 
 def read_digest(tenant: Tenant, key: Key) -> Answer:
     """GET of an object's digest as this host computes it: to compare copies cheaply, and no proof of anything."""
-    with tenant.turns.of(tenant.state.fingerprint):
+    with tenant.turn():
         found = tenant.state.site.digest(key)
     return Answer(200, f"{found.digest.hex()} {found.size_bytes}\n".encode())
 
@@ -115,7 +123,7 @@ def read_list(tenant: Tenant, prefix: str, after: str, most: int) -> Answer:
         parse_key(after)
     if not 1 <= most <= MAX_PAGE:
         raise MalformedError(f"a page has 1 to {MAX_PAGE} names")
-    with tenant.turns.of(tenant.state.fingerprint):
+    with tenant.turn():
         found = list(islice(tenant.state.site.list_after(prefix, after), most + 1))
     lines = [f"{item.size_bytes} {item.key}\n" for item in found[:most]]
     return Answer(200, "".join([*lines, "more\n" if len(found) > most else "end\n"]).encode())
@@ -123,7 +131,7 @@ def read_list(tenant: Tenant, prefix: str, after: str, most: int) -> Answer:
 
 def read_upload(tenant: Tenant, digest: Digest) -> Answer:
     """HEAD of a broken upload: how much of it is here."""
-    with tenant.turns.of(tenant.state.fingerprint):
+    with tenant.turn():
         offset = tenant.state.site.uploaded(digest)
     return Answer(204, headers=(("Upload-Offset", str(offset)),))
 
@@ -200,9 +208,11 @@ def _replace(tenant: Tenant, exchange: Exchange, write: Write) -> Answer:
     if sha256(data) != write.digest:
         return told(422, "wrong-bytes", "the bytes do not come to the SHA-256 that was told for them")
     tenant.bytes_left.take(len(data))
-    with tenant.turns.of(tenant.state.fingerprint):
+    with tenant.turn():
         _ask(tenant, write)
         there = site.stat(write.key)
+        if there is None and write.expected is not None:  # before a folder is made for it
+            raise HeadMoved(f"{write.key} is not here", key=write.key)
         with tenant.usage.room(write.key, len(data), replaces_bytes=there.size_bytes if there else None) as room:
             tag = site.replace_if(write.key, data, write.expected)
             room.use()
@@ -216,22 +226,24 @@ def _receive(tenant: Tenant, exchange: Exchange, write: Write, offset: int) -> A
     (1) what can be said without the bytes is said, (2) room is held, (3) the bytes come, (4) they are checked and reach
     the disk, (5) the guards are asked again, (6) the object gets its name, durably. Only then is it answered.
     """
-    site, turn = tenant.state.site, tenant.turns.of
+    site = tenant.state.site
     replaced: int | None = None
-    with turn(tenant.state.fingerprint):  # (1)
+    with tenant.turn():  # (1)
         there = site.stat(write.key)
         if write.kind is Kind.NEW and there is not None:
             return told(409, "already-exists", f"{write.key} is already here")
         if write.kind is Kind.SAME and there is not None and site.holds(write.key, write.digest, write.size_bytes):
             return Answer(200)
         if write.kind is Kind.SPOILT:
+            if not os.path.lexists(os.path.join(tenant.state.folder, write.key)):
+                raise HeadMoved(f"{write.key} is not here", key=write.key)
             replaced = there.size_bytes if there else 0
     with (
         tenant.usage.room(write.key, write.size_bytes, replaces_bytes=replaced) as room,  # (2)
         site.arriving(write.key, write.size_bytes, write.digest, offset) as arrival,
     ):
         last = _take_body(tenant, exchange, arrival)  # (3)
-        with turn(tenant.state.fingerprint):
+        with tenant.turn():
             try:
                 arrival.check()  # (4)
             except CorruptObject as error:
@@ -250,7 +262,7 @@ def _take_body(tenant: Tenant, exchange: Exchange, arrival: Arrival) -> bytes | 
         length = min(PIECE_BYTES, exchange.left)
         exchange.take(view[:length])
         tenant.bytes_left.take(length)
-        with tenant.turns.of(tenant.state.fingerprint):
+        with tenant.turn():
             arrival.write(view[:length])
     return bytes(view[: arrival.size_bytes]) if arrival.size_bytes <= GUARDED_BYTES else None
 

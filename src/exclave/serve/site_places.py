@@ -48,7 +48,6 @@ class Places:
         """The handshake is over; an idle connection of the same class that must go. ``BadRequest`` if there is no
         place."""
         with self._lock:
-            self._shaking.pop(connection, None)
             members = self._in[state]
             leaving: Connection | None = None
             if state == ANYBODY:
@@ -59,6 +58,8 @@ class Places:
                 leaving = self._idle(list(members))
             if leaving is not None:
                 self._forget(leaving)
+            # Only now: one that finds no place is told so, and is still among the handshakes, which are few.
+            self._shaking.pop(connection, None)
             members[connection] = None
             self._class[connection] = state
             return leaving

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Final
 
 from exclave.errors import (
@@ -22,6 +23,7 @@ from exclave.serve.site_contract import ANYBODY, Answer, Asked
 from exclave.serve.site_counts import GatewayCounts
 from exclave.serve.site_message import BadRequest, Head, told
 from exclave.serve.site_objects import (
+    LARGE_BODY_BYTES,
     MAX_PAGE,
     Tenant,
     read_digest,
@@ -39,9 +41,16 @@ _PREFIX: Final = "/v1/"
 class Requests:
     """Answers the requests of all connections."""
 
-    def __init__(self, tenants: Mapping[str, Tenant], counts: GatewayCounts, goes_on: Callable[[], bool]) -> None:
-        """``goes_on()``: False once the server is to stop."""
-        self._tenants = tenants
+    def __init__(
+        self,
+        tenants: Mapping[str, Tenant],
+        strangers: Mapping[str, Tenant],
+        counts: GatewayCounts,
+        goes_on: Callable[[], bool],
+    ) -> None:
+        """By fingerprint: what a state's own requests share, and those of whoever has no certificate of that state.
+        ``goes_on()``: False once the server is to stop."""
+        self._tenants, self._strangers = tenants, strangers
         self._counts = counts
         self._goes_on = goes_on
 
@@ -51,7 +60,8 @@ class Requests:
         state = ANYBODY
         try:
             state, rest = self._addressed(head)
-            self._act(exchange, self._tenants[state], rest)
+            own = connection.who in self._tenants[state].state.certificates
+            self._act(exchange, (self._tenants if own else self._strangers)[state], rest)
         except BadRequest as error:
             self._tell(exchange, told(error.status, error.code, error.message))
         except ExclaveError as error:
@@ -113,12 +123,27 @@ class Requests:
         if duty is None:
             raise BadRequest(404, "unknown-path", "this host does nothing of that name")
         _allow(exchange, tenant, writes=False, anybody=duty.anybody)
-        body = exchange.whole_body(duty.body_bytes)
-        head = exchange.head
-        asked = Asked(head.method, rest, head.query, head.headers, body, exchange.who)
-        with tenant.turns.of(tenant.state.fingerprint):
-            answer = duty.answer(tenant.state, asked)
+        with _place_for_body(tenant, exchange.left):
+            body = exchange.whole_body(duty.body_bytes)
+            head = exchange.head
+            asked = Asked(head.method, rest, head.query, head.headers, body, exchange.who)
+            with nullcontext() if duty.waits else tenant.turn():
+                answer = duty.answer(tenant.state, asked)
         exchange.answer(answer)
+
+
+@contextmanager
+def _place_for_body(tenant: Tenant, size_bytes: int) -> Iterator[None]:
+    """A large body is in memory whole, however slowly it comes: of those there are few at once."""
+    if size_bytes <= LARGE_BODY_BYTES:
+        yield
+        return
+    if not tenant.bodies.acquire(blocking=False):
+        raise BadRequest(503, "no-place", "others send such large bodies now; come again")
+    try:
+        yield
+    finally:
+        tenant.bodies.release()
 
 
 def _allow(exchange: Exchange, tenant: Tenant, *, writes: bool, anybody: bool) -> None:

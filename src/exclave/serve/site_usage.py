@@ -21,6 +21,8 @@ from exclave.sites.arriving import ArrivingSite
 _RECORD = re.compile(rb"exclave usage 1\nbytes ([0-9]{1,19})\nobjects ([0-9]{1,19})\n\Z")
 _RECORD_EVERY = 1000
 _RECORD_BYTES = 100
+_FREE_NAMES_PART = 100
+"""One in so many of a file system's inodes is left to others."""
 
 
 @dataclass(slots=True)
@@ -98,6 +100,8 @@ class FolderUsage:
 
     def _reserve(self, more_bytes: int, more_objects: int) -> None:
         disk = os.statvfs(self._folder)
+        if disk.f_favail < disk.f_files // _FREE_NAMES_PART:  # f_files is 0 where names are not limited
+            raise SiteFull("the host's disk has room for few more files")
         with self._lock:
             if disk.f_bavail * disk.f_frsize - self._reserved_bytes - more_bytes < self._free_bytes:
                 raise SiteFull("the host's disk is full")
