@@ -29,6 +29,7 @@ from exclave.operations.host_erasure import REST_US, HostErasure
 from exclave.rules.checkpoints import cosign, merge_signatures
 from exclave.serve import site_connection
 from exclave.serve.host_duties import HostedViews, _MirrorDuty
+from exclave.serve.site import network_of
 from exclave.serve.site_connection import Connection
 from exclave.serve.site_contract import ANYBODY, Answer, Asked, Duties, HostedState
 from exclave.serve.site_message import BadRequest
@@ -51,6 +52,13 @@ class Caller:
 
 def caller() -> Connection:
     return cast(Connection, Caller())
+
+
+def test_one_customer_counts_once() -> None:
+    """All IPv6 addresses of one network of 64 bits are one address to the limits; IPv4 addresses are each their own."""
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") != network_of("2001:db8:0:1::1")
+    assert network_of("fe80::1%eth0") == network_of("fe80::2%eth0")
+    assert network_of("192.0.2.1") != network_of("192.0.2.2")
 
 
 def test_whoever_finds_no_place_still_counts_as_a_handshake() -> None:

@@ -7,6 +7,7 @@ connections, and those without a certificate, never take each other's place. Pag
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import socket
@@ -210,7 +211,7 @@ class Gateway:
                     return
                 time.sleep(0.05)  # no file descriptor left for the moment
                 continue
-            self._take(sock, str(peer[0]))
+            self._take(sock, network_of(str(peer[0])))
 
     def _take(self, sock: socket.socket, address: str) -> None:
         try:
@@ -266,6 +267,13 @@ class Gateway:
             head = connection.next_head()
             if head is None or not self._requests.answer(connection, head):
                 return
+
+
+def network_of(address: str) -> str:
+    """Whose address it is: of IPv6 the network of 64 bits, which is the least that one customer gets."""
+    if ":" not in address:
+        return address
+    return str(ipaddress.IPv6Network((address.partition("%")[0], 64), strict=False))
 
 
 def _tenant(state: HostedState, turns: Turns, duties: Duties) -> Tenant:
