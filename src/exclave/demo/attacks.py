@@ -1,17 +1,26 @@
-"""What enemies do in the demo: a host that lies, a custodian who cheats, a thief who revived a copy of home."""
+"""What enemies do in the demo: a host that lies, a custodian who cheats, a thief with a copy of home and its keys."""
 
 from __future__ import annotations
 
+import http.client
 import shutil
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from botocore.exceptions import ClientError
 
 from exclave.crypto.hpke import SealingKey
+from exclave.errors import ExclaveError
 from exclave.formats.answer import ResealedShare, parse_answer, reseal_info
 from exclave.formats.card import parse_card
 from exclave.formats.note import ParsedNote, parse_note
+from exclave.ids import Key
 from exclave.keys.file import load
 from exclave.rules.signatures import sign_text
+from exclave.sites.opening import open_site
 
 
 def packs(site: Path, fingerprint: str, register: str) -> list[Path]:
@@ -83,6 +92,59 @@ def carry_over(source: Path, site: Path, fingerprint: str, register: str) -> Non
             overwrite(target, path.read_bytes())
 
 
+def rob_gateway(url: str, objects: Sequence[str], head: str, old: bytes) -> dict[str, str]:
+    """With the certificate in ``url``: every object deleted, every one overwritten, an old head shown again. What the
+    gateway answered to each of these acts.
+    """
+    site = open_site(url)
+    answers = {"deletes": "refused: " + ", ".join(sorted({str(_delete(url, name)) for name in objects}))}
+    if "200" in answers["deletes"] or "204" in answers["deletes"]:
+        answers["deletes"] = answers["deletes"].replace("refused", "DONE")
+    try:
+        for name in objects:
+            site.put_same(Key(name), b"junk")
+            answers["overwrites"] = f"DONE: {name}"
+    except ExclaveError as error:
+        answers.setdefault("overwrites", f"refused: {error.code}")
+    shown = site.read_head(Key(head))
+    try:
+        site.replace_if(Key(head), old, shown.tag if shown else None)
+        answers["rolls a head back"] = "DONE"
+    except ExclaveError as error:
+        answers["rolls a head back"] = f"refused: {error.code}"
+    return answers
+
+
+def _delete(url: str, name: str) -> int:
+    """The status that a plain DELETE gets."""
+    parts = urlsplit(url)
+    files = dict(parse_qsl(parts.query))
+    context = ssl.create_default_context(cafile=files["authorities"])
+    context.load_cert_chain(files["certificate"], files["key"])
+    connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context, timeout=30)
+    try:
+        connection.request("DELETE", f"/v1{parts.path}/o/{name}")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def rob_bucket(client: Any, bucket: str, prefix: str) -> str:
+    """Deletes every version below ``prefix``, and puts garbage over each; what became of that."""
+    refused, versions = 0, client.list_object_versions(Bucket=bucket, Prefix=prefix).get("Versions", ())
+    for one in versions:
+        try:
+            client.delete_object(Bucket=bucket, Key=one["Key"], VersionId=one["VersionId"])
+        except ClientError:
+            refused += 1
+    covered = 0
+    for name in sorted({one["Key"] for one in versions}):
+        client.put_object(Bucket=bucket, Key=name, Body=b"junk")
+        covered += 1
+    word = "refused" if versions and refused == len(versions) else "DONE"
+    return f"{word}: {refused} of {len(versions)} deletions; garbage lies over {covered} objects"
+
+
 def epoch_notes(site: Path, fingerprint: str) -> set[str]:
     """Names of the epoch notes that a site shows."""
     return {note.name for note in (site / fingerprint).glob("*/epoch/*")}
@@ -96,11 +158,11 @@ def forms_of(name: str) -> tuple[bytes, ...]:
     return (b" " + word, b"/" + word, b"\n" + word, b'"' + word, bytes([0xA0 | len(word)]) + word)
 
 
-def plain_text_at(site: Path, words: tuple[bytes, ...]) -> list[str]:
-    """Files at a site that hold one of ``words`` in the clear."""
+def plain_text_at(site: Path, words: tuple[bytes, ...], but: str = "nothing") -> list[str]:
+    """Files at a site that hold one of ``words`` in the clear, but those with ``but`` in their path."""
     found = []
     for path in site.rglob("*"):
-        if path.is_file():
+        if path.is_file() and but not in str(path):
             data = path.read_bytes()
             found += [f"{path}: {word.decode('utf-8', 'replace')}" for word in words if word in data]
     return found

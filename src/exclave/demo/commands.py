@@ -28,7 +28,7 @@ class Commands:
 
     def run(self, *arguments: str, expect: tuple[int, ...] = (0,)) -> Told:
         """Runs ``exclave ARGUMENTS --json``. ``Bug`` if it ends with another exit code than expected."""
-        self.show("$ exclave " + " ".join(_quoted(a) for a in arguments))
+        self.show("$ exclave " + " ".join(quoted(a) for a in arguments))
         argv = [sys.executable, "-m", "exclave.cli.main", *arguments, "--json"]
         done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         try:
@@ -42,7 +42,7 @@ class Commands:
         return Told(done.returncode, result)
 
 
-def _quoted(argument: str) -> str:
+def quoted(argument: str) -> str:
     return (
         argument
         if argument and not set(argument) & set(" '\"$&|;()<>*?")

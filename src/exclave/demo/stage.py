@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from exclave.demo.commands import Commands
+from exclave.demo.commands import Commands, quoted
+from exclave.demo.hosts import Hosts
 from exclave.demo.identity import World
 from exclave.demo.state import Places, Ports
 from exclave.ids import Instant
@@ -28,6 +29,12 @@ class Report:
     services: list[dict[str, Any]] = field(default_factory=list)
     identity: dict[str, Any] = field(default_factory=dict)
     """Log-ins and certificate status through the crisis; the signed gap statement."""
+    sites: list[dict[str, str]] = field(default_factory=list)
+    """Name, kind and country of each."""
+    reading: dict[str, Any] = field(default_factory=dict)
+    """The reading room in exile: pages that were read, and the proof of an act."""
+    statement: dict[str, Any] = field(default_factory=dict)
+    """The statement to the public, and whether it holds."""
 
     def promise(self, what: str, kept: bool, measured: str) -> None:
         self.promises.append({"promise": what, "kept": bool(kept), "measured": measured})
@@ -53,17 +60,36 @@ class Stage:
     spoilt: list[Path] = field(default_factory=list)
     """Objects that a host has altered."""
     lost: Instant = Instant(0)
+    short: dict[str, str] = field(default_factory=dict)
+    """Long texts of commands, and the shell variables that stand for them."""
 
     @cached_property
     def world(self) -> World:
         """Names, cards and the two places of the identity services."""
         return World(self.places.root, self.places.home / "identity", self.places.exile / "identity")
 
-    def sites(self, *names: str) -> list[str]:
-        """Options that name sites by address."""
+    @cached_property
+    def hosts(self) -> Hosts:
+        """The hosts abroad."""
+        p = self.places
+        return Hosts(p.root, {"home": p.home / "hosts", "embassy": p.embassy / "hosts", "public": p.root / "public"})
+
+    def brief(self, line: str) -> str:
+        """A command with what it says again and again in shell variables that stand above it."""
+        for text, name in self.short.items():
+            line = line.replace(text, name)
+        line = line.replace(self.report.folder, "$D")
+        return line.replace(self.fingerprint, "$F") if self.fingerprint else line
+
+    def brief_command(self, arguments: Sequence[str]) -> str:
+        """``exclave ARGUMENTS`` as a person would type it."""
+        return self.brief("$ exclave " + " ".join(quoted(a) for a in arguments))
+
+    def sites(self, *names: str, user: str = "embassy") -> list[str]:
+        """Options that name sites by address, with the credentials of ``user``."""
         found = []
         for name in names:
-            found += ["--site", f"{name}=dir:{self.places.sites / name}"]
+            found += ["--site", f"{name}={self.hosts.url(name, user)}"]
         return found
 
     @property

@@ -13,6 +13,7 @@ from pathlib import Path
 from exclave.demo.apps import AppName, write_app
 from exclave.demo.business import business_reference, create_business
 from exclave.demo.gazette import gazette_reference, write_gazette
+from exclave.demo.hosts import Hosts
 from exclave.demo.identity import World, register_text
 from exclave.demo.land import create_land, land_reference
 from exclave.demo.reference import ReferenceQuery
@@ -29,6 +30,8 @@ CUSTODIANS = (("kaja", "EE"), ("mart", "EE"), ("luc", "LU"), ("aino", "FI"), ("t
 THRESHOLD = 3
 REGISTERS: tuple[AppName, ...] = ("gazette", "land", "business")
 SEED = 20261123
+TITLE = "State Gazette of Metsamaa"
+"""What the charter calls the gazette in public."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +81,7 @@ class Ports:
     business: int = field(default_factory=free_port)
     postgres: int = field(default_factory=free_port)
     witness: int = field(default_factory=free_port)
+    room: int = field(default_factory=free_port)
 
 
 def references(scale: int) -> dict[str, ReferenceQuery]:
@@ -94,8 +98,10 @@ def make_folders(places: Places) -> None:
     for folder in (places.root, places.home, places.systems, places.sites, places.embassy, places.run):
         folder.mkdir(exist_ok=True)
         folder.chmod(0o711)
-    for name in ("home", "north", "south"):
+    for name in ("home", "north"):
         (places.sites / name).mkdir()
+    for folder in (places.home / "hosts", places.embassy / "hosts", places.root / "public"):
+        folder.mkdir(mode=0o700)
     for name, _ in CUSTODIANS:
         (places.custodians / name).mkdir(parents=True, mode=0o700)
 
@@ -185,8 +191,8 @@ def _only_plain(folder: str, names: list[str]) -> set[str]:
     }
 
 
-def config_text(places: Places, ports: Ports, scale: int, world: World) -> str:
-    """The state's ``exclave.toml``."""
+def config_text(places: Places, ports: Ports, scale: int, world: World, hosts: Hosts) -> str:
+    """The state's ``exclave.toml``; with the gateway once that knows the state's fingerprint."""
     lines = [
         "# A small state with three registers: copy this file and say in it what yours is.",
         "",
@@ -200,14 +206,19 @@ def config_text(places: Places, ports: Ports, scale: int, world: World) -> str:
         lines += ["", "[[custodian]]", f'name = "{name}"', f'country = "{country}"', f'card = "custodians/{name}.card"']
     for name, country, operator, can_run in (
         ("home", "EE", "state-it", False), ("north", "FI", "valtori", False), ("south", "LU", "ctie", True),
+        ("west", "SE", "molnet", False),
     ):  # fmt: skip
-        lines += ["", "[[site]]", f'name = "{name}"', f'url = "dir:{places.sites / name}"', f'country = "{country}"']
+        if name == "south" and not hosts.known:
+            continue
+        lines += ["", "[[site]]", f'name = "{name}"', f'url = "{hosts.url(name, "home")}"', f'country = "{country}"']
         lines += [f'operator = "{operator}"', f"can_run = {str(can_run).lower()}"]
     lines += ["", "[[witness]]", 'name = "embassy-witness"', f'url = "http://127.0.0.1:{ports.witness}"']
     lines.append('card = "custodians/embassy-witness.card"')
     lines += register_text(world, _limits([]))
     for name in REGISTERS:
         lines += _register(places, ports, name, references(scale)[name])
+    if not hosts.known:
+        lines = [line for line in lines if not line.startswith("south = ")]
     return "\n".join(lines) + "\n"
 
 
@@ -219,7 +230,10 @@ def _register(places: Places, ports: Ports, name: str, query: ReferenceQuery) ->
         "business": ("Centre of Registers", "economy", ["gazette", "identity", "land"]),
     }[name]
     owner, kind, depends = about
-    lines = ["", "[[register]]", f'name = "{name}"', f'owner = "{owner}"', f'class = "{kind}"', *_limits(depends)]
+    lines = ["", "[[register]]", f'name = "{name}"', f'owner = "{owner}"', f'class = "{kind}"']
+    if name == "gazette":
+        lines += ["public = true            # everybody may read it", f'title = "{TITLE}"']
+    lines += _limits(depends)
     kinds: dict[str, tuple[str, str, dict[str, str | int]]] = {
         "gazette": ("acts", "files", {"path": str(systems / "acts")}),
         "land": ("db", "postgres", {"host": str(socket_folder(places)), "port": ports.postgres, "user": "postgres",
@@ -252,6 +266,7 @@ def _limits(depends: list[str]) -> list[str]:
         'home = "State Reserves Act, section 4"',
         'north = "Agreement with Finland, article 3"',
         'south = "Agreement with Luxembourg of 20.06.2017, article 2"',
+        'west = "Agreement with Sweden, article 7"',
     ]  # fmt: skip
 
 
