@@ -106,7 +106,8 @@ KEYS: dict[str, str] = {
     "timestamp": "asked proven",
     "backup": "failures receipts[datasets[bytes captured digest digest_exact entries facts kind name rows] epoch failed"
     " new_chunks objects protected protected_at protection read_bytes register register_id reused_files rpo_met_s rpo_s"
-    " sequence shipped_bytes sites suspicious time timestamps timestamps_failed total_bytes witnesses witnesses_failed]",
+    " sequence shipped_bytes sites suspicious time timestamps timestamps_failed total_bytes witnesses"
+    " witnesses_failed]",
     "snapshots": "registers[findings id last_clean register suspicious_since versions[bytes epoch objects placement"
     " protected sequence signals sites time witnessed]]",
     "retention": "registers[hold id register versions[charter epoch kept rule sequence time until]]",

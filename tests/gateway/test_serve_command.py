@@ -12,7 +12,7 @@ from support.small_home import run, start
 
 
 def test_check_and_wrong_files(tmp_path: Path) -> None:
-    """``--check`` tells what is kept for whom and ends; a file that is not there, or wrong, is refused without a traceback."""
+    """``--check`` tells what is kept for whom and ends; a file that is not there, or wrong, is refused."""
     place = host_place(tmp_path)
     told = run("serve", "site", "--config", str(tmp_path / "host.toml"), "--check", "--json")
     assert told.code == 0, told.err

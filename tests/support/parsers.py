@@ -217,8 +217,12 @@ ELSEWHERE = {
     "limits.parse_limit": "a field of the configuration, read by parse_config",
     "limits.parse_limits": "a field of the configuration, read by parse_config",
     "limits.parse_zone": "a field of the configuration, read by parse_config",
+    "policy.read_policy": "lines of a charter, read by parse_charter",
     "push.parse_second": "a field of a push, read by parse_push",
     "reissueorder.read_reissue_order": "streams a file; fuzzed by fuzz_feeding.py",
+    "timestamp.parse_authority_url": "a field of a charter, read by parse_charter",
+    "timestamp.parse_policy": "a field of a charter, read by parse_charter",
+    "timestamp.read_authorities": "lines of a charter, read by parse_charter",
     "statusorder.read_status_order": "streams a file; fuzzed by fuzz_feeding.py",
     "journal.read_records": "needs the head before; tests/identity/test_journal.py flips every byte",
 }

@@ -1,4 +1,4 @@
-"""Tokens of a real ``openssl ts`` authority: asked for, kept at the sites, read by others, and not believed too much."""
+"""Tokens of a real ``openssl ts`` authority: asked for, kept at the sites, read by others, not believed too much."""
 
 from __future__ import annotations
 
@@ -68,8 +68,9 @@ def test_a_certificate_for_another_purpose_signs_no_time(authority: Timestamper,
     asked = request_timestamp(MESSAGE)
     token = authority.answer(asked.data)
     old, new = (
-        subprocess.run(["openssl", "x509", "-in", folder / "signer.pem", "-outform", "DER"], capture_output=True, check=True)
-        .stdout
+        subprocess.run(
+            ["openssl", "x509", "-in", folder / "signer.pem", "-outform", "DER"], capture_output=True, check=True
+        ).stdout
         for folder in (authority.folder, server.folder)
     )  # fmt: skip
     assert old in token

@@ -1,7 +1,7 @@
 """Writes the vectors of timestamp tokens, made by ``openssl ts``.
 
-Run from the repository's root: ``PYTHONPATH=src:tests python tests/vectors/generate_timestamp.py``. Keys and times are new
-each time; what each file must give is not.
+Run from the repository's root: ``PYTHONPATH=src:tests python tests/vectors/generate_timestamp.py``. Keys and times
+are new each time; what each file must give is not.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Json, Sites, counted, not_signed, note, print_json, say, table, typed, when
 from exclave.cli.warrant import require_yes
 from exclave.formats.charter import CharterRegister, ParsedCharter
-from exclave.ids import Digest, Label, RegisterId, now, sha256, parse_digest, parse_fingerprint, parse_register_id
+from exclave.ids import Digest, Label, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id, sha256
 from exclave.operations import charter as verb
 from exclave.operations.deletion import holds_lifted
 from exclave.operations.home import Home

@@ -125,7 +125,7 @@ def verify_timestamp(
 
 def _parse(token: bytes) -> TimeStampResponse:
     try:
-        answer = decode_timestamp_response(_sorted(token))
+        answer = _decode(token)
         granted = answer.status == _GRANTED
         _ = answer.tst_info if granted else None
     except _UNREADABLE as error:
@@ -133,6 +133,13 @@ def _parse(token: bytes) -> TimeStampResponse:
     if not granted:
         raise MalformedError(f"the timestamp authority refused: {'; '.join(answer.status_string)[:200] or 'no reason'}")
     return answer
+
+
+def _decode(token: bytes) -> TimeStampResponse:
+    try:
+        return decode_timestamp_response(token)
+    except _UNREADABLE:
+        return decode_timestamp_response(_sorted(token))
 
 
 def _sorted(token: bytes) -> bytes:

@@ -58,9 +58,7 @@ class Mirror:
         self, logs: HostedLogs, witness: Witness, witness_card: Card, store: WitnessStore, card: Card, pair: SigningPair
     ) -> None:
         if card.name == witness_card.name:
-            raise NotAuthorised(
-                "a mirror and the witness beside it are two cosigners: give them two keys and names"
-            )
+            raise NotAuthorised("a mirror and the witness beside it are two cosigners: give them two keys and names")
         self._logs, self._witness, self._witness_card = logs, witness, witness_card
         self._cosigner = Witness(store, card, pair, logs.writer)
         self._lock = threading.Lock()
