@@ -28,6 +28,8 @@ bench: $(STAMP) .system
 	$(BIN)/python bench/reading.py --quick
 	$(BIN)/python bench/verification.py --quick
 	$(BIN)/python bench/auditor.py --quick
+	$(BIN)/python bench/gateway.py --quick
+	$(BIN)/python bench/many.py --quick
 
 # The outsider's verifier as a package of its own, in dist/.
 verifier: $(STAMP)
