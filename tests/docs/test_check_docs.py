@@ -85,7 +85,8 @@ def test_every_option_is_told() -> None:
         part = page.partition(f"### {name}\n")[2].partition("\n### ")[0]
         for parameter in command.params:
             if parameter.name != "help" and parameter.param_type_name == "option":
-                assert f"`{parameter.opts[0]}`" in part, f"{name} {parameter.opts[0]}"
+                names = ", ".join((*parameter.opts, *parameter.secondary_opts))
+                assert f"`{names}`" in part, f"{name} {names}"
     for kind in checker.all_errors():
         if kind is not checker.ExclaveError:
             assert f"| {kind.exit_code} | `{kind.code}` |" in page

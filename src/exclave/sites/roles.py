@@ -34,7 +34,11 @@ def roles_of(promises: Sequence[Promise]) -> tuple[Role, ...]:
     return (
         _role(KEEPS_OBJECTS, objects, "not tried"),
         _role(KEEPS_HEADS, heads, "not tried"),
-        _role(CANNOT_BE_DELETED_FROM, locks, "its address has no lock=compliance: whoever has its keys can delete"),
+        _role(
+            CANNOT_BE_DELETED_FROM,
+            locks,
+            "no lock=compliance tried: who has a bucket's keys can delete; a gateway knows no request that deletes",
+        ),
     )
 
 

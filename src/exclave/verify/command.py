@@ -33,7 +33,7 @@ _INTERRUPTED = 130
 _BLOCK = 1 << 20
 _EXAMPLES = """examples:
   exclave-verify --fingerprint 3f9a… lux=dir:/mnt/lux fin=dir:/mnt/fin
-  exclave-verify --fingerprint 3f9a… --statement statement.txt lux=s3://bucket/state?anonymous=yes
+  exclave-verify --fingerprint 3f9a… --statement statement.note lux=s3://bucket/state?anonymous=yes
   exclave-verify --fingerprint 3f9a… --proof deed-17.tlog-proof deed-17.txt
 """
 
@@ -149,6 +149,7 @@ def _report_lines(report: EmbassyReport) -> Iterator[str]:
         yield f"NOT looked at, or not wholly: {', '.join(report.unread)}."
     yield from advice(report, {r.register: r.public_name for r in report.registers if r.public_name})
     yield "Every signature, history and byte that was read is right." if report.ok else "There are faults: see above."
+    yield from (r.too_old for r in report.registers if r.too_old)
 
 
 def _proof(options: argparse.Namespace, pinned: Fingerprint, document: Path | None = None) -> int:

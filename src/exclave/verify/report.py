@@ -76,6 +76,17 @@ class RegisterReport:
     def rpo_met(self) -> bool:
         return self.age_s is not None and self.age_s <= self.rpo_s
 
+    @property
+    def too_old(self) -> str:
+        """That its newest version is older than its charter allows, as a sentence; empty if it is not."""
+        if self.age_s is None or self.rpo_met:
+            return ""
+        return (
+            f"But {self.public_name or self.register} is OLD: its newest version is of {self.age_s // 86400} d"
+            f" {self.age_s % 86400 // 3600} h ago, and the charter allows {self.rpo_s} s. Ask other sites and the"
+            " witnesses whether they know a newer one."
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EmbassyReport:
