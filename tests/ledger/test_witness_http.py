@@ -236,7 +236,7 @@ def start_process(folder: Path, port: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", SERVER, str(folder), str(port)], env={**os.environ, "PYTHONPATH": roots}
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         try:
             if httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200:

@@ -228,7 +228,8 @@ def test_repaired_packs_are_used_again(tmp_path: Path) -> None:
         assert index.spoilt_at("lux") == set()
     finally:
         index.close()
-    os.utime(home.root / "acts" / "bulk")
+    for path in (home.root / "acts").iterdir():  # all: small files run through one stream, and are cut together
+        os.utime(path)
     assert home.backup()[0]["shipped_bytes"] < 400_000
     assert home.verify()["findings"] == []
 
