@@ -11,7 +11,7 @@ demo: $(STAMP)
 
 test: $(STAMP) .system
 	$(MAKE) check
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from support.fault_table import FaultTable
 from support.faults import Faults, Mode, build
 
 SEED = 20261126
-SIZE = {"backup": 30, "rekey": 24, "delete": 24, "sync": 24, "evacuate": 24}
+SIZE = {"backup": 24, "rekey": 14, "delete": 14, "sync": 12, "evacuate": 12}
 _CHANGES = (
     "write,pwrite64,writev,pwritev,fsync,fdatasync,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,symlink,"
     "symlinkat,unlink,unlinkat,rmdir,mkdir,mkdirat,copy_file_range,sendfile,creat,open,openat"

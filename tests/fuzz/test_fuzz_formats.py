@@ -12,7 +12,7 @@ from support.fuzzing import NO_RSS
 from support.parsers import READERS, seeds, tried, unlisted
 
 FUZZER = Path(__file__).parent / "fuzz_formats.py"
-SECONDS = 25
+SECONDS = 15
 
 
 def test_no_parser_is_left_out() -> None:
