@@ -19,6 +19,7 @@ from pathlib import Path
 import typer
 
 from exclave.app import keep_freed_memory, open_capture, open_home, open_sites, witness_addresses
+from exclave.cli.ending import told_to_end
 from exclave.cli.output import counted, duration, note, plain, say, when
 from exclave.cli.progress import work_bar
 from exclave.errors import QuorumMissing, ServiceFailed
@@ -38,8 +39,8 @@ def run_rounds(
 
     Exit code of the last round: 0, or that of its first failure.
     """
-    ended = threading.Event()
-    with _signals(ended, forever=every_s > 0), _pool(jobs) as pool:
+    ended = told_to_end(forever=every_s > 0)
+    with _pool(jobs) as pool:
         due, late, number = time.monotonic(), 0.0, 0
         while True:
             number += 1
@@ -55,20 +56,6 @@ def run_rounds(
                 break
     for outcome in report.failed:
         raise typer.Exit(outcome.exit_code or QuorumMissing.exit_code)
-
-
-@contextmanager
-def _signals(ended: threading.Event, *, forever: bool) -> Iterator[None]:
-    """While rounds go on, SIGTERM and Ctrl-C ask for an end instead of making one."""
-    if not forever or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import signal
-import threading
 import time
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from exclave.cli.ending import told_to_end
 from exclave.cli.keys import load_key
 from exclave.cli.output import HomeFolder, Json, Sites, note, parse_duration, print_json, say
 from exclave.cli.statement_check import told_statement
@@ -77,10 +76,7 @@ def make(
     next_s = parse_duration(next_by) if next_by else 2 * every_s or _DAY_S
     if next_s <= every_s:
         raise UsageError("--next-by must be longer than --every: a look takes a while, and a site may be slow")
-    ended = threading.Event()
-    if every_s:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: ended.set())
+    ended = told_to_end(forever=every_s > 0)
     while True:
         began = time.monotonic()
         try:

@@ -170,10 +170,8 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
         say(f"What was erased is still shown by: {', '.join(report.not_erased)}.")
     for sentence in advice(report, names):
         say(sentence)
-    say("Every signature, history and byte that was read is right." if report.ok else "There are faults: see above.")
-    for one in report.registers:
-        if one.too_old:
-            say(one.too_old)
+    for sentence in report.verdict:
+        say(sentence)
     if report.unread:
         say(f"{counted(len(report.unread), 'site was', 'sites were')} NOT looked at, or not wholly:"
             f" {', '.join(report.unread)}.")  # fmt: skip

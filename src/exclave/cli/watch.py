@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json as json_text
 import secrets
-import signal
 import sys
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from exclave.app import BRISK, open_home, open_named_sites, open_sites
+from exclave.cli.ending import told_to_end
 from exclave.cli.output import (
     HomeFolder,
     Json,
@@ -119,7 +118,7 @@ def watch(
     shown = WatchMetrics(now, duty.names, duty.health)
     if metrics:
         note(f"metrics at http://{metrics.rpartition(':')[0]}:{serve_metrics(shown, metrics)}/metrics")
-    done = _stopped(once=once)
+    done = told_to_end(forever=not once)
     last: str | None = None
     while True:
         began = time.monotonic()
@@ -145,15 +144,6 @@ def _duty(found: Watched, state: Path | None) -> Duty:
     memory = read_memory(path, found.pinned)
     channels = open_channels(found.config, found.folder)
     return Duty(made, found.config, found.pinned, dict(found.names), channels, memory, path, now)
-
-
-def _stopped(*, once: bool) -> threading.Event:
-    """Set by a signal that asks the watch to end: a look that is under way is finished first."""
-    done = threading.Event()
-    if not once and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: done.set())
-    return done
 
 
 def _end(result: Round) -> None:

@@ -148,8 +148,7 @@ def _report_lines(report: EmbassyReport) -> Iterator[str]:
     if report.unread:
         yield f"NOT looked at, or not wholly: {', '.join(report.unread)}."
     yield from advice(report, {r.register: r.public_name for r in report.registers if r.public_name})
-    yield "Every signature, history and byte that was read is right." if report.ok else "There are faults: see above."
-    yield from (r.too_old for r in report.registers if r.too_old)
+    yield from report.verdict
 
 
 def _proof(options: argparse.Namespace, pinned: Fingerprint, document: Path | None = None) -> int:

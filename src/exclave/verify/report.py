@@ -122,3 +122,10 @@ class EmbassyReport:
     def ok(self) -> bool:
         """No finding is grave."""
         return not any(f.grave for f in self.findings)
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """What it comes to, in sentences: right or not, and which registers are older than they may be."""
+        right = "Every signature, history and byte that was read is right."
+        old = (register.too_old for register in self.registers)
+        return (right if self.ok else "There are faults: see above.", *filter(None, old))
