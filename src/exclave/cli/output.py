@@ -37,6 +37,9 @@ Pinned = Annotated[
     str, typer.Option("--fingerprint", envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, 64 hex digits.")
 ]
 
+PinnedWithSite = Annotated[
+    str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
+]
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([1-9][0-9]{0,7})([smhd])\Z")
 

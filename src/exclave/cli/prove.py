@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from exclave.cli.opening import Answers, OnlyThese, Unwitnessed, open_by_warrant
-from exclave.cli.output import HomeFolder, Json, Sites, print_json, say, size_text
+from exclave.cli.output import HomeFolder, Json, PinnedWithSite, Sites, print_json, say, size_text
 from exclave.cli.proof_check import proof_json, record_text
 from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError
@@ -58,9 +58,7 @@ def prove(
     ] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     warrant: Annotated[Path | None, typer.Option(help="Away from home: a warrant to restore.")] = None,
     answer: Answers = None,
     key: Annotated[Path | None, typer.Option(help="With --warrant: the key file of the machine that it names.")] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exclave.cli.output import HomeFolder, Json, Sites, print_json, say, table, when
+from exclave.cli.output import HomeFolder, Json, PinnedWithSite, Sites, print_json, say, table, when
 from exclave.cli.where import view_of
 from exclave.ids import instant_text, now
 from exclave.operations.deletion import Kept
@@ -23,9 +23,7 @@ def retention(
     register: Annotated[str | None, typer.Argument(help="Name or id of one register; default: all.")] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> None:
     """Which versions are kept, by which rule, and until when. Needs no key."""

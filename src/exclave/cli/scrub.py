@@ -15,6 +15,7 @@ from exclave.cli.keys import load_key
 from exclave.cli.output import (
     HomeFolder,
     Json,
+    PinnedWithSite,
     Sites,
     counted,
     note,
@@ -70,9 +71,7 @@ def scrub(
     ] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> None:
     """Read a part of a site, so that all of it is read within some days, and repair what other sites have unharmed.

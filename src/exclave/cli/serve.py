@@ -16,7 +16,7 @@ import typer
 from exclave.app import make_witness, open_identity, open_named_sites, open_tickets
 from exclave.cli import serve_public, serve_site
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Pinned, Sites, error_json, note, typed
+from exclave.cli.output import HomeFolder, Pinned, PinnedWithSite, Sites, error_json, note, typed
 from exclave.cli.status import look, told
 from exclave.console import web
 from exclave.console.latest import Latest
@@ -123,9 +123,7 @@ def _serve_identity(folder: Path, *, follow: bool) -> None:
 def console(
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: any free one.")] = 8430,
     name: Annotated[

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from exclave.cli.output import HomeFolder, Json, Sites, counted, note, print_json, say, size_text, table, typed
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    PinnedWithSite,
+    Sites,
+    counted,
+    note,
+    print_json,
+    say,
+    size_text,
+    table,
+    typed,
+)
 from exclave.cli.progress import work_bar
 from exclave.cli.where import view_of
 from exclave.errors import IntegrityError, MalformedError, SiteUnavailable, UsageError
@@ -42,9 +54,7 @@ def ship(
     part: Annotated[str | None, typer.Option(help="Which of several disks this is: 1/3, 2/3, 3/3.")] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> int:
     """Write onto a disk what a site lacks, sealed, to be carried there. Broken off, it goes on where it was.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from exclave.app import witness_addresses
-from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, say, table, typed
+from exclave.cli.output import HomeFolder, Json, PinnedWithSite, Sites, note, print_json, say, table, typed
 from exclave.cli.progress import work_bar
 from exclave.cli.where import Where, view_of
 from exclave.errors import ExclaveError, PlacementUnmet, UsageError
@@ -31,9 +31,7 @@ def lock(
     only: Annotated[str | None, typer.Option("--register", help="Only this register: its name or id.")] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> None:
     """Make the locks longer that would end while living versions still need what they hold.

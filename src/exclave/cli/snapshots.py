@@ -10,7 +10,18 @@ from typing import Annotated, Any
 import typer
 
 from exclave.cli.opening import Answers, open_by_warrant
-from exclave.cli.output import HomeFolder, Json, Sites, note, print_json, progress_bar, say, size_text, table
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    PinnedWithSite,
+    Sites,
+    note,
+    print_json,
+    progress_bar,
+    say,
+    size_text,
+    table,
+)
 from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError
 from exclave.ids import Label, RegisterId, instant_text, now
@@ -46,9 +57,7 @@ def snapshots(
     register: Annotated[str | None, typer.Argument(help="Name or id of one register; default: all.")] = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     warrant: Annotated[
         Path | None, typer.Option(help="Away from home: read what writers noticed from the manifests, by this warrant.")
     ] = None,

@@ -11,7 +11,7 @@ import typer
 
 from exclave.cli.ending import told_to_end
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Json, Sites, note, parse_duration, print_json, say
+from exclave.cli.output import HomeFolder, Json, PinnedWithSite, Sites, note, parse_duration, print_json, say
 from exclave.cli.statement_check import told_statement
 from exclave.cli.watch import ConfigFile, Watched, watched
 from exclave.cli.where import view_of
@@ -58,9 +58,7 @@ def make(
     config: ConfigFile = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> None:
     """Look at all sites, and sign what was found there: data up to when, at how many places, in how many countries.
@@ -130,9 +128,7 @@ def latest(
     days: Annotated[int, typer.Option(min=1, max=3650, help="So many days are looked through.")] = 31,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> None:
     """Fetch the newest statement that the sites show, signed by somebody whom the charter names. It is not checked."""

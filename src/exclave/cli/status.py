@@ -8,7 +8,20 @@ from typing import Annotated, Any
 import typer
 
 from exclave.app import open_home, open_identity
-from exclave.cli.output import HomeFolder, Json, Sites, duration, moment, note, plain, print_json, say, table, when
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    PinnedWithSite,
+    Sites,
+    duration,
+    moment,
+    note,
+    plain,
+    print_json,
+    say,
+    table,
+    when,
+)
 from exclave.cli.where import view_of
 from exclave.ids import Label, now
 from exclave.operations.identity_follow import begin
@@ -73,9 +86,7 @@ def _show_kit(kit: KitReport) -> None:
 def status(
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     quick: Annotated[
         bool, typer.Option("--quick", help="Go by the ledgers' heads; do not look whether all packs are there.")
     ] = False,

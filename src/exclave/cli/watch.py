@@ -17,6 +17,7 @@ from exclave.cli.ending import told_to_end
 from exclave.cli.output import (
     HomeFolder,
     Json,
+    PinnedWithSite,
     Sites,
     duration,
     moment,
@@ -100,9 +101,7 @@ def watch(
     config: ConfigFile = None,
     home: HomeFolder = Path(),
     site: Sites = None,
-    fingerprint: Annotated[
-        str, typer.Option(envvar="EXCLAVE_FINGERPRINT", help="The state's fingerprint, with --site.")
-    ] = "",
+    fingerprint: PinnedWithSite = "",
     json: Json = False,
 ) -> None:
     """Tell how old the last version is that is proven at each site, and raise alarms within one RPO.
