@@ -90,7 +90,9 @@ def test_killed_ten_times(tmp_path: Path) -> None:
     done = home.versions()
     assert done[0]["sequence"] == 1
     receipt = home.backup()[0]
-    assert receipt["sequence"] == len(done) + 1
+    # A version that the last kill left logged but not yet at enough sites is ended first, under its own number.
+    assert receipt["sequence"] in (len(done) + 1, len(done) + 2)
+    assert [v["sequence"] for v in home.versions()] == list(range(1, receipt["sequence"] + 1))
     assert home.verify()["findings"] == []
     assert all(v["sites"] == list(home.sites) for v in home.versions())
     for site in home.sites:
