@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,22 +64,67 @@ def test_versions_take_one_line_each(
     assert "all" not in capsys.readouterr().out
 
 
-def test_tables_break_between_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """At 80 columns no word, date or path is torn; what alone is longer than the terminal stays whole as well."""
+def _all_tables() -> list[tuple[str, ...]]:
+    """The columns of every table that a command prints."""
+    found: list[tuple[str, ...]] = []
+    for file in sorted(Path(output.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "table":
+                words = [n.value for n in ast.walk(node.args[0]) if isinstance(n, ast.Constant)]
+                found.append(tuple(word for word in words if isinstance(word, str)))
+    return found
+
+
+_LONG = "a" + "n" * 39
+_CELLS = {
+    "long names": lambda at: _LONG,
+    "moments": lambda at: "2026-11-26 22:57:01",
+    "sentences": lambda at: f"NO: {_LONG} is older than its RPO of 4 min 10 s, and so is what it holds",
+    "a long path": lambda at: "/srv/" + "x" * 90 if at == 1 else "acts",
+    "a usual row": lambda at: ("gazette", _LONG, "12", "2026-11-26 22:57:01", "1.5 MiB", "all 3")[at % 6],
+}
+
+
+@pytest.mark.parametrize("cells", _CELLS.values(), ids=_CELLS)
+@pytest.mark.parametrize("columns", _all_tables(), ids=" ".join)
+def test_no_table_tears_a_word(
+    columns: tuple[str, ...], cells: Callable[[int], str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """At 80 columns each word of each table stands whole in a line that fits; a longer one has its own line."""
     monkeypatch.setattr(output, "out", Console(width=80, highlight=False, emoji=False, soft_wrap=True))
-    row = ("gazette", 1, "home-writer", 12, "2026-11-26 22:57:01", "4 min 10 s", "1 h 0 min", "NO: older than its RPO")
-    output.table(("register", "epoch", "writer", "version", "state of (UTC)", "age", "RPO", "protected"), [row])
+    row = [cells(at) for at in range(len(columns))]
+    output.table(columns, [row, row])
     lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    for word in ("gazette", "home-writer", "2026-11-26", "22:57:01", "older"):
-        assert any(word in line for line in lines), word
+    assert [line for line in lines if len(line) > 80 and len(line.split()) > 1] == []
+    words = [word for text in (*columns, *row) for word in text.split()]
+    assert [word for word in words if not any(word in line.split() for line in lines)] == []
+
+
+def test_there_are_tables() -> None:
+    """An empty list of tables would pass; and no command has a way of its own."""
+    assert len(_all_tables()) > 40
+    users = [f.name for f in Path(output.__file__).parent.glob("*.py") if "rich.table" in f.read_text()]
+    assert users == ["tables.py"]
+
+
+def test_quantities_stay_whole(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where there is room for it, a moment or a time stands in one line, and a long text takes what is left."""
+    monkeypatch.setattr(output, "out", Console(width=80, highlight=False, emoji=False, soft_wrap=True))
+    row = ("gazette", "home-writer (epoch 1)", 12, "2026-11-26 22:57:01", "4 min 10 s", "1 h", "NO: older than its RPO")
+    output.table(("register", "writer", "version", "state of (UTC)", "age", "RPO", "protected"), [row])
+    assert any("4 min 10 s" in line and "gazette" in line for line in capsys.readouterr().out.splitlines())
     output.table(("version", "state of (UTC)", "why"), [(1, "2026-11-26 22:57:01", "one word after another " * 5)])
-    lines = capsys.readouterr().out.splitlines()
-    assert max(map(len, lines)) <= 80
-    assert any("2026-11-26 22:57:01" in line for line in lines)
-    path = "/srv/restored/" + "x" * 90
-    output.table(("dataset", "folder"), [("acts", path)])
-    assert path in capsys.readouterr().out
+    assert any("2026-11-26 22:57:01" in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(("columns", "width"), [("", 120), ("200", 200)])
+def test_a_pipe_has_its_own_width(home: SmallHome, columns: str, width: int) -> None:
+    """What goes into a pipe is as wide wherever it was typed, unless COLUMNS says how wide; no name is folded there."""
+    environment = {**os.environ, "COLUMNS": columns, "EXCLAVE_HOME": str(home.folder)}
+    shown = "from exclave.cli import output; print(output.out.width)"
+    done = subprocess.run([sys.executable, "-c", shown], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{width}\n"
 
 
 def test_a_register_is_chosen(home: SmallHome, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -76,7 +77,8 @@ def _show(done: Report, keep: bool) -> None:
           ((p["promise"], "yes" if p["kept"] else "NO", p["measured"]) for p in done.promises))  # fmt: skip
     say("")
     table(("hostile act", "detected", "how"),
-          ((a["act"], "yes" if a["detected"] else "NO", a["how"][:140]) for a in done.hostile_acts))  # fmt: skip
+          ((a["act"], "yes" if a["detected"] else "NO", shorten(a["how"], 140, placeholder=" …"))
+           for a in done.hostile_acts))  # fmt: skip
     say("")
     table(("register", "RTO", "RPO", "digest at home", "digest in the embassy"),
           ((r["name"], duration(r["rto_s"]), duration(r["rpo_s"]), r["digest_home"][:16] + "…",

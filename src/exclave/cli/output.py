@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TextIO, TypeVar
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions
+from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
+from exclave.cli.tables import PIPED_WIDTH, Rows
 from exclave.errors import ExclaveError, MalformedError, UsageError
 from exclave.ids import Instant, instant_text
 
@@ -43,8 +41,15 @@ PinnedWithSite = Annotated[
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([1-9][0-9]{0,7})([smhd])\Z")
 
+
+def _width(stream: TextIO) -> int | None:
+    """Columns of ``stream`` if it is no terminal; None: the terminal's own, or what ``COLUMNS`` says."""
+    own = stream.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return None if own else PIPED_WIDTH
+
+
 # Lines are never folded: what a person copies or searches for is whole.
-out = Console(highlight=False, emoji=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=_width(sys.stdout))
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
@@ -90,60 +95,10 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """A table on standard output. Cells are no markup, and one line: a file's name cannot look like a row.
-
-    On a narrow terminal cells break between words, a moment between date and time only if it must be, and a word
-    never: what is longer than the terminal is wide, it breaks itself.
-    """
-    made = Table(title=title or None, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-    lines = [[Text(visible(str(cell)).replace("\n", "\\n")) for cell in row] for row in rows]
-    widths = _widths([[Text(column), *(line[at] for line in lines)] for at, column in enumerate(columns)], out.width)
-    for column, width in zip(columns, widths, strict=True):
-        made.add_column(column, overflow="fold", width=width)
-    for line in lines:
-        made.add_row(*line)
-    out.print(_AsWide(made, sum(widths) + _BETWEEN * (len(widths) - 1)))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _AsWide:
-    """A table of its own width, even if the terminal is narrower."""
-
-    table: Table
-    width: int
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
-        yield from console.render(self.table, options.update(width=self.width))
-
-
-_BETWEEN: Final = 3
-"""Width of what stands between two columns."""
-_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d")
-
-
-def _widths(columns: Sequence[Sequence[Text]], room: int) -> list[int]:
-    """Widths of columns, each from its longest word to its longest cell, so that they fit into ``room`` if they can."""
-    whole = [max(cell.cell_len for cell in cells) for cells in columns]
-    left = room - _BETWEEN * (len(columns) - 1)
-    for pattern in (_MOMENT, None):
-        least = [max(_longest_word(cell.plain, pattern) for cell in cells) for cells in columns]
-        if sum(least) <= left:
-            break
-    spare = max(0, left - sum(least))
-    widths = list(least)
-    # Those that lack least first: most columns then stand in one line, and the long one takes what is left.
-    for at in sorted(range(len(whole)), key=lambda at: whole[at] - least[at]):
-        widths[at] += min(spare, whole[at] - least[at])
-        spare -= widths[at] - least[at]
-    return widths
-
-
-def _longest_word(text: str, together: re.Pattern[str] | None) -> int:
-    """Of the words of ``text``, among them what stands ``together``, the width of the longest; at least 1."""
-    if together is not None:
-        text = together.sub(lambda found: found[0].replace(" ", "_"), text)
-    return max((cell_len(word) for word in text.split()), default=1)
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on standard output, or records where it is too narrow. A file's name in a cell cannot look like a row."""
+    cells = ([visible(str(cell)).replace("\n", "\\n") for cell in row] for row in rows)
+    out.print(Rows(columns, cells))
 
 
 def say(text: str) -> None:
@@ -195,15 +150,15 @@ def parse_duration(text: str) -> int:
 
 
 def duration(seconds: float) -> str:
-    """``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    """``3.2 s``, ``4 min 10 s``, ``2 h 5 min``, ``3 d 4 h``, ``1 h``."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (rest, "s")]
+    first = next(at for at, (number, _) in enumerate(parts) if number)
+    return " ".join(f"{number} {unit}" for number, unit in parts[first : first + 2] if number)
 
 
 @contextmanager

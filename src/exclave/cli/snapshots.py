@@ -198,9 +198,9 @@ def _show(shown: _Shown) -> None:
     rows = _rows(shown)
     marked, doubtful = shown.suspicion is not None, not all(v["witnessed"] for v in rows)
     at_risk = not all(found.protected for found in shown.protection.values())
-    columns = ["version", "epoch", "state of (UTC)", "objects", "size", "sites"]
     table(
-        columns + ["witnessed"] * doubtful + ["protected"] * at_risk + ["signals"] * marked,
+        ("version", "epoch", "state of (UTC)", "objects", "size", "sites",
+         *["witnessed"] * doubtful, *["protected"] * at_risk, *["signals"] * marked),
         (
             (
                 v["sequence"], v["epoch"], v["time"][:19].replace("T", " "), v["objects"], size_text(v["bytes"]),

@@ -104,9 +104,9 @@ def status(
         say(f"{found.state}: charter {found.charter}, {found.threshold} of {found.custodians} custodians, fingerprint")
         say(f"  {found.fingerprint}\n")
         table(
-            ("register", "epoch", "writer", "version", "state of (UTC)", "age", "RPO", "protected"),
+            ("register", "writer", "version", "state of (UTC)", "age", "RPO", "protected"),
             (
-                (r.name, r.epoch, "this home" if r.mine else r.writer, r.sequence or "-", when(r.time),
+                (r.name, f"{'this home' if r.mine else r.writer} (epoch {r.epoch})", r.sequence or "-", when(r.time),
                  duration(r.age_s) if r.sequence else "-", duration(r.rpo_s),
                  f"yes: {r.placement}" if r.protected else f"NO: {r.problem}")
                 for r in found.registers
