@@ -3,7 +3,8 @@
 
 (1) relative links and anchors lead somewhere · (2) every format has a page, every page stands in the index ·
 (3) decisions are numbered once · (4) nothing speaks of the machine or the work that the project was made on ·
-(5) the command line, its exit codes and the keys of ``exclave.toml`` are in the documents.
+(5) the command line, its exit codes and the keys of ``exclave.toml`` are in the documents, and each command stands in
+README's table.
 
     python tools/check_docs.py            check
     python tools/check_docs.py --renew    write the parts of docs/cli.md that come from the code
@@ -189,6 +190,34 @@ def check_reference(root: Path) -> Iterator[str]:
             yield f"docs/spec/config.md: the key {key} of {section} is not explained"
 
 
+def check_table(root: Path) -> Iterator[str]:
+    """(5)"""
+    part = (root / "README.md").read_text().partition("\n## Commands\n")[2].partition("\n## ")[0]
+    told = _listed(part, [name for name, _ in commands()])
+    yield from (f"README.md: the table of commands {wrong}" for wrong in told.values() if wrong)
+
+
+def _listed(part: str, known: list[str]) -> dict[str, str]:
+    """What is wrong with each name that the table has or lacks; empty if nothing is.
+
+    A first cell names commands, or a group for all of its commands. A word alone goes on from the name before it:
+    `exclave site sync`, `rebuild`.
+    """
+    groups = {" ".join(name.split()[:length]) for name in known for length in range(2, len(name.split()))}
+    found: dict[str, str] = {}
+    for cell in re.findall(r"^\| (`exclave .*?) \|", part, re.MULTILINE):
+        before = "exclave"
+        for word in re.findall(r"`([^`]+)`", cell):
+            names = [word, f"{before} {word}", f"exclave {word}"]
+            name = next((one for one in names if one in known or one in groups), word)
+            found[name] = "" if name in known or name in groups else f"has {word}, which is no command"
+            before = name.rpartition(" ")[0] or before
+    for name in known:
+        if name not in found and not any(name.startswith(f"{group} ") for group in found):
+            found[name] = f"lacks {name}"
+    return found
+
+
 def config_keys() -> Iterator[tuple[str, str]]:
     """(section as it is written in the file, key) of ``exclave.toml``."""
     waiting: list[tuple[str, bool, Any]] = [("", False, Config)]
@@ -214,7 +243,7 @@ def _struct(kind: Any) -> tuple[type[msgspec.Struct] | None, bool]:
 
 def check(root: Path = ROOT) -> list[str]:
     """Everything that is wrong, a line each."""
-    checks = (check_links, check_pages, check_decisions, check_words, check_reference)
+    checks = (check_links, check_pages, check_decisions, check_words, check_reference, check_table)
     return [line for one in checks for line in one(root)]
 
 

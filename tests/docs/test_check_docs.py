@@ -61,6 +61,8 @@ def test_documents_are_right() -> None:
         (lambda p: _change(p / "docs/cli.md", "| 31 |", "| 32 |"), "does not say what the code says"),
         (lambda p: _change(p / "docs/cli.md", "### exclave backup", "### exclave save"), "does not say"),
         (lambda p: _change(p / "docs/spec/config.md", "| `rpo_s` |", "| `rpo` |"), "rpo_s of [[register]]"),
+        (lambda p: _change(p / "README.md", ", `coded mend`", ""), "lacks exclave coded mend"),
+        (lambda p: _change(p / "README.md", ", `rebuild`", ", `rebuild`, `refill`"), "has refill"),
     ],
 )
 def test_faults_are_found(project: Path, spoil: Callable[[Path], None], told: str) -> None:
