@@ -208,7 +208,13 @@ def test_lists_that_lie(folder: Path) -> None:
         with server(folder, says(_answer(200, "", lie))) as port, pytest.raises(SiteUnavailable):
             list(site(folder, port).list("a/"))
     with server(folder, says(_answer(200, "", b"1 a/b\nmore\n"))) as port, pytest.raises(SiteUnavailable):
+        list(site(folder, port).list("a/"))  # one name a page would be a listing of many years
+    full = "".join(f"1 a/{number:04}\n" for number in range(1000)).encode() + b"more\n"
+    with server(folder, says(_answer(200, "", full))) as port, pytest.raises(SiteUnavailable):
         list(site(folder, port).list("a/"))  # the second page is the first once more
+    over = full.replace(b"more", b"1 a/1000\nend")
+    with server(folder, says(_answer(200, "", over))) as port, pytest.raises(SiteUnavailable):
+        list(site(folder, port).list("a/"))
 
 
 def test_ranges_that_lie(folder: Path) -> None:

@@ -22,8 +22,12 @@ from exclave.errors import (
     SiteUnavailable,
 )
 from exclave.ids import Key
+from exclave.sites.bucket_list import list_folder, list_pages
+from exclave.sites.contract import ObjectStat
+from exclave.sites.listed import listed
 from exclave.sites.opening import open_site
 from exclave.sites.s3 import S3Keys, S3Place, S3Site
+from exclave.sites.s3_versions import S3Versions, open_client
 from support.seaweed import ACCESS_KEY, READER_KEY, READER_SECRET, SECRET_KEY, Seaweed, free_ports, running_seaweed
 
 KEY = Key("folder/object")
@@ -324,6 +328,55 @@ def test_hostile_names_in_listing(scripted: _Scripted) -> None:
     body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
     scripted.raw = _http(200, "", body)
     assert [(item.key, item.size_bytes) for item in site.list("ok/")] == [("ok/a", 3)]
+
+
+def test_listing_of_empty_pages(scripted: _Scripted) -> None:
+    """An engine that promises more for ever and sends nothing is left after the time for a page, also by folders."""
+    more = "<IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>"
+    scripted.raw = _http(200, "", f"<ListBucketResult>{more}</ListBucketResult>")
+    site = _site(scripted.endpoint)
+    with pytest.raises(SiteUnavailable, match="no name"):
+        list(list_pages(site._small, "a/", within_s=0.5))
+    with pytest.raises(SiteUnavailable, match="no name"):
+        list_folder(site._small, "a/", within_s=0.5)
+
+
+def test_folder_in_itself(scripted: _Scripted) -> None:
+    """A folder that is told to lie in itself is not looked into again: a listing by folders ends."""
+    place = S3Place("exclave-a", "", scripted.endpoint, "us-east-1")
+    names = "".join(
+        f"<Contents><Key>a/{name}</Key><Size>3</Size><LastModified>2026-11-23T14:22:00.000Z</LastModified></Contents>"
+        for name in "bc"
+    )
+    folders = "".join(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in ("a/", "z/"))
+    scripted.raw = _http(
+        200, "", f"<ListBucketResult><IsTruncated>false</IsTruncated>{names}{folders}</ListBucketResult>"
+    )
+    site = S3Site(place, KEYS, sorted_at_once=1)
+    assert [item.key for item in site.list("a/")] == ["a/b", "a/c"]
+
+
+def test_versions_without_end(scripted: _Scripted) -> None:
+    """A page of versions that leads to itself ends the listing, though each page is right by itself."""
+    again = "<IsTruncated>true</IsTruncated><NextKeyMarker>a</NextKeyMarker>"
+    scripted.raw = _http(200, "", f"<ListVersionsResult>{again}</ListVersionsResult>")
+    place = S3Place("exclave-a", "", scripted.endpoint, "us-east-1")
+    versions = S3Versions(place, open_client(place, KEYS, "", 5))
+    with pytest.raises(SiteUnavailable, match="no end"):
+        list(versions.under("a/"))
+    with pytest.raises(SiteUnavailable, match="no end"):
+        versions.level("a/")
+
+
+@pytest.mark.parametrize("keys", [["a/x", "a/x"], ["a/y", "a/x"], ["b/x"], ["a/1", "a/2", "a/3", "a/4"]])
+def test_listing_that_lies(keys: list[str]) -> None:
+    """A name twice, out of order or not asked for, and more names than there can be, end a listing."""
+    items = [ObjectStat(Key(key), 1) for key in keys]
+    with pytest.raises(SiteUnavailable) as caught:
+        list(listed(items, "a/", "s3://lies", most=3))
+    assert caught.value.facts["permanent"]
+    right = [ObjectStat(Key(f"a/{number}"), 1) for number in range(3)]
+    assert list(listed(right, "a/", "s3://right", most=3)) == right
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])

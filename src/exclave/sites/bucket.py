@@ -27,6 +27,7 @@ from exclave.errors import (
 )
 from exclave.ids import Digest, Key, parse_key, sha256
 from exclave.sites.bucket_errors import explain_bucket
+from exclave.sites.bucket_list import list_folder, list_pages
 from exclave.sites.conditions import KEEPS_HEADS, Conditions, refusal
 from exclave.sites.contract import (
     MAX_HEAD_BYTES,
@@ -39,6 +40,7 @@ from exclave.sites.contract import (
     check_range,
     check_write,
 )
+from exclave.sites.listed import listed
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, GetResult, ObjectMeta, PutMode, PutResult
@@ -162,7 +164,7 @@ class BucketSite:
         if self._bucket_seen:
             return
         with self._explained(key):
-            for _page in obstore.list(self._small, parse_key(key)):
+            for _page in list_pages(self._small, parse_key(key)):
                 break
         self._bucket_seen = True
 
@@ -171,9 +173,12 @@ class BucketSite:
         listings one folder at a time."""
         check_prefix(prefix)
         parse_key(prefix + "x")
+        return listed(self._sorted(prefix), prefix, self.address)
+
+    def _sorted(self, prefix: str) -> Iterator[ObjectStat]:
         found: list[ObjectStat] = []
         with self._explained(Key(prefix)):
-            for page in obstore.list(self._small, prefix or None, chunk_size=1000):
+            for page in list_pages(self._small, prefix):
                 found.extend(_stats(page, prefix))
                 if len(found) > self._sorted_at_once:
                     break
@@ -181,14 +186,16 @@ class BucketSite:
                 self._bucket_seen = True
                 yield from sorted(found, key=_by_name)
                 return
-            level = obstore.list_with_delimiter(self._small, prefix or None)
-        found = list(_stats(level["objects"], prefix))
-        folders = [ObjectStat(Key(f"{path.rstrip('/')}/"), -1) for path in level["common_prefixes"]]
-        for item in sorted(found + folders, key=_by_name):
+            folder = list_folder(self._small, prefix)
+        found = list(_stats(folder["objects"], prefix))
+        # Deeper than the prefix, so that a listing ends.
+        inner = {f"{path.rstrip('/')}/" for path in folder["common_prefixes"]} - {prefix}
+        found += (ObjectStat(Key(path), -1) for path in inner if path.startswith(prefix) and _is_key(path + "x"))
+        for item in sorted(found, key=_by_name):
             if item.size_bytes >= 0:
                 yield item
-            elif _is_key(item.key + "x"):
-                yield from self.list(item.key)
+            else:
+                yield from self._sorted(item.key)
 
     def read_head(self, key: Key) -> Tagged | None:
         try:

@@ -42,6 +42,7 @@ from exclave.sites.contract import (
     check_write,
 )
 from exclave.sites.gateway_wire import AnswerHead, Broken, Peer, Pool, Wire
+from exclave.sites.listed import listed
 from exclave.sites.patience import LARGE_TIMEOUT_S, SMALL_TIMEOUT_S
 
 _SMALL_BYTES = 1 << 20
@@ -165,6 +166,9 @@ class GatewaySite:
         """A page of names is in memory at a time."""
         check_prefix(prefix)
         parse_key(prefix + "x")
+        return listed(self._pages(prefix), prefix, self.address)
+
+    def _pages(self, prefix: str) -> Iterator[ObjectStat]:
         after, more = "", True
         while more:
             path = f"list?prefix={prefix}&after={after}&most={_PAGE}"
@@ -347,7 +351,7 @@ def _words(told: _Told) -> tuple[str, str]:
 
 
 def _page(data: bytes, prefix: str, after: str) -> tuple[list[ObjectStat], bool]:
-    """Names in order, all of them new; a page that promises more has at least one, so a listing ends. ``_NoList``."""
+    """Names in order, all of them new; a page that promises more is full, so none is asked for in vain. ``_NoList``."""
     lines = data.decode("ascii", "replace").split("\n")
     rest, last = lines.pop(), lines.pop() if lines else ""
     found: list[ObjectStat] = []
@@ -360,6 +364,6 @@ def _page(data: bytes, prefix: str, after: str) -> tuple[list[ObjectStat], bool]
             found.append(ObjectStat(parse_key(after), int(one[1])))
         except MalformedError as error:
             raise _NoList from error
-    if rest or last not in ("more", "end") or (last == "more" and not found):
+    if rest or last not in ("more", "end") or len(found) > _PAGE or (last == "more" and len(found) < _PAGE):
         raise _NoList
     return found, last == "more"

@@ -9,6 +9,7 @@ from typing import TypeVar
 from exclave.errors import AlreadyExists, CorruptObject, ExclaveError, HeadMoved, OutcomeUnknown, SiteUnavailable
 from exclave.ids import Digest, Key
 from exclave.sites.contract import MAX_OBJECT_BYTES, Digested, ObjectStat, Site, Tagged, digest_of
+from exclave.sites.listed import listed
 
 T = TypeVar("T")
 
@@ -102,6 +103,9 @@ class RetryingSite:
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """A listing that breaks off is begun again; what was given out already is passed over."""
+        return listed(self._from_the_start(prefix), prefix, self.address)
+
+    def _from_the_start(self, prefix: str) -> Iterator[ObjectStat]:
         patience = _Patience(self)
         last = ""
         while True:

@@ -24,12 +24,17 @@ from botocore.exceptions import (
     SSLError,
 )
 
+from exclave.errors import SiteUnavailable
 from exclave.ids import Instant, Key, parse_key
 from exclave.sites.bucket_errors import explain_answer
 from exclave.sites.s3 import S3Keys, S3Place
 
 MOST_TOLD = 64
 """Of one name so many of the newest and of the oldest versions are told."""
+MAX_PAGES = 100_000
+"""Of one listing: a hundred million versions."""
+MAX_IN_FOLDER = 1_000_000
+"""Versions and folders directly in one folder, which are in memory together."""
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
 
@@ -107,6 +112,9 @@ class S3Versions:
         for page in self._pages(Prefix=self._name(prefix), Delimiter="/"):
             found += self._told(page)
             folders |= {str(item["Prefix"]) for item in page.get("CommonPrefixes", ())}
+            if len(found) + len(folders) > MAX_IN_FOLDER:
+                said = f"{self._place.address} tells more than {MAX_IN_FOLDER} versions in one folder"
+                raise SiteUnavailable(said, permanent=True)
         start = len(self._name(""))
         return found, sorted(folder[start:] for folder in folders)
 
@@ -150,15 +158,19 @@ class S3Versions:
                 yield str(item["Key"])[start:], Kept(version, modified, int(item.get("Size", 0)), marker)
 
     def _pages(self, **asked: str) -> Iterator[dict[str, Any]]:
+        """Engines may tell less than 1000 on a page, or nothing; so pages are counted, and none may lead to itself."""
         after: dict[str, str] = {}
-        while True:
+        for _ in range(MAX_PAGES):
             with self._explained(Key(asked["Prefix"]), writing=False):
                 page = self._client.list_object_versions(Bucket=self._place.bucket, **asked, **after)
             yield page
             if not page.get("IsTruncated"):
                 return
             following = {name: page.get(f"Next{name}") for name in ("KeyMarker", "VersionIdMarker")}
-            after = {name: str(value) for name, value in following.items() if value}
+            before, after = after, {name: str(value) for name, value in following.items() if value}
+            if after == before:
+                break
+        raise SiteUnavailable(f"the list of versions at {self._place.address} has no end", permanent=True)
 
     def _name(self, key: str) -> str:
         return f"{self._place.prefix}/{key}" if self._place.prefix else key

@@ -29,6 +29,7 @@ from exclave.sites.contract import (
     check_prefix,
     check_range,
 )
+from exclave.sites.listed import listed
 from exclave.sites.patience import CONNECT_TIMEOUT_S, Patience
 
 MAX_FOLDER_BYTES = 32 << 20
@@ -121,6 +122,9 @@ class WebSite:
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """In order of name, one folder's names in memory on each level."""
         check_prefix(prefix)
+        return listed(self._walk(prefix), prefix, self.address)
+
+    def _walk(self, prefix: str) -> Iterator[ObjectStat]:
         barren = 0
         stack = [self._folder(prefix)]
         while stack:
