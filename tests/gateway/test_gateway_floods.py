@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from threading import Event, Semaphore
 from types import SimpleNamespace
@@ -28,7 +29,8 @@ from exclave.ledger.witness_store import log_name
 from exclave.operations.host_erasure import REST_US, HostErasure
 from exclave.rules.checkpoints import cosign, merge_signatures
 from exclave.serve import site_connection
-from exclave.serve.host_duties import HostedViews, _MirrorDuty
+from exclave.serve.host_cosigners import MirrorDuty
+from exclave.serve.host_duties import HostedViews, prefix_of
 from exclave.serve.site import network_of
 from exclave.serve.site_connection import Connection
 from exclave.serve.site_contract import ANYBODY, Answer, Asked, Duties, HostedState
@@ -243,7 +245,7 @@ def test_tiles_of_a_mirror_are_read_as_the_state_allows(tmp_path: Path) -> None:
         certificates={"c" * 64},
     ))  # fmt: skip
     views = HostedViews({hosted.state.state: view}, {}, HostedLogs({hosted.state.state: (hosted.site, view)}))
-    duty = _MirrorDuty(cast(Mirror, None), views, lambda: hosted.state.time)
+    duty = MirrorDuty(cast(Mirror, None), partial(prefix_of, views), lambda: hosted.state.time)
     log = log_name(ledger_origin(hosted.state.state, hosted.state.register, hosted.state.epochs[0].note.epoch)).hex()
     path = tile_key("", Tile(0, 0, 3))
     for who, status in ((ANYBODY, 401), ("d" * 64, 401), ("c" * 64, 200)):

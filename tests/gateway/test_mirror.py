@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised
-from exclave.formats.mirror import INFO_TYPE, AddEntries, EntryPackage, parse_add_entries
+from exclave.formats.hostconfig import HostedConfig
+from exclave.formats.mirror import INFO_TYPE, MAX_BODY_BYTES, AddEntries, EntryPackage, parse_add_entries
 from exclave.formats.note import ParsedNote
 from exclave.formats.tile import TILE_WIDTH, bundle_key, encode_bundle
 from exclave.formats.witness import AddCheckpoint, parse_signatures
-from exclave.ids import Digest, sha256
+from exclave.ids import Digest, Label, sha256
 from exclave.ledger.hosted_logs import HostedLogs
 from exclave.ledger.mirror import Mirror
 from exclave.ledger.witness import Witness, WitnessAnswer
@@ -23,6 +26,12 @@ from exclave.ledger.witness_store import WitnessStore, log_name
 from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint, verify_cosigned_by
 from exclave.rules.subtree import subtree_proof, verify_subtree
 from exclave.rules.tree import consistency_proof, leaf_hash, root_of
+from exclave.serve.host_cosigners import MirrorDuty
+from exclave.serve.host_duties import prefix_of, read_views
+from exclave.serve.site_contract import ANYBODY, Asked, HostedState
+from exclave.serve.site_usage import FolderUsage
+from exclave.sites.arriving import ArrivingSite
+from exclave.sites.recording import RecordingSite
 from support.custody import actor
 from support.hosted import ENTRIES, Hosted
 
@@ -139,7 +148,8 @@ def test_a_new_head_is_cosigned_by_itself(mirrored: Mirrored) -> None:
 def test_entries_are_uploaded_package_by_package(mirrored: Mirrored) -> None:
     """C2SP tlog-mirror from the first question to the cosignature: 600 entries, two requests, a restart between."""
     head = mirrored.grow(600)
-    assert mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now).status == 422  # nothing is pending
+    first = mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now)
+    assert (first.status, info(first)[:2]) == (409, ["3", "3"])  # what lies here, since nothing else is pending
     assert mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now).status == 200
     size, start, ticket, _ = info(mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now))
     assert (int(size), int(start)) == (603, 3)
@@ -188,6 +198,95 @@ def test_what_was_planted_under_a_bundles_name_gives_way(mirrored: Mirrored) -> 
     mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
     mirrored.site.put_same(bundle_key(mirrored.prefix, 0, 23), encode_bundle([b"planted\n"] * 23))
     mirrored.cosigned(mirrored.mirror.add_entries(mirrored.upload(3, 23), mirrored.now), head)
+
+
+def test_asking_again_reads_no_entries(mirrored: Mirrored) -> None:
+    """What was proven once is not read again, however large the log is: to ask ever again costs a host little."""
+    head = mirrored.grow(700, publish=True)
+    read = RecordingSite(mirrored.site, keep_calls=True)
+    mirrored.view.site = read
+    mirrored.cosigned(mirrored.mirror.add_held(mirrored.asked(head), mirrored.now), head)
+    assert len([call for call in read.calls if "tile/entries/" in call.name]) >= 3
+    read.forget()
+    mirrored.cosigned(mirrored.mirror.add_held(mirrored.asked(head, 703), mirrored.now), head)
+    assert {call.name for call in read.calls} == {mirrored.head_key}
+    for start in (703, 703, 703):
+        read.forget()
+        mirrored.cosigned(mirrored.mirror.add_entries(mirrored.upload(start, 703), mirrored.now), head)
+        assert not [call for call in read.calls if "tile/entries/" in call.name]
+        assert len(read.calls) < 10
+
+
+def test_a_log_that_was_never_here(mirrored: Mirrored) -> None:
+    """Without any head the first question is answered as by a mirror of an empty log: size 0, next entry 0."""
+    (mirrored.folder / mirrored.head_key).unlink()
+    answer = mirrored.mirror.add_entries(mirrored.upload(0, 0), mirrored.now)
+    assert (answer.status, info(answer)) == (409, ["0", "0", "", ""])
+
+
+class Counted:
+    """The mirror as a gateway has it: within the state's quota."""
+
+    def __init__(self, mirrored: Mirrored, quota_bytes: int) -> None:
+        folder = str(mirrored.folder)
+        site = ArrivingSite(folder)
+        config = HostedConfig("first", mirrored.state.state, folder, ("a.pem",), quota_bytes)
+        self.usage = FolderUsage(folder, site, config, 0)
+        self.usage._count()
+        place = HostedState(Label("first"), mirrored.state.state, folder, site, config, self.usage)
+        views = read_views((place,))
+        mirrored.logs = views.logs
+        mirrored.reopen()
+        duty = MirrorDuty(mirrored.mirror, partial(prefix_of, views), lambda: mirrored.now)
+        self.post = lambda body, **headers: duty.answer(
+            place, Asked("POST", "add-entries", {}, {k.replace("_", "-"): v for k, v in headers.items()}, body, ANYBODY)
+        )
+        self.folder = mirrored.folder
+
+    def counted(self) -> tuple[int, int]:
+        sizes = [path.stat().st_size for path in self.folder.rglob("*") if path.is_file() and ".tmp" not in path.parts]
+        return sum(sizes), len(sizes)
+
+
+def test_uploads_are_counted_as_they_come(mirrored: Mirrored) -> None:
+    """Bytes and objects that a mirror stores are in the state's count at once; questions start no recount."""
+    host = Counted(mirrored, 1 << 30)
+    head = mirrored.grow(600)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    assert host.post(mirrored.upload(0, 0)).status == 409
+    assert host.post(mirrored.upload(3, 603)).status == 200
+    assert (host.usage.bytes_used, host.usage.objects_used) == host.counted()
+    for body in (mirrored.upload(603, 603), mirrored.upload(0, 0), mirrored.upload(600, 603)):
+        host.post(body)
+        assert not host.usage.counting
+    assert (host.usage.bytes_used, host.usage.objects_used) == host.counted()
+
+
+def test_uploads_end_at_the_quota(mirrored: Mirrored) -> None:
+    """507, not a byte over the quota, and what lay there stays."""
+    host = Counted(mirrored, 1 << 30)
+    bytes_used = host.usage.bytes_used
+    host = Counted(mirrored, bytes_used + 2000)
+    head = mirrored.grow(600)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    assert host.post(mirrored.upload(3, 603)).status == 507
+    assert host.counted()[0] <= bytes_used + 2000
+    assert (host.usage.bytes_used, host.usage.objects_used) == host.counted()
+
+
+def test_packed_uploads(mirrored: Mirrored) -> None:
+    """gzip is taken, as C2SP tlog-mirror demands: whole, alone, and no larger unpacked than a request may be."""
+    host = Counted(mirrored, 1 << 30)
+    head = mirrored.grow(50)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    body = mirrored.upload(3, 53)
+    packed = gzip.compress(body)
+    for wrong in (packed[:-1], packed + b"x", packed + packed, body, gzip.compress(bytes(MAX_BODY_BYTES + 1))):
+        assert host.post(wrong, content_encoding="gzip").status == 400
+    assert host.post(packed, content_encoding="br").status == 415
+    answer = host.post(packed, content_encoding="gzip")
+    assert answer.status == 200
+    assert ("Accept-Encoding", "gzip") in answer.headers
 
 
 @pytest.mark.parametrize("body", [b"", b"\0\1", b"\0\3abc" + bytes(18), b"\xff" * 40])

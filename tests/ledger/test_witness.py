@@ -14,7 +14,7 @@ from exclave.formats.checkpoint import Checkpoint
 from exclave.formats.note import ParsedNote, Signature
 from exclave.formats.witness import AddCheckpoint, parse_add_checkpoint, parse_signatures
 from exclave.ids import Instant
-from exclave.ledger.witness import Witness, WitnessAnswer
+from exclave.ledger.witness import SAID_AGAIN_US, Witness, WitnessAnswer
 from exclave.ledger.witness_store import Pen, WitnessStore, log_name
 from exclave.rules.checkpoints import VerifiedCheckpoint, cosigners, sign_checkpoint, verify_checkpoint
 from exclave.rules.tree import EMPTY_ROOT, consistency_proof, leaf_hash
@@ -50,11 +50,22 @@ def accepted(answer: WitnessAnswer, size: int, origin: str = ORIGIN) -> Instant:
 
 
 def test_a_growing_log_is_cosigned(tmp_path: Path) -> None:
-    """First contact, growth, and the same checkpoint once more: each gets both cosignatures with the present time."""
+    """First contact, growth, and the same checkpoint later on: each gets both cosignatures with the present time."""
     witness = witness_in(tmp_path)
     assert accepted(witness.add_checkpoint(request(0, 3), NOW), 3) == NOW
     assert accepted(witness.add_checkpoint(request(3, 10), LATER), 10) == LATER
-    assert accepted(witness.add_checkpoint(request(10, 10), Instant(LATER + 1_000_000)), 10) == LATER + 1_000_000
+    again = Instant(LATER + SAID_AGAIN_US)
+    assert accepted(witness.add_checkpoint(request(10, 10), again), 10) == again
+
+
+def test_who_asks_again_at_once_costs_no_signature(tmp_path: Path) -> None:
+    """The same checkpoint a moment later gets the same answer, byte for byte, and nothing is written."""
+    witness = witness_in(tmp_path)
+    first = witness.add_checkpoint(request(0, 3), NOW)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert witness.add_checkpoint(request(3, 3), Instant(NOW + SAID_AGAIN_US - 1)) == first
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert accepted(witness.add_checkpoint(request(3, 4), Instant(NOW + 1_000_000)), 4) == NOW + 1_000_000
 
 
 def test_a_restarted_witness_goes_on_from_its_memory(tmp_path: Path) -> None:

@@ -125,11 +125,11 @@ class Mirror:
     # Uploads
 
     def _upload(self, log: HostedLog, request: AddEntries, now: Instant) -> WitnessAnswer:
-        pending = self._pending(log)
-        if pending is None:
-            return _refuse(422, "this log has no pending checkpoint here: call add-checkpoint first")
         head = _head(log)
         size = head.size if head else 0
+        pending = self._pending(log, head)
+        if pending is None:
+            return WitnessAnswer(409, INFO_TYPE, encode_info(0, 0, b""))
         if head is not None and request.start == request.end == size > 0:
             return self._cosign(log, head, now)
         target = pending if request.end == pending.size else self._by_ticket(log, request)
@@ -156,9 +156,11 @@ class Mirror:
                 return conflict
         return self._cosign(log, target, now)
 
-    def _pending(self, log: HostedLog) -> VerifiedCheckpoint | None:
+    def _pending(self, log: HostedLog, head: VerifiedCheckpoint | None) -> VerifiedCheckpoint | None:
+        """The pending head; the site's own if the writer published further by itself."""
         data = self._witness.latest(log_name(log.reader.origin))
-        return None if data is None else log.reader.verify(data)
+        pending = None if data is None else log.reader.verify(data)
+        return head if pending is None or (head is not None and pending.size < head.size) else pending
 
     def _by_ticket(self, log: HostedLog, request: AddEntries) -> VerifiedCheckpoint | None:
         """A former pending head: the ticket is that head itself, with the witness's cosignature to prove it."""
@@ -177,7 +179,8 @@ class Mirror:
         wanted = request.checkpoint
         if head.size < wanted.size:
             raise MissingObject(f"the head here has {head.size} entries, not {wanted.size}")
-        if log.reader.tree(head).root_at(wanted.size) != wanted.root:
+        shown = head.root if head.size == wanted.size else log.reader.tree(head).root_at(wanted.size)
+        if shown != wanted.root:
             raise Forked(f"the log here has other entries among its first {wanted.size}", size=wanted.size)
         self._prove(log, head)
 
@@ -185,6 +188,8 @@ class Mirror:
         """Every bundle and tile that ``head`` promises is here and right. Those proven before are not read again."""
         origin, tree = log.reader.origin, log.reader.tree(head)
         since = min(self._held.get(origin, 0), head.size)
+        if since == head.size:
+            return
         tree.edge()
         for index in range(since // TILE_WIDTH, -(-head.size // TILE_WIDTH)):
             tree.bundle(index)

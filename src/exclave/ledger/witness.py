@@ -49,6 +49,8 @@ Authority = Callable[[str], Card]
 message says which and since when). ``UnavailableError``: cannot be told now."""
 
 TEXT = "text/plain; charset=utf-8"
+SAID_AGAIN_US = 10_000_000
+"""Who asks for what was cosigned so shortly before gets the same signatures: no new ones, and nothing is written."""
 FENCED_PREFIX = "fenced: "
 """How the answer 403 begins if a later epoch has the pen."""
 
@@ -124,6 +126,10 @@ class Witness:
             return WitnessAnswer(409, SIZE_TYPE, encode_size(last[0]))
         except CorruptObject as error:
             return _refuse(422, error.message)
+        if remembered is not None and request.old == checkpoint.size and 0 <= now - not_before < SAID_AGAIN_US:
+            self._store.require_pen(Pen.of(checkpoint.origin))
+            said = parse_note(remembered).signatures
+            return WitnessAnswer(200, TEXT, encode_signatures(tuple(s for s in said if s.name == self._card.name)))
         # A clock that was set back must not make a later statement look like an earlier one.
         signatures = cosign(checkpoint.checkpoint, self._card.name, self._pair, max(now, not_before))
         keys = (self._card.name, checkpoint.origin)

@@ -73,15 +73,19 @@ class WitnessStore:
         except OSError as error:
             raise SiteUnavailable(f"the witness's folder cannot be written: {error.strerror}") from error
 
-    def _take_pen(self, pen: Pen) -> None:
-        path = self._folder / f"{pen.register.hex()}.pen"
-        held = _read_epoch(path)
+    def require_pen(self, pen: Pen) -> int:
+        """The latest epoch known of the register; ``Fenced`` if it is later than ``pen``'s."""
+        held = _read_epoch(self._pen_path(pen))
         if held > pen.epoch:
             raise Fenced(f"epoch {held} holds the pen since its first checkpoint was seen here", epoch=held)
+        return held
+
+    def _take_pen(self, pen: Pen) -> None:
+        held = self.require_pen(pen)
         if held < pen.epoch:
             # A restart finds the former epoch fenced, though nothing of the later one may be cosigned yet: it was
             # granted, so that is right.
-            self._replace(path, f"{pen.epoch}\n".encode())
+            self._replace(self._pen_path(pen), f"{pen.epoch}\n".encode())
 
     def _replace(self, path: Path, data: bytes) -> None:
         """A restart finds the old file or the new one, whole; a left over ``.new`` file is written over."""
@@ -92,6 +96,9 @@ class WitnessStore:
             os.fsync(file.fileno())
         fresh.replace(path)
         _sync_folder(self._folder)
+
+    def _pen_path(self, pen: Pen) -> Path:
+        return self._folder / f"{pen.register.hex()}.pen"
 
     def _path(self, log: Digest) -> Path:
         return self._folder / log.hex()

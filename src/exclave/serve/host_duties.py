@@ -22,21 +22,20 @@ from exclave.errors import (
     ExclaveError,
     HeadMoved,
     MalformedError,
-    MissingObject,
     UnavailableError,
 )
-from exclave.formats.mirror import MAX_BODY_BYTES
 from exclave.formats.objectname import Part, parse_object_name
 from exclave.formats.paths import ledger_origin
-from exclave.formats.witness import MAX_REQUEST_BYTES
-from exclave.ids import Digest, Fingerprint, Instant, instant_text, parse_digest, parse_key
+from exclave.ids import Fingerprint, Instant, instant_text
 from exclave.ledger.hosted_logs import HostedLogs
 from exclave.ledger.mirror import Mirror
-from exclave.ledger.witness import Witness, WitnessAnswer
+from exclave.ledger.witness import Witness
 from exclave.ledger.witness_store import log_name
 from exclave.ledger.write_guard import Wanted, WriteGuard
 from exclave.operations.erasure import SiteErasure
 from exclave.operations.host_erasure import HostErasure
+from exclave.serve.host_cosigners import MirrorDuty, WitnessDuty
+from exclave.serve.host_room import QuotaSite
 from exclave.serve.site_contract import Answer, Asked, Duties, Duty, HostedState, Kind, Refusal, Write
 from exclave.verify.hosted import HostedView
 
@@ -66,7 +65,8 @@ def read_views(states: tuple[HostedState, ...]) -> HostedViews:
     """Reads nothing yet."""
     views = {s.fingerprint: HostedView(s.folder, s.site, s.fingerprint) for s in states}
     guards = {s.fingerprint: WriteGuard(s.site, views[s.fingerprint], s.folder) for s in states}
-    return HostedViews(views, guards, HostedLogs({s.fingerprint: (s.site, views[s.fingerprint]) for s in states}))
+    counted = {s.fingerprint: (QuotaSite(s.site, s.usage), views[s.fingerprint]) for s in states}
+    return HostedViews(views, guards, HostedLogs(counted))
 
 
 def make_duties(
@@ -80,9 +80,10 @@ def make_duties(
     duties: list[Duty] = []
     written: list[Callable[[HostedState, Write], None]] = []
     if signers.witness is not None:
-        duties.append(_Cosigner("witness", signers.witness.add_checkpoint, signers.witness.latest, clock))
+        duties.append(WitnessDuty("witness", signers.witness.add_checkpoint, signers.witness.latest, clock))
     if signers.mirror is not None:
-        duties += [_MirrorDuty(signers.mirror, views, clock), _Held(signers.mirror, clock)]
+        duties.append(MirrorDuty(signers.mirror, partial(prefix_of, views), clock))
+        duties.append(WitnessDuty("held", signers.mirror.add_held, signers.mirror.latest, clock))
         written.append(partial(_note_head, signers.mirror, clock))
     if erasures:
         duties.append(_Erase(erasures, clock, clock_fault))
@@ -129,15 +130,7 @@ def _note_head(mirror: Mirror, clock: Callable[[], Instant], state: HostedState,
         mirror.note_head(ledger_origin(state.fingerprint, name.register, name.epoch), clock())
 
 
-def _answer(answer: WitnessAnswer) -> Answer:
-    return Answer(answer.status, answer.body, answer.content_type)
-
-
-def _plain(status: int, text: str) -> Answer:
-    return Answer(status, f"{text}\n".encode(), "text/plain; charset=utf-8")
-
-
-def _is_of(state: HostedState, origin_hash: str, views: HostedViews) -> str | None:
+def prefix_of(views: HostedViews, state: HostedState, origin_hash: str) -> str | None:
     """Prefix of the state's log whose origin has this hash; None if it has none."""
     if origin_hash not in views.origins:
         try:
@@ -150,95 +143,6 @@ def _is_of(state: HostedState, origin_hash: str, views: HostedViews) -> str | No
                 views.origins[name] = view.log_reader(epoch, state.site).prefix
     prefix = views.origins.get(origin_hash)
     return prefix if prefix and prefix.startswith(state.fingerprint) else None
-
-
-@dataclass(frozen=True, slots=True)
-class _Cosigner:
-    """A witness below one state's address."""
-
-    name: str
-    add: Callable[[bytes, Instant], WitnessAnswer]
-    latest: Callable[[Digest], bytes | None]
-    clock: Callable[[], Instant]
-    body_bytes: int = MAX_REQUEST_BYTES
-    anybody: bool = True
-    waits: bool = False
-
-    def answer(self, state: HostedState, asked: Asked) -> Answer:
-        if asked.path == "add-checkpoint" and asked.method == "POST":
-            return _answer(self.add(asked.body, self.clock()))
-        return _latest(self.latest, asked)
-
-
-def _latest(latest: Callable[[Digest], bytes | None], asked: Asked) -> Answer:
-    log, _, what = asked.path.partition("/")
-    if what != "checkpoint" or asked.method not in ("GET", "HEAD"):
-        return _plain(404, "there is nothing of that name")
-    try:
-        data = latest(parse_digest(log))
-    except MalformedError:
-        data = None
-    return _plain(404, "unknown log") if data is None else Answer(200, data, "text/plain; charset=utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class _MirrorDuty:
-    """The mirror below one state's address."""
-
-    mirror: Mirror
-    views: HostedViews
-    clock: Callable[[], Instant]
-    name: str = "mirror"
-    body_bytes: int = MAX_BODY_BYTES
-    anybody: bool = True
-    waits: bool = False
-
-    def answer(self, state: HostedState, asked: Asked) -> Answer:
-        if asked.method == "POST" and asked.path == "add-checkpoint":
-            return _answer(self.mirror.add_checkpoint(asked.body, self.clock()))
-        if asked.method == "POST" and asked.path == "add-entries":
-            return self._add_entries(state, asked.body)
-        log, _, what = asked.path.partition("/")
-        if what == "checkpoint":
-            return _latest(self.mirror.latest, asked)
-        prefix = _is_of(state, log, self.views)
-        if prefix is None or not what.startswith("tile/") or asked.method not in ("GET", "HEAD"):
-            return _plain(404, "there is nothing of that name")
-        if not state.config.anonymous_reads and asked.who not in state.certificates:
-            return _plain(401, "this needs a certificate of the state")
-        try:
-            data = state.site.get(parse_key(prefix + what))
-        except (MalformedError, MissingObject):
-            return _plain(404, "there is nothing of that name")
-        return Answer(200, data, "application/octet-stream")
-
-    def _add_entries(self, state: HostedState, body: bytes) -> Answer:
-        """Whoever uploads needs no certificate: what it costs is the state's space, and its writer signed all of it."""
-        if f"exclave/{state.fingerprint}/".encode() not in body[:200]:
-            return _plain(404, "unknown log")
-        if state.usage.bytes_used + 2 * len(body) > state.config.quota_bytes:
-            return _plain(507, "the state's quota is used up")
-        answer = self.mirror.add_entries(body, self.clock())
-        if answer.status in (200, 202):
-            state.usage.recount()
-        return _answer(answer)
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """The mirror, asked as a witness is, about what lies here already."""
-
-    mirror: Mirror
-    clock: Callable[[], Instant]
-    name: str = "held"
-    body_bytes: int = MAX_REQUEST_BYTES
-    anybody: bool = True
-    waits: bool = False
-
-    def answer(self, state: HostedState, asked: Asked) -> Answer:
-        if asked.path == "add-checkpoint" and asked.method == "POST":
-            return _answer(self.mirror.add_held(asked.body, self.clock()))
-        return _latest(self.mirror.latest, asked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,10 +159,10 @@ class _Erase:
 
     def answer(self, state: HostedState, asked: Asked) -> Answer:
         if asked.method != "POST" or asked.path:
-            return _plain(405, "POST asks the host to carry out what is due")
+            return _json(405, {"error": "method", "message": "POST asks the host to carry out what is due"})
         erasure = self.erasures.get(state.fingerprint)
         if erasure is None:
-            return _plain(404, "this host erases only by hand")
+            return _json(404, {"error": "unknown-path", "message": "this host erases only by hand"})
         try:
             found = erasure.run(self.clock(), clock_fault=self.clock_fault())
         except (ConfigError, CorruptObject) as error:

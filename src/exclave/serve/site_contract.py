@@ -7,6 +7,7 @@ before each write, a ``Duty`` answers requests of its own below a state's addres
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
@@ -114,6 +115,13 @@ class Duty(Protocol):
         """Called in the connection's thread, within a turn unless it ``waits``. Raises ``ExclaveError`` alone."""
 
 
+class Room(Protocol):
+    """Held for one write."""
+
+    def use(self) -> None:
+        """It was written."""
+
+
 class Usage(Protocol):
     """What a state holds now, and may hold."""
 
@@ -124,6 +132,12 @@ class Usage(Protocol):
     @property
     def counting(self) -> bool:
         """The folder is being counted anew; the numbers are those of the last record."""
+
+    def room(self, key: Key, size_bytes: int, *, replaces_bytes: int | None = None) -> AbstractContextManager[Room]:
+        """Holds room for a write until the block ends; ``use`` says that it was written. ``SiteFull`` if there is none.
+
+        ``replaces_bytes``: size of the object that it takes the place of.
+        """
 
     def recount(self) -> None:
         """The folder was changed by another way than a write here (an erasure): counted anew in the background."""
