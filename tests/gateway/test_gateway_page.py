@@ -19,6 +19,7 @@ from exclave.serve.site_objects import MAX_PAGE
 from exclave.sites.arriving import MOST_UPLOADS, PIECE_BYTES, RESUMABLE_BYTES
 from exclave.sites.contract import MAX_HEAD_BYTES as MAX_POINTER_BYTES
 from exclave.sites.contract import MAX_OBJECT_BYTES
+from support.fault_table import FaultTable
 from support.gateway import NORTH, Running, host_place, running_gateway
 
 SPEC = Path(__file__).parents[2] / "docs" / "spec"
@@ -75,7 +76,7 @@ def test_limits_of_the_page() -> None:
 
 
 @pytest.mark.slow
-def test_schemathesis(gateway: Running) -> None:
+def test_schemathesis(gateway: Running, fault_table: FaultTable) -> None:
     """What the document says of each request holds for whatever schemathesis thinks of."""
     folder = gateway.place.folder
     document = json.loads((SPEC / "gateway-openapi.json").read_bytes())
@@ -95,4 +96,6 @@ def test_schemathesis(gateway: Running) -> None:
     )  # fmt: skip
     assert "Tested:" in done.stdout or "API ops" in done.stdout, done.stdout + done.stderr
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert sum(gateway.counts.now().answers.values()) > 100
+    tried = sum(gateway.counts.now().answers.values())
+    assert tried > 100
+    fault_table.suite("gateway", "fuzzed protocol", tried)

@@ -16,6 +16,7 @@ import pytest
 from exclave.ids import Key, sha256
 from exclave.serve import site_connection
 from exclave.serve.site_message import BadRequest, parse_head
+from support.fault_table import FaultTable
 from support.gateway import NORTH, SOUTH, HostPlace, Running, host_place, running_gateway, wait_until
 
 HOST = b"Host: h\r\n"
@@ -23,6 +24,7 @@ LAST = HOST + b"Connection: close\r\n\r\n"
 MANY = b"".join(b"A%d: b\r\n" % n for n in range(99))
 STATE = f"/v1/{NORTH}".encode()
 FUZZ_ROUNDS = 150
+HANDSHAKES = 20
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +123,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_bad_requests_are_refused(gateway: Running, what: str) -> None:
+def test_bad_requests_are_refused(gateway: Running, what: str, fault_table: FaultTable) -> None:
     """Each gets the status of its mistake, the connection ends, and nothing is stored."""
     data, status = BAD[what]
     found = _ask(gateway, data)
     assert found.startswith(b"HTTP/1.1 %d " % status), found[:200]
     assert b"Exclave-Code: " in found
     assert gateway.site().stat(Key("a")) is None
+    fault_table.suite("gateway", "fuzzed protocol", 1)
 
 
 def test_requests_in_one_packet_are_answered_in_order(gateway: Running) -> None:
@@ -206,7 +209,7 @@ def _empty() -> dict[str, str]:
     return {"Exclave-Write": "same", "Repr-Digest": f"sha-256=:{base64.b64encode(sha256(b'')).decode()}:"}
 
 
-def test_random_bytes(gateway: Running) -> None:
+def test_random_bytes(gateway: Running, fault_table: FaultTable) -> None:
     """Requests with parts cut, doubled, swapped and flipped: each connection ends, and the gateway goes on."""
     chance = random.Random(7)
     seeds = [data for data, _ in BAD.values() if len(data) < 2000] + [_put(b"body")]
@@ -221,6 +224,7 @@ def test_random_bytes(gateway: Running) -> None:
         assert not found.startswith(b"HTTP/1.1 5") or found[9:12] in (b"503", b"505"), (data, found[:200])
     gateway.site().put_new(Key("after/fuzz"), b"x")
     assert gateway.site().get(Key("after/fuzz")) == b"x"
+    fault_table.suite("gateway", "fuzzed protocol", FUZZ_ROUNDS)
 
 
 def _mangled(chance: random.Random, data: bytes) -> bytes:
@@ -242,16 +246,17 @@ def _mangled(chance: random.Random, data: bytes) -> bytes:
     return bytes(found)
 
 
-def test_random_handshakes(gateway: Running) -> None:
+def test_random_handshakes(gateway: Running, fault_table: FaultTable) -> None:
     """Bytes that are no TLS end the connection at once."""
     chance = random.Random(11)
-    for _ in range(20):
+    for _ in range(HANDSHAKES):
         with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as sock, suppress(OSError):
             sock.sendall(b"\x16\x03\x01" + chance.randbytes(chance.randrange(1, 600)))
             sock.shutdown(socket.SHUT_WR)
             while sock.recv(4096):
                 pass
     gateway.site().put_new(Key("after/tls"), b"x")
+    fault_table.suite("gateway", "fuzzed protocol", HANDSHAKES)
 
 
 def test_heads_parse_or_are_refused() -> None:

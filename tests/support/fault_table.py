@@ -20,6 +20,7 @@ OPERATIONS = ("backup", "failover", "sync", "rebuild", "evacuate")
 OTHERS = (
     ("restore", "hostile host, any object"),
     ("backup", "host lies about writes"),
+    ("backup", "host hides what it was given"),
     ("backup", "process or disk fails"),
     ("sync", "process or disk fails"),
     ("evacuate", "process or disk fails"),
@@ -32,6 +33,7 @@ OTHERS = (
     ("s3", "thief with all credentials"),
     ("gateway", "malicious neighbour"),
     ("gateway", "hostile protocol"),
+    ("gateway", "fuzzed protocol"),
     ("hosts", "search for plaintext"),
 )
 """Further rows that a run of all tests must have."""

@@ -28,6 +28,7 @@ from exclave.errors import (
     NotAuthorised,
     OutcomeUnknown,
     RolledBack,
+    SiteUnavailable,
 )
 from exclave.formats.card import Card
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint
@@ -43,11 +44,12 @@ from exclave.formats.tile import (
     stage_key,
     tile_key,
 )
-from exclave.ids import Digest, Instant
+from exclave.ids import Digest, Instant, Key
+from exclave.ledger.own_memory import LaidOver, Remembered
 from exclave.rules.checkpoints import VerifiedCheckpoint, merge_signatures, sign_checkpoint
 from exclave.rules.signatures import sign_text, verify_signed_by
 from exclave.rules.tree import EMPTY_ROOT, Edge, leaf_hash
-from exclave.sites.contract import Site
+from exclave.sites.contract import Readable, Site
 from exclave.verify.logs import LogReader
 
 MAX_APPEND = MAX_STAGE_ENTRIES
@@ -79,6 +81,7 @@ class Log:
         self._tag: str | None = None
         self._edge = Edge()
         self._partial: tuple[bytes, ...] = ()
+        self._laid: dict[Key, bytes] = {}
 
     @classmethod
     def open(
@@ -91,17 +94,22 @@ class Log:
         *,
         now: Instant,
         least: VerifiedCheckpoint | None = None,
+        known: Remembered | None = None,
     ) -> Log:
         """The log as the site has it, after finishing appends that were claimed there; an empty one if there is none.
 
         ``least`` is the latest checkpoint known from elsewhere (other sites, witnesses, memory): ``RolledBack`` if
         the site shows less, ``Forked`` if it shows another history. Pass it whenever there is one: a site that hides
         its latest objects could otherwise make the writer sign a second history.
+
+        ``known`` are entries that the writer remembers. A site that lacks some of them gets them, provided that they
+        lead from what it shows to the very tree of ``least``: then nobody else is needed to have them.
         """
         log = cls(site, prefix, origin, writer, pair)
         log._load()
-        log._check_least(least)
-        log._finish_claimed(now)
+        log._check_least(least, known)
+        log._finish_claimed(now, known)
+        log._go_on(known, now)
         return log
 
     @property
@@ -121,6 +129,11 @@ class Log:
     def reader(self) -> LogReader:
         """Reads this log at its primary site."""
         return self._reader
+
+    def reader_over(self, source: Readable) -> tuple[LogReader, LaidOver]:
+        """Reads what this object laid out from memory and what was there before from ``source``, which is told too."""
+        over = LaidOver(self._laid, source)
+        return LogReader(over, self._prefix, self._reader.origin, self._reader.writer), over
 
     def reload(self, now: Instant) -> None:
         """Takes over what happened at the site meanwhile, and finishes what was claimed there."""
@@ -153,7 +166,7 @@ class Log:
                 self._load()
                 if self.size != size:
                     raise
-        raise HeadMoved(f"the head of {self._prefix} keeps being replaced")
+        raise SiteUnavailable(f"{self._site.address} keeps saying that the head of {self._prefix} was replaced")
 
     def _load(self) -> None:
         """Reads head, edge and partial bundle, and verifies them against the writer's own signature."""
@@ -172,17 +185,36 @@ class Log:
         self._partial = tree.bundle(edge.size // TILE_WIDTH) if edge.size % TILE_WIDTH else ()
         self._edge, self._checkpoint, self._tag = edge, checkpoint, tagged.tag
 
-    def _check_least(self, least: VerifiedCheckpoint | None) -> None:
+    def _check_least(self, least: VerifiedCheckpoint | None, known: Remembered | None) -> None:
         if least is None or least.size == 0:
             return
-        if self._checkpoint is None or self._checkpoint.size < least.size:
+        if self._checkpoint is not None and self._checkpoint.size >= least.size:
+            self._reader.tree(self._checkpoint).check_extends(least)
+            return
+        lacking = known.between(self.size, least.size) if known is not None else None
+        if lacking is None:
             raise RolledBack(f"{self._site.address} shows {self.size} entries of a log that has {least.size}")
-        self._reader.tree(self._checkpoint).check_extends(least)
+        if self._edge.grow([leaf_hash(entry) for entry in lacking])[0].root != least.root:
+            raise Forked(
+                f"{self._site.address} shows another log than the one of {least.size} entries", size=least.size
+            )
 
-    def _finish_claimed(self, now: Instant) -> None:
+    def _finish_claimed(self, now: Instant, known: Remembered | None = None) -> None:
         """Finishes claimed appends. More than one only if the site fell back to an older head: it is led forward."""
         while (stage := self._claimed()) is not None:
+            if known is not None:
+                known.require_same(stage.size, stage.entries)
             self._complete(stage, now)
+
+    def _go_on(self, known: Remembered | None, now: Instant) -> None:
+        """Appends what the writer remembers and the site does not show."""
+        if known is None:
+            return
+        if self.size < known.first:
+            raise RolledBack(f"{self._site.address} shows {self.size} entries of a log that has {known.first}")
+        rest = known.between(self.size, known.end) or ()
+        for at in range(0, len(rest), MAX_APPEND):
+            self.append(rest[at : at + MAX_APPEND], now)
 
     def _claimed(self) -> Stage | None:
         """What is decided to follow the present tree. Signed, because the site might have made it up."""
@@ -213,6 +245,9 @@ class Log:
             found = self._claimed()
             if found is None and isinstance(error, OutcomeUnknown):
                 raise
+            if found is None:
+                key = stage_key(self._prefix, stage.size)
+                raise MissingObject(f"{self._site.address} says that {key} is taken, and does not show it") from error
             if found != stage:
                 raise HeadMoved(f"other entries are to follow entry {stage.size} of {self._prefix}") from error
 
@@ -224,13 +259,17 @@ class Log:
             part = row[at : at + TILE_WIDTH]
             # A restart finds the stage, and writes these bytes again under this name: fine for put_same. Nobody
             # reads a bundle or tile beyond the head, so a half laid out append is not seen.
-            self._site.put_same(bundle_key(self._prefix, first + at // TILE_WIDTH, len(part)), encode_bundle(part))
+            self._lay(bundle_key(self._prefix, first + at // TILE_WIDTH, len(part)), encode_bundle(part))
         edge, tiles = self._edge.grow([leaf_hash(entry) for entry in stage.entries])
         for tile, hashes in tiles:
             # As above.
-            self._site.put_same(tile_key(self._prefix, tile), encode_tile(hashes))
+            self._lay(tile_key(self._prefix, tile), encode_tile(hashes))
         checkpoint = self._advance(edge, row[len(row) - edge.size % TILE_WIDTH :], now)
         return AppendedCheckpoint(stage.size, len(stage.entries), checkpoint)
+
+    def _lay(self, key: Key, data: bytes) -> None:
+        self._site.put_same(key, data)
+        self._laid[key] = data
 
     def _advance(self, edge: Edge, partial: tuple[bytes, ...], now: Instant) -> VerifiedCheckpoint:
         """Step (3): makes the tree of ``edge`` the head, or finds that it or a later one is the head already."""
@@ -250,7 +289,7 @@ class Log:
                 continue
             self._edge, self._partial = edge, partial
             return checkpoint
-        raise HeadMoved(f"the head of {self._prefix} keeps being replaced")
+        raise SiteUnavailable(f"{self._site.address} keeps saying that the head of {self._prefix} was replaced")
 
     def _check_decided(self, head: VerifiedCheckpoint, edge: Edge) -> VerifiedCheckpoint:
         if self._reader.tree(head).root_at(edge.size) != edge.root:

@@ -7,7 +7,7 @@ is fenced, or whose witnesses are down, changes the head of one site only, and t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -15,11 +15,9 @@ import msgspec
 from exclave.errors import (
     CorruptObject,
     ExclaveError,
-    Fenced,
     HeadMoved,
     IntegrityError,
     MissingObject,
-    NotAuthorised,
     OutcomeUnknown,
     PlacementUnmet,
     RolledBack,
@@ -29,11 +27,12 @@ from exclave.formats.note import Signature
 from exclave.formats.paths import ledger_origin, ledger_prefix
 from exclave.ids import Instant, Label
 from exclave.keys.file import KeyFile
-from exclave.ledger.log import MAX_APPEND, Log
-from exclave.ledger.publish import keep_cosigned, publish
-from exclave.ledger.witness_client import WitnessClient
+from exclave.ledger.log import Log
+from exclave.ledger.own_memory import Remembered
+from exclave.ledger.publish import keep_cosigned
 from exclave.operations.home import write_private
-from exclave.rules.checkpoints import VerifiedCheckpoint
+from exclave.operations.ledger_spread import ask_witnesses, readers_of, spread
+from exclave.rules.checkpoints import VerifiedCheckpoint, merge_signatures
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.tree import new_tiles
 from exclave.sites.contract import Site
@@ -93,27 +92,45 @@ def enter(
         write_private(outbox, msgspec.msgpack.encode((epoch.digest, *_unpublished(epoch, earlier, size, entries))))
 
     earlier = _read_outbox(outbox)
-    label, log, first = _append(view, epoch, key, entries, sites, failed, now, keep)  # (1)
-    good, refused, signatures = _ask_witnesses(view, log, witnesses, len(entries))  # (2)
+    writing = _Writing(view, epoch, key, sites, failed, now, _remembered(earlier, epoch))
+    label, log, first = _append(writing, entries, keep)  # (1)
+    assert log.checkpoint is not None, "what was appended to has a head"
+    head = log.reader.verify(log.checkpoint.encode(), view.witness_cards().values())
+    readers = readers_of(log, label, sites)
+    good, refused, signatures = ask_witnesses(view, readers, head, witnesses, len(entries))  # (2)
     if signatures:
-        head = log.attach(signatures)
-        keep_cosigned(sites[label], log.reader.prefix, head)
-    if not _witnessed(view, log):
+        head = _attach(log, head, signatures, label, writing)
+    if not head.counts_by(view.chain.newest.charter.policy):
         holders = tuple(name for name in sites if name not in failed)
         return Entered(first, holders, (label,), failed, good, refused)
-    done = _publish(log, sites, failed)  # (3)
+    writing = replace(writing, known=_remembered(_read_outbox(outbox), epoch))
+    done = spread(head, readers, sites, failed, lambda site: writing.open(site, head).reader)  # (3)
     if len(sites) == 1 or any(name != label for name in done):
         # Another site shows them, so no more than the last ones need to be kept. A restart finds either list.
         write_private(outbox, msgspec.msgpack.encode((epoch.digest, first, list(entries))))
     return Entered(first, done, done, failed, good, refused)
 
 
-def _witnessed(view: StateView, log: Log) -> bool:
-    """Whether enough witnesses vouch for the log's head."""
-    if log.checkpoint is None:
-        return False
-    head = log.reader.verify(log.checkpoint.encode(), view.witness_cards().values())
-    return head.counts_by(view.chain.newest.charter.policy)
+@dataclass(frozen=True, slots=True)
+class _Writing:
+    """What the steps of one entry share."""
+
+    view: StateView
+    epoch: VerifiedEpoch
+    key: KeyFile
+    sites: Mapping[Label, Site]
+    failed: dict[Label, str]
+    now: Instant
+    known: Remembered | None
+    """What the outbox holds of this epoch's log."""
+
+    def open(self, site: Site, least: VerifiedCheckpoint | None) -> Log:
+        prefix = ledger_prefix(self.view.state, self.epoch.register, self.epoch.number, self.epoch.digest)
+        origin = ledger_origin(self.view.state, self.epoch.register, self.epoch.number)
+        pair = self.key.signing()
+        return Log.open(
+            site, prefix, origin, self.epoch.writer, pair, now=self.now, least=least, known=self.known
+        )  # fmt: skip
 
 
 _Outbox = tuple[bytes, int, list[bytes]]
@@ -127,6 +144,10 @@ def _read_outbox(outbox: Path) -> _Outbox | None:
         return None
     except (msgspec.DecodeError, UnicodeError) as error:
         raise CorruptObject(f"{outbox} is damaged", hint="Remove it once `exclave verify` finds no fork.") from error
+
+
+def _remembered(kept: _Outbox | None, epoch: VerifiedEpoch) -> Remembered | None:
+    return Remembered(kept[1], tuple(kept[2])) if kept is not None and kept[0] == epoch.digest else None
 
 
 def _unpublished(
@@ -151,51 +172,33 @@ def settle_outbox(
 
     ``RolledBack`` if no site shows what this writer has appended before: it would fork its own history.
     """
-    kept = _read_outbox(outbox)
-    if kept is None:
+    known = _remembered(_read_outbox(outbox), epoch)
+    if known is None:
         return
-    note, size, entries = kept
-    if note == epoch.digest:
-        failed: dict[Label, str] = {}
-        log = _open(view, epoch, key, sites, failed, now, _largest_head(view, epoch, sites, failed))[1]
-        if log.size < size:
-            raise RolledBack(
-                f"no site shows the {size} entries that this writer has seen; the newest shown are {log.size}",
-                hint="Bring a site up that has the latest version; going on without it would fork the history.",
-            )
-        # Nothing is published: that is for `enter` to do, once witnesses vouch for it.
-        for at in range(log.size - size, len(entries), MAX_APPEND):
-            _append(view, epoch, key, entries[at : at + MAX_APPEND], sites, failed, now, lambda size: None)
+    writing = _Writing(view, epoch, key, sites, {}, now, known)
+    # Nothing is published: that is for `enter` to do, once witnesses vouch for it.
+    _open(writing, sites, _largest_head(view, epoch, sites, writing.failed))
 
 
-def _append(
-    view: StateView,
-    epoch: VerifiedEpoch,
-    key: KeyFile,
-    entries: Sequence[bytes],
-    sites: Mapping[Label, Site],
-    failed: dict[Label, str],
-    now: Instant,
-    keep: Callable[[int], None],
-) -> tuple[Label, Log, int]:
+def _append(writing: _Writing, entries: Sequence[bytes], keep: Callable[[int], None]) -> tuple[Label, Log, int]:
     """Appends at the first site that takes it; that site, the log there, and the number of the first entry.
 
     A site that fails in the middle, or does not show what it took, is passed over: wherever these entries go behind
     the same head, the tree is the same, so it does not matter what became of the first try. ``keep`` gets the size of
     the log before.
     """
-    least = _largest_head(view, epoch, sites, failed)
-    left = dict(sites)
+    least = _largest_head(writing.view, writing.epoch, writing.sites, writing.failed)
+    left = dict(writing.sites)
     while True:
-        label, log = _open(view, epoch, key, left, failed, now, least)
+        label, log = _open(writing, left, least)
         least = log.checkpoint or least
         keep(log.size)
         before = log.size
         try:
-            appended = log.append(entries, now)
+            appended = log.append(entries, writing.now)
             _require_kept(log, before)
         except (UnavailableError, OutcomeUnknown, IntegrityError) as error:
-            failed[label] = error.message
+            writing.failed[label] = error.message
             del left[label]
         else:
             return label, log, appended.first
@@ -242,66 +245,37 @@ def _largest_head(
     return least
 
 
-def _open(
-    view: StateView,
-    epoch: VerifiedEpoch,
-    key: KeyFile,
-    sites: Mapping[Label, Site],
-    failed: dict[Label, str],
-    now: Instant,
-    least: VerifiedCheckpoint | None,
-) -> tuple[Label, Log]:
-    """The log at the first site that works and shows no less than ``least``."""
-    prefix = ledger_prefix(view.state, epoch.register, epoch.number, epoch.digest)
-    origin = ledger_origin(view.state, epoch.register, epoch.number)
+def _open(writing: _Writing, sites: Mapping[Label, Site], least: VerifiedCheckpoint | None) -> tuple[Label, Log]:
+    """The log at the first site that works and shows no less than ``least``, or gets it from this writer's memory.
+
+    ``RolledBack`` if one that works shows less than this writer remembers to have been there: going on would fork it.
+    """
     problem: ExclaveError | None = None
+    behind = False
     for label, site in sites.items():
         try:
-            return label, Log.open(site, prefix, origin, epoch.writer, key.signing(), now=now, least=least)
+            return label, writing.open(site, least)
         except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
-            failed[label], problem = error.message, error
-    why = "; ".join(f"{label}: {reason}" for label, reason in failed.items())
+            writing.failed[label], problem = error.message, error
+            behind = behind or isinstance(error, RolledBack)
+    why = "; ".join(f"{label}: {reason}" for label, reason in writing.failed.items())
+    if behind and writing.known is not None:
+        raise RolledBack(
+            f"no site shows all that this writer has seen of the ledger: {why}",
+            hint="Bring a site up that has the latest version; going on without it would fork the history.",
+        ) from problem
     raise PlacementUnmet(f"no site can take the ledger's next entry{': ' if why else ''}{why}") from problem
 
 
-def _publish(log: Log, sites: Mapping[Label, Site], failed: dict[Label, str]) -> tuple[Label, ...]:
-    """Brings the log forward at every site; those that show its head now."""
-    checkpoint = log.checkpoint
-    if checkpoint is None:
-        return ()
-    good: list[Label] = []
-    for label, site in sites.items():
-        try:
-            publish(log.reader, checkpoint, site)
-        except (UnavailableError, HeadMoved, IntegrityError, OutcomeUnknown) as error:
-            failed[label] = error.message
-            continue
-        failed.pop(label, None)
-        good.append(label)
-    return tuple(good)
-
-
-def _ask_witnesses(
-    view: StateView, log: Log, addresses: Mapping[Label, str], added: int
-) -> tuple[tuple[Label, ...], dict[Label, str], list[Signature]]:
-    good: list[Label] = []
-    refused: dict[Label, str] = {}
-    signatures: list[Signature] = []
-    if log.checkpoint is None:
-        return (), refused, signatures
-    for label, card in view.witness_cards().items():
-        if label not in addresses:
-            refused[label] = "its address is not configured"
-            continue
-        client = WitnessClient(addresses[label], card)
-        try:
-            signatures += client.cosign(log.reader.tree(log.checkpoint), log.size - added)
-        except Fenced:
-            raise
-        except (UnavailableError, IntegrityError, NotAuthorised) as error:
-            refused[label] = error.message
-            continue
-        finally:
-            client.close()
-        good.append(label)
-    return tuple(good), refused, signatures
+def _attach(
+    log: Log, head: VerifiedCheckpoint, signatures: Sequence[Signature], label: Label, writing: _Writing
+) -> VerifiedCheckpoint:
+    """``head`` with the cosignatures; at the site ``label`` too, if it takes them."""
+    cards = writing.view.witness_cards().values()
+    merged = log.reader.verify(merge_signatures(head.note, signatures).encode(), cards)
+    try:
+        merged = log.reader.verify(log.attach(signatures).encode(), cards)
+        keep_cosigned(writing.sites[label], log.reader.prefix, merged)
+    except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
+        writing.failed[label] = error.message
+    return merged
