@@ -1,7 +1,7 @@
 """Composition root: from configuration and addresses to wired objects. The only place that knows every kind.
 
-What only some commands need (identity services, PostgreSQL) is loaded where it is wired: loading all of it takes
-longer than a backup in which nothing has changed.
+What only some commands need (captures, keys, witnesses, identity services, PostgreSQL) is loaded where it is wired:
+loading all of it takes longer than a backup in which nothing has changed, or the check of a small embassy.
 """
 
 from __future__ import annotations
@@ -14,24 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exclave.errors import ConfigError, Fenced, MalformedError, MissingObject, UsageError
-from exclave.formats.annex import Dataset
-from exclave.formats.card import Card
-from exclave.formats.config import Config, SiteConfig
 from exclave.formats.limits import parse_limits, parse_zone
 from exclave.formats.paths import ledger_origin
 from exclave.ids import Fingerprint, Label, RegisterId, now, parse_label
-from exclave.keys.file import KeyFile, load
-from exclave.ledger.witness import Authority, Witness
-from exclave.ledger.witness_store import WitnessStore
-from exclave.operations.custody import OpenedRegister
 from exclave.operations.home import Home, absolute_address, key_card, make_folder
-from exclave.registers.contract import Capture, Clock
-from exclave.registers.files import FolderCapture
-from exclave.registers.sqlite import SqliteCapture
 from exclave.rules.bandwidth import rate_at
 from exclave.sites.contract import Site, Sources
-from exclave.sites.erasing import ErasingSite
-from exclave.sites.open_erasing import open_erasing
 from exclave.sites.opening import open_site
 from exclave.sites.patience import USUAL, Patience
 from exclave.sites.retry import RetryPolicy
@@ -39,9 +27,17 @@ from exclave.sites.throttle import ThrottledSite, TokenBucket
 from exclave.verify.state import StateView, read_state
 
 if TYPE_CHECKING:
+    from exclave.formats.annex import Dataset
+    from exclave.formats.card import Card
+    from exclave.formats.config import Config, SiteConfig
     from exclave.identity.contract import Tickets
+    from exclave.keys.file import KeyFile
+    from exclave.ledger.witness import Authority, Witness
+    from exclave.operations.custody import OpenedRegister
     from exclave.operations.identity_place import IdentityPlace
     from exclave.operations.publish import OpenProver, Source
+    from exclave.registers.contract import Capture, Clock
+    from exclave.sites.erasing import ErasingSite
 
 BRISK = Patience(
     RetryPolicy(attempts=2, total_s=4.0, unmet_total_s=4.0, longest_rest_s=10.0),
@@ -125,6 +121,8 @@ def open_named_sites(addresses: Iterable[str], patience: Patience = USUAL) -> di
 
 def open_eraser(url: str) -> ErasingSite:
     """The power to erase at a site, for the one command that carries out an authorised erasure."""
+    from exclave.sites.open_erasing import open_erasing  # noqa: PLC0415 - see the top
+
     return open_erasing(absolute_address(Path.cwd(), url))
 
 
@@ -160,6 +158,7 @@ def open_identity(folder: Path, clock: Clock) -> IdentityPlace:
     from exclave.identity.store_postgres import open_postgres  # noqa: PLC0415
     from exclave.identity.store_sqlite import open_sqlite  # noqa: PLC0415
     from exclave.identity.sync import Pen  # noqa: PLC0415
+    from exclave.keys.file import load  # noqa: PLC0415
     from exclave.operations.identity_authority import AuthorityWatch  # noqa: PLC0415
     from exclave.operations.identity_place import PLACE_NAME, IdentityPlace, read_place  # noqa: PLC0415
 
@@ -200,6 +199,8 @@ def open_tickets(place: IdentityPlace) -> Tickets:
 
 def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
     """The capture of a configured dataset. ``ConfigError`` for wrong options."""
+    from exclave.registers.files import FolderCapture  # noqa: PLC0415 - see the top
+
     options = dict(dataset.options)
     if dataset.kind == "postgres":
         from exclave.registers.postgres import PostgresCapture  # noqa: PLC0415 - see the top
@@ -217,6 +218,8 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
     if not path.startswith("/") or options:
         raise ConfigError(f"dataset {dataset.name}: a dataset of kind {dataset.kind} needs an absolute `path`, no more")
     if dataset.kind == "sqlite":
+        from exclave.registers.sqlite import SqliteCapture  # noqa: PLC0415
+
         return SqliteCapture(Path(path), staging, clock)
     if dataset.kind == "identity":
         return FolderCapture(Path(path), clock)
@@ -280,4 +283,7 @@ def _find_writer(view: StateView, origin: str) -> Card | None:
 
 def make_witness(folder: Path, key: KeyFile, sources: Sources, state: Fingerprint) -> Witness:
     """A witness with its memory in ``folder``."""
+    from exclave.ledger.witness import Witness  # noqa: PLC0415 - see the top
+    from exclave.ledger.witness_store import WitnessStore  # noqa: PLC0415
+
     return Witness(WitnessStore(folder), key_card(key), key.signing(), witness_authority(sources, state))

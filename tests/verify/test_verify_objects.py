@@ -15,7 +15,8 @@ from exclave.ids import Digest, Epoch, Instant, Key, Sequence, sha256
 from exclave.sites.memory import MemorySite
 from exclave.verify.guard import MAX_FAILURES, GuardedSource
 from exclave.verify.history import CountedVersion
-from exclave.verify.objects import RegisterObjects, run_jobs
+from exclave.verify.objects import RegisterObjects
+from exclave.verify.workers import Workers
 from support.custody import REGISTER
 from support.hostile import PassThrough
 from support.ledger import STATE
@@ -49,7 +50,9 @@ class Made:
         version = CountedVersion(Epoch(1), 0, leaf, ("site",))
         objects = RegisterObjects(STATE, REGISTER, {"site": self.site}, [version])
         objects.check_listings(read_packs=True)
-        run_jobs(objects.jobs(), workers=2, done=lambda count: None)
+        with Workers(2) as threads:
+            threads.finish(threads.begin(objects.jobs(), objects.pack_checks))
+        objects.settle_sizes()
         return objects, version
 
 

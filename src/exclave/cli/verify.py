@@ -24,9 +24,6 @@ from exclave.cli.output import (
     when,
 )
 from exclave.cli.progress import counting, read_of, work_bar
-from exclave.cli.proof_check import check_proof
-from exclave.cli.seen_check import ReadersCheck
-from exclave.cli.statement_check import verify_statement
 from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import RegisterId, now, parse_fingerprint
 from exclave.verify.advice import advice
@@ -76,6 +73,8 @@ def verify(
     and 24: by what readers saw, the sites were rolled back, or show two histories.
     """
     if proof is not None:
+        from exclave.cli.proof_check import check_proof  # noqa: PLC0415 - each loads what the others do not need
+
         pinned = typed(parse_fingerprint, fingerprint) if fingerprint else open_home(home).fingerprint()
         check_proof(proof, record, pinned, least_charter=least_charter, json=json)
         return
@@ -92,16 +91,22 @@ def verify(
         names = {number: str(name) for name, number in opened.register_ids().items()}
 
     if statement is not None:
+        from exclave.cli.statement_check import verify_statement  # noqa: PLC0415
+
         verify_statement(statement, sites, pinned, names, json)
         return
-    readers = ReadersCheck(remember, compare or (), pinned) if remember or compare else None
+    readers = None
+    if remember or compare:
+        from exclave.cli.seen_check import ReadersCheck  # noqa: PLC0415
+
+        readers = ReadersCheck(remember, compare or (), pinned)
     counted = counting(sites)
     with work_bar("verify", quiet=json) as bar:
         bar.begin("signatures, ledgers and lists")
         bar.poll(read=read_of(counted))
         report = verify_embassy(
             counted, pinned, now=now(), read_packs=not quick,
-            progress=lambda done, total: bar.at(f"{done} of {total} packs", done, total),
+            progress=lambda done, total: bar.at(f"{done} of {total} packs that are known by now", done, total),
         )  # fmt: skip
         if readers is not None and report.charter:
             bar.begin("what other readers saw")

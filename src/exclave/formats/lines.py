@@ -31,6 +31,8 @@ class LineReader:
         self.what = what
         self._lines = text[:-1].split("\n")
         self._at = 0
+        if len(text) <= MAX_LINE and "".join(self._lines).isprintable():
+            return  # as good as always: no line needs a look of its own
         for number, line in enumerate(self._lines, 1):
             if len(line) > MAX_LINE or _controlled(line):
                 raise MalformedError(f"{what}: line {number} is too long or holds control characters")
@@ -55,7 +57,9 @@ class LineReader:
         line = self._lines[self._at] if self._at < len(self._lines) else ""
         self._at += 1
         parts = line.split(" ", count) if rest else line.split(" ")
-        if parts[0] != keyword or len(parts) != count + 1 or any(p == "" or p != p.strip() for p in parts):
+        # Split at each space, ASCII has no other white space that a line may hold.
+        lax = (rest or not line.isascii()) and any(part != part.strip() for part in parts)
+        if parts[0] != keyword or len(parts) != count + 1 or "" in parts or lax:
             raise self.fail(f"expected {keyword!r} with {count} field(s)")
         return parts[1:]
 

@@ -17,23 +17,29 @@ node without lines.
 
 from __future__ import annotations
 
-import itertools
+import operator
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
+
 from exclave.errors import MalformedError
-from exclave.formats.lines import LineReader
-from exclave.ids import Digest, parse_count, parse_digest, sha256
+from exclave.ids import Digest, sha256
 
 HEADER = "exclave/objects/v1"
 CUT = 2
 MAX_LINES = 4096
 MAX_NODE_BYTES = 1 << 20
 MAX_LEVEL = 8
+MAX_NUMBER = 2**63 - 1
+_TOP = re.compile(rb"exclave/objects/v1\nlevel ([0-8])\n")
+_NUMBER = rb" (?:0|[1-9][0-9]{0,18})"
+_PACKS = re.compile(rb"(?:pack [0-9a-f]{64}" + _NUMBER + rb"\n)*")
+_NODES = re.compile(rb"(?:node [0-9a-f]{64}" + _NUMBER + _NUMBER + rb"\n)*")
 
 
-@dataclass(frozen=True, slots=True)
-class ListLine:
+class ListLine(msgspec.Struct, frozen=True, gc=False):
     """A pack (``count`` is 1) or a node of the level below."""
 
     name: Digest
@@ -79,28 +85,29 @@ class BuiltList:
 
 def parse_list_node(data: bytes) -> ListNode:
     """Strict inverse of ``ListNode.encode``. Raises ``MalformedError``."""
-    try:
-        text = data.decode("ascii")
-    except UnicodeDecodeError as error:
-        raise MalformedError("an object list is not ASCII text") from error
-    lines = LineReader(text, what="object list", limit=MAX_NODE_BYTES)
-    lines.exactly(HEADER)
-    level = parse_count(lines.field("level"), limit=MAX_LEVEL)
-    found: list[ListLine] = []
-    while lines.peek():
-        if level == 0:
-            name, size = lines.fields("pack", 2)
-            found.append(ListLine(parse_digest(name), 1, parse_count(size)))
-        else:
-            name, count, size = lines.fields("node", 3)
-            found.append(ListLine(parse_digest(name), parse_count(count), parse_count(size)))
-    lines.end()
-    node = ListNode(level, tuple(found))
-    names = [line.name for line in found]
-    if level == 0 and any(a >= b for a, b in itertools.pairwise(names)):
+    if len(data) > MAX_NODE_BYTES or data.count(b"\n") > MAX_LINES + 2:
+        raise MalformedError(f"an object list has more than {MAX_LINES} lines")
+    top = _TOP.match(data)
+    if top is None:
+        raise MalformedError(f"an object list does not begin with {HEADER!r} and its level, 0 to {MAX_LEVEL}")
+    level = int(top[1])
+    # All lines at once: each version writes some hundred of them anew, and an auditor reads a year of versions.
+    lines = (_NODES if level else _PACKS).match(data, top.end())
+    if lines is None or lines.end() != len(data):
+        wrong = data.count(b"\n", 0, lines.end() if lines else top.end()) + 1
+        expected = "'node' with 3" if level else "'pack' with 2"
+        raise MalformedError(f"object list: line {wrong}: expected {expected} field(s)")
+    fields, width = data[top.end() :].split(), 4 if level else 3
+    names = fields[1::width]
+    if level == 0 and any(map(operator.ge, names, names[1:])):
         raise MalformedError("an object list is not in order of name")
-    if len(found) > MAX_LINES or (level > 0 and not found) or node.encode() != data:
-        raise MalformedError("an object list is too long, empty, or not in its one canonical form")
+    raw = bytes.fromhex(b"".join(names).decode("ascii"))
+    digests = [Digest(raw[at : at + 32]) for at in range(0, len(raw), 32)]
+    sizes = list(map(int, fields[width - 1 :: width]))
+    counts = list(map(int, fields[2::width])) if level else [1] * len(names)
+    node = ListNode(level, tuple(map(ListLine, digests, counts, sizes)))
+    if (level and not names) or max(counts + sizes, default=0) > MAX_NUMBER or node.encode() != data:
+        raise MalformedError("an object list is empty, counts too far, or is not in its one canonical form")
     return node
 
 

@@ -18,33 +18,14 @@ from collections.abc import Callable, Mapping
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from exclave.errors import ConfigError
-from exclave.sites.coded import CodedSite
-from exclave.sites.coded_form import MAX_MEMBERS
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
-from exclave.sites.open_azure import open_azure
-from exclave.sites.open_gateway import open_gateway
-from exclave.sites.open_gcs import open_gcs
-from exclave.sites.open_s3 import open_s3
 from exclave.sites.patience import USUAL, Patience
 
 _Opener = Callable[[SplitResult, Mapping[str, str], Patience], Site]
 
 
-def _open_web(parts: SplitResult, environment: Mapping[str, str], patience: Patience) -> Site:
-    from exclave.sites.open_web import open_web  # noqa: PLC0415 - httpx takes longer than a backup without changes
-
-    return open_web(parts, environment, patience)
-
-
-_BY_SCHEME: dict[str, _Opener] = {
-    "az": open_azure,
-    "gs": open_gcs,
-    "https": open_gateway,
-    "s3": open_s3,
-    "web": _open_web,
-}
-"""How each kind of site over a network is opened: address, environment, patience. Such a site retries by itself."""
+_NETWORK = ("az", "gs", "https", "s3", "web")
 
 
 def open_site(url: str, environment: Mapping[str, str] | None = None, patience: Patience = USUAL) -> Site:
@@ -65,15 +46,33 @@ def open_site(url: str, environment: Mapping[str, str] | None = None, patience: 
         return DirectorySite(path)
     if parts.scheme == "coded":
         return _open_coded(parts, environment, patience)
-    opener = _BY_SCHEME.get(parts.scheme)
-    if opener is None:
-        known = ", ".join(f"{scheme}:" for scheme in ("dir", *_BY_SCHEME, "coded"))
+    if parts.scheme not in _NETWORK:
+        known = ", ".join(f"{scheme}:" for scheme in ("dir", *_NETWORK, "coded"))
         raise ConfigError(f"unknown kind of site {parts.scheme!r}: an address starts with one of {known}")
-    return opener(parts, os.environ if environment is None else environment, patience)
+    return _opener(parts.scheme)(parts, os.environ if environment is None else environment, patience)
+
+
+def _opener(scheme: str) -> _Opener:
+    """How a kind of site over a network is opened; such a site retries by itself. Each kind is loaded when an address
+    names it: an HTTP client takes longer to load than a folder to be checked."""
+    if scheme == "az":
+        from exclave.sites.open_azure import open_azure as opener  # noqa: PLC0415
+    elif scheme == "gs":
+        from exclave.sites.open_gcs import open_gcs as opener  # noqa: PLC0415
+    elif scheme == "https":
+        from exclave.sites.open_gateway import open_gateway as opener  # noqa: PLC0415
+    elif scheme == "s3":
+        from exclave.sites.open_s3 import open_s3 as opener  # noqa: PLC0415
+    else:
+        from exclave.sites.open_web import open_web as opener  # noqa: PLC0415
+    return opener
 
 
 def _open_coded(parts: SplitResult, environment: Mapping[str, str] | None, patience: Patience) -> Site:
     """Several sites as one. The order of the members belongs to the address."""
+    from exclave.sites.coded import CodedSite  # noqa: PLC0415 - see ``_opener``
+    from exclave.sites.coded_form import MAX_MEMBERS  # noqa: PLC0415
+
     try:
         asked = parse_qsl(parts.query, strict_parsing=True, max_num_fields=MAX_MEMBERS)
     except ValueError as error:

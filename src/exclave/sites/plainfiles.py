@@ -168,33 +168,46 @@ def set_direct(fd: int, *, on: bool) -> bool:
 
 def walk(folder: int, prefix: str, after: str = "") -> Iterator[ObjectStat]:
     """Objects below an open folder, which is closed at the end; only those whose names come after ``after``."""
+    waiting: list[tuple[int, str, Iterator[str]]] = [(folder, prefix, iter(()))]
     try:
-        names: list[str] = []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if _SEGMENT.match(entry.name) and len(prefix) + len(entry.name) <= MAX_KEY_LENGTH:
-                    # With the slash, "a/" comes after "a-b" and before "a0", as it does in whole names.
-                    names.append(entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name)
-        names.sort()
-        for name in names:
-            if prefix + name <= after and not after.startswith(prefix + name if name.endswith("/") else "/"):
-                continue  # it comes before, with all that is in it
-            # What vanished since, or is a link by now, is passed over; other errors are not: a listing is complete.
-            try:
-                if name.endswith("/"):
-                    child = os.open(name[:-1], FOLDER, dir_fd=folder)
-                else:
-                    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            except OSError as error:
-                if error.errno in NO_SUCH | NOT_A_FILE:
-                    continue
-                raise
-            if name.endswith("/"):
-                yield from walk(child, prefix + name, after)
-            elif stat.S_ISREG(found.st_mode):
-                yield ObjectStat(Key(prefix + name), found.st_size)
+        waiting[0] = (folder, prefix, iter(_names(folder, prefix)))
+        while waiting:
+            here, path, names = waiting[-1]
+            for name in names:
+                if after and path + name <= after and not after.startswith(path + name if name[-1] == "/" else "/"):
+                    continue  # it comes before, with all that is in it
+                # What vanished since, or is a link by now, is passed over; other errors are not: a listing is complete.
+                try:
+                    if name[-1] != "/":
+                        found = os.stat(name, dir_fd=here, follow_symlinks=False)
+                    else:
+                        child = os.open(name[:-1], FOLDER, dir_fd=here)
+                except OSError as error:
+                    if error.errno in NO_SUCH | NOT_A_FILE:
+                        continue
+                    raise
+                if name[-1] == "/":
+                    waiting.append((child, path + name, iter(())))
+                    waiting[-1] = (child, path + name, iter(_names(child, path + name)))
+                    break
+                if stat.S_ISREG(found.st_mode):
+                    yield ObjectStat(Key(path + name), found.st_size)
+            else:
+                os.close(waiting.pop()[0])
     finally:
-        os.close(folder)
+        for left, _, _ in waiting:
+            os.close(left)
+
+
+def _names(folder: int, prefix: str) -> list[str]:
+    """In order; folders end in a slash, so "a/" comes after "a-b" and before "a0", as it does in whole names."""
+    room = MAX_KEY_LENGTH - len(prefix)
+    with os.scandir(folder) as entries:
+        return sorted(
+            entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
+            for entry in entries
+            if _SEGMENT.match(entry.name) and len(entry.name) <= room
+        )
 
 
 def sweep(temps: int, now_s: float) -> None:

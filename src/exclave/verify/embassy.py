@@ -8,16 +8,17 @@ versions that count, and every object they name · (4) what that means for each 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from exclave.errors import ExclaveError
 from exclave.ids import Fingerprint, Instant, RegisterId
 from exclave.sites.contract import Sources
 from exclave.verify.guard import GuardedSource
-from exclave.verify.objects import run_jobs
 from exclave.verify.register import RegisterCheck
 from exclave.verify.report import EmbassyReport, RegisterReport, SiteReport
 from exclave.verify.state import Finding, finding, read_state
+from exclave.verify.workers import Batch, Workers
 
 __all__ = ["EmbassyReport", "RegisterReport", "SiteReport", "verify_embassy"]
 
@@ -39,39 +40,48 @@ def verify_embassy(
     """Checks everything that ``sources`` (site name → site) show of the state ``pinned``. Raises nothing.
 
     A source that bears a charter's site name is held to what the charter asks of that site; any other, to what it
-    shows. ``read_packs`` False checks packs by their listed size alone. ``progress(packs done, packs in all)``.
-    Memory: the names of all packs, and for each worker a small buffer, or a pack of 16 MiB where a source does not
-    digest by itself.
+    shows. ``read_packs`` False checks packs by their listed size alone. ``progress(packs done, packs known so far)``:
+    packs are read while the next register's ledgers and lists are. Memory: what two registers need
+    (``RegisterObjects``), and for each worker a small buffer, or a pack of 16 MiB where a source does not digest by
+    itself.
     """
     guarded = {name: GuardedSource(name, source) for name, source in sources.items()}
     try:
         view = read_state(guarded, pinned)  # (1)
     except ExclaveError as error:
         return EmbassyReport(pinned, 0, now, 0, (), (finding("?", "state", error, grave=True),))
+    bulk = {name: GuardedSource(name, source, beside=guarded[name]) for name, source in sources.items()}
     findings = list(view.findings)
-    checks = [RegisterCheck(view, guarded, rule, now) for rule in view.chain.newest.charter.registers]
-    for check in checks:  # (2), and the lists of (3)
-        check.ledgers()
-        check.boxes()
-        check.feeds()
-        check.timestamps()
-        check.lists(read_packs=read_packs)
-    total = 0
-    if read_packs:  # (3)
-        total = sum(check.objects.pack_checks for check in checks if check.objects)
-        progress(0, total)
-        jobs = (job for check in checks if check.objects for job in check.objects.jobs())
-        run_jobs(jobs, workers=workers, done=lambda count: progress(count, total))
-    reports = tuple(check.report() for check in checks)  # (4)
-    for check in checks:
-        findings += check.findings
-    newest = view.chain.newest.charter
+    newest, total = view.chain.newest.charter, 0
+    reports: list[RegisterReport] = []
+    waiting: deque[tuple[RegisterCheck, Batch | None]] = deque()
+
+    def settle(threads: Workers) -> None:
+        check, batch = waiting.popleft()
+        if batch is not None:
+            threads.finish(batch)
+        reports.append(check.report())  # (4)
+        findings.extend(check.findings)
+
+    with Workers(workers, progress) as threads:
+        for rule in newest.registers:
+            check = RegisterCheck(view, guarded, rule, now, packs_from=bulk)
+            check.history()  # (2)
+            objects = check.lists()  # (3)
+            batch = threads.begin(objects.jobs(), objects.pack_checks) if read_packs else None
+            total += objects.pack_checks if read_packs else 0
+            check.rest(read_packs=read_packs)
+            waiting.append((check, batch))
+            if len(waiting) > 1:
+                settle(threads)
+        while waiting:
+            settle(threads)
     unmet = tuple(
         report.register
         for rule, report in zip(newest.registers, reports, strict=True)
         if report.placement_lacks and report.latest is not None and guarded.keys() >= set(rule.at)
     )
-    return EmbassyReport(pinned, newest.number, now, total, reports, _few_enough(findings), unmet)
+    return EmbassyReport(pinned, newest.number, now, total, tuple(reports), _few_enough(findings), unmet)
 
 
 def _few_enough(findings: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from exclave.errors import CorruptObject, SiteUnavailable, UnavailableError
 from exclave.ids import Key
@@ -19,9 +19,12 @@ _T = TypeVar("_T")
 class GuardedSource:
     """``inner``, with its failures counted and its answers' sizes checked. Safe for several threads."""
 
-    def __init__(self, name: str, inner: Readable) -> None:
+    def __init__(self, name: str, inner: Readable, *, beside: GuardedSource | None = None) -> None:
+        """``beside``: another guard of the same source. What that one gave up is not asked here either; what fails here
+        does not count there, so threads that read packs cannot change what is found out about ledgers meanwhile."""
         self.name = name
         self._inner = inner
+        self._beside = beside
         self._lock = threading.Lock()
         self._failures = 0
         self._last = ""
@@ -29,7 +32,7 @@ class GuardedSource:
     @property
     def given_up(self) -> bool:
         """Whether it has failed so often that nothing more is asked of it."""
-        return self._failures >= MAX_FAILURES
+        return self._failures >= MAX_FAILURES or (self._beside is not None and self._beside.given_up)
 
     def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
         data = self._ask(lambda: self._inner.get(key, limit=limit))
@@ -54,22 +57,34 @@ class GuardedSource:
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Without a limit of its own: whoever reads a listing knows how much of it makes sense."""
-        items = self._ask(lambda: iter(self._inner.list(prefix)))
-        while True:
-            item = self._ask(lambda: next(items, None))
-            if item is None:
+        self._refuse_if_given_up()
+        try:
+            for item in self._inner.list(prefix):
+                yield item
+                if self.given_up:
+                    break
+            else:
                 return
-            yield item
+        except (UnavailableError, OSError) as error:
+            self._failed(error)
+        self._refuse_if_given_up()
 
     def _ask(self, call: Callable[[], _T]) -> _T:
-        if self.given_up:
-            raise SiteUnavailable(f"{self.name} failed {MAX_FAILURES} times and is not asked again: {self._last}")
+        self._refuse_if_given_up()
         try:
             return call()
         except (UnavailableError, OSError) as error:
-            with self._lock:
-                self._failures += 1
-                self._last = str(error)[:200]
-            if isinstance(error, UnavailableError):
-                raise
-            raise SiteUnavailable(f"{self.name}: {error}") from error
+            self._failed(error)
+
+    def _refuse_if_given_up(self) -> None:
+        if self.given_up:
+            last = self._last or (self._beside._last if self._beside is not None else "")
+            raise SiteUnavailable(f"{self.name} failed {MAX_FAILURES} times and is not asked again: {last}")
+
+    def _failed(self, error: UnavailableError | OSError) -> NoReturn:
+        with self._lock:
+            self._failures += 1
+            self._last = str(error)[:200]
+        if isinstance(error, UnavailableError):
+            raise error
+        raise SiteUnavailable(f"{self.name}: {error}") from error

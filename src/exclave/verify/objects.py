@@ -5,10 +5,11 @@ Nothing here needs a key: every object is named by the SHA-256 of its bytes, and
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+
+import msgspec
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
 from exclave.formats.objectlist import MAX_NODE_BYTES, ListNode, parse_list_node
@@ -18,16 +19,23 @@ from exclave.ids import Digest, Fingerprint, RegisterId, sha256
 from exclave.sites.contract import Readable, Sources, digest_of
 from exclave.verify.history import CountedVersion
 from exclave.verify.state import Finding, finding
+from exclave.verify.workers import Job, Told
 
 MAX_NODES = 1 << 21
 """Most list nodes of one register that are looked at."""
-MAX_WORKERS = 8
-"""Each holds one pack, at most 16 MiB, at a time; of a source that digests by itself, a small buffer."""
 _EXTRA_LISTED = 100_000
+_CLASSES = {size: size for size in SIZE_CLASSES}
+"""Each size once in memory, whatever number of packs has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Pack(msgspec.Struct, frozen=True, gc=False):
+    """A pack that lists name: its name once in memory, whatever number of lists has it."""
+
+    name: Digest
+    size_bytes: int
+
+
+class _Node(msgspec.Struct, frozen=True, gc=False):
     """One list node, checked with everything below it."""
 
     level: int
@@ -48,7 +56,7 @@ class Holding:
     nodes: set[Digest] = field(default_factory=set)
     """List nodes that it has to hold, for the versions that its ledger covers."""
     fine: set[Digest] = field(default_factory=set)
-    """Nodes that were read there and are right."""
+    """Nodes that were read there and are right, and that are not among ``nodes`` yet."""
     packs: set[Digest] = field(default_factory=set)
     """Packs that it has to hold, likewise."""
     bad: set[Digest] = field(default_factory=set)
@@ -58,7 +66,10 @@ class Holding:
 
 
 class RegisterObjects:
-    """All objects of the versions of one register, at every source that covers any of them."""
+    """All objects of the versions of one register, at every source that covers any of them.
+
+    Memory: about 1 KiB for each version, each list node and each pack, and as much again for each further source.
+    """
 
     def __init__(
         self,
@@ -66,13 +77,16 @@ class RegisterObjects:
         register: RegisterId,
         sources: Sources,
         versions: Iterable[CountedVersion],
+        *,
+        packs_from: Sources | None = None,
     ) -> None:
+        """``packs_from``: the same sources as ``jobs`` shall read packs from them; None: ``sources``."""
         self.findings: list[Finding] = []
         self.holdings = {name: Holding(name, source) for name, source in sources.items()}
         self._state, self._register = state, register
+        self._packs_from = sources if packs_from is None else packs_from
         self._nodes: dict[Digest, _Node | None] = {}
-        self._names: dict[Digest, Digest] = {}
-        self._sizes: dict[Digest, int] = {}
+        self._packs: dict[Digest, _Pack] = {}
         self._good: dict[str, dict[Digest, bool]] = {name: {} for name in sources}
         self._broken: set[int] = set()
         self._walk(versions)
@@ -108,6 +122,7 @@ class RegisterObjects:
                 except (IntegrityError, UnavailableError) as error:
                     holding.bad.add(digest)
                     self._note(holding.name, list_key(self._state, self._register, digest), error)
+            holding.fine.discard(digest)
             if node is None:
                 continue
             if node.level == 0:
@@ -170,12 +185,15 @@ class RegisterObjects:
     def _check_packs(self, node: ListNode) -> _Node:
         names: list[Digest] = []
         for line in node.lines:
-            if line.size_bytes not in SIZE_CLASSES:
-                raise CorruptObject(f"a list names a pack of {line.size_bytes} bytes, which is no size class")
-            name = self._names.setdefault(line.name, line.name)
-            if self._sizes.setdefault(name, line.size_bytes) != line.size_bytes:
-                raise CorruptObject(f"lists disagree about the size of pack {name.hex()}")
-            names.append(name)
+            pack = self._packs.get(line.name)
+            if pack is None:
+                size_bytes = _CLASSES.get(line.size_bytes)
+                if size_bytes is None:
+                    raise CorruptObject(f"a list names a pack of {line.size_bytes} bytes, which is no size class")
+                pack = self._packs[line.name] = _Pack(line.name, size_bytes)
+            elif pack.size_bytes != line.size_bytes:
+                raise CorruptObject(f"lists disagree about the size of pack {pack.name.hex()}")
+            names.append(pack.name)
         first, last = (names[0], names[-1]) if names else (None, None)
         return _Node(0, node.count, node.size_bytes, first, last, tuple(names))
 
@@ -206,7 +224,7 @@ class RegisterObjects:
                 shown = sizes.get(pack)
                 if shown is None and not read_packs:
                     shown = self._stat(holding, pack)
-                if shown is not None and shown != self._sizes[pack]:
+                if shown is not None and shown != self._packs[pack].size_bytes:
                     holding.unsized.add(pack)
                     if not read_packs:
                         self._size_lie(holding, pack, shown)
@@ -244,31 +262,35 @@ class RegisterObjects:
         return stat.size_bytes
 
     def _size_lie(self, holding: Holding, pack: Digest, shown: int) -> None:
-        self._spoilt(holding, pack, CorruptObject(f"listed with {shown} bytes instead of {self._sizes[pack]}"))
+        size_bytes = self._packs[pack].size_bytes
+        self._spoilt(holding, pack, CorruptObject(f"listed with {shown} bytes instead of {size_bytes}"))
 
-    def jobs(self) -> Iterator[Callable[[], Callable[[], None]]]:
+    def jobs(self) -> Iterator[Job]:
         """One for every pack at every source. To be run in any thread; what it returns, in the thread of the caller."""
         for holding in self.holdings.values():
             for pack in sorted(holding.packs):
-                yield lambda holding=holding, pack=pack: self._read_pack(holding, pack)  # type: ignore[misc]
+                yield partial(self._read_pack, holding, pack)
 
-    def _read_pack(self, holding: Holding, pack: Digest) -> Callable[[], None]:
+    def _read_pack(self, holding: Holding, pack: Digest) -> Told | None:
         key = pack_key(self._state, self._register, pack)
         try:
-            found = digest_of(holding.source, key, limit=BULK_BYTES)
+            found = digest_of(self._packs_from[holding.name], key, limit=BULK_BYTES)
         except (IntegrityError, UnavailableError) as error:
-            problem: ExclaveError = error
-            return lambda: self._spoilt(holding, pack, problem)
+            return partial(self._spoilt, holding, pack, error)
         if found.digest != pack:
             wrong = CorruptObject(f"its {found.size_bytes} bytes do not have the hash that it is named by")
-            return lambda: self._spoilt(holding, pack, wrong)
-        if found.size_bytes != self._sizes[pack] or not found.start.startswith(MAGIC):
+            return partial(self._spoilt, holding, pack, wrong)
+        if found.size_bytes != self._packs[pack].size_bytes or not found.start.startswith(MAGIC):
             made = CorruptObject("its list gives it another size, or it does not start like a pack")
-            return lambda: self._spoilt(holding, pack, made, "?")
-        if pack in holding.unsized:
-            lie = CorruptObject("the bytes are right, but a listing shows it in another size")
-            return lambda: self._note(holding.name, key, lie)
-        return lambda: None
+            return partial(self._spoilt, holding, pack, made, "?")
+        return None
+
+    def settle_sizes(self) -> None:
+        """After ``check_listings`` and all ``jobs``: a pack whose bytes are right is listed in its right size too."""
+        for holding in self.holdings.values():
+            for pack in sorted(holding.unsized - holding.bad):
+                lie = CorruptObject("the bytes are right, but a listing shows it in another size")
+                self._note(holding.name, pack_key(self._state, self._register, pack), lie)
 
     def _spoilt(self, holding: Holding, pack: Digest, error: ExclaveError, site: str = "") -> None:
         holding.bad.add(pack)
@@ -301,21 +323,3 @@ class RegisterObjects:
         found = finding(site, what, error, self._register, grave=grave)
         if found not in self.findings[-64:]:
             self.findings.append(found)
-
-
-def run_jobs(jobs: Iterable[Callable[[], Callable[[], None]]], *, workers: int, done: Callable[[int], None]) -> None:
-    """Runs ``jobs`` on 1 to 8 threads, a few ahead at most; ``done(number so far)`` after each."""
-    workers = max(1, min(workers, MAX_WORKERS))
-    waiting: deque[Future[Callable[[], None]]] = deque()
-    count = 0
-    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) >= 4 * workers:
-                waiting.popleft().result()()
-                count += 1
-                done(count)
-        while waiting:
-            waiting.popleft().result()()
-            count += 1
-            done(count)

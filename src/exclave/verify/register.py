@@ -34,7 +34,6 @@ from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
 from exclave.verify.objects import RegisterObjects
 from exclave.verify.report import NOT_ERASED, Dated, RegisterReport, SiteReport
 from exclave.verify.state import Finding, StateView, finding
-from exclave.verify.timestamps import read_timestamps
 
 PUBLISHING_US = 15 * 60 * 1_000_000
 """So long may a source hold entries that its head does not show yet: somebody is publishing them."""
@@ -42,16 +41,28 @@ _MAX_BOX_BYTES = 2 << 20
 
 
 class RegisterCheck:
-    """One register on its way through a verification: ``ledgers``, ``boxes``, ``lists``, then ``report``.
+    """One register on its way through a verification: ``history``, ``lists``, ``rest``, then ``report``.
 
-    Between the last two the caller may run ``objects.jobs()``. What is wrong collects in ``findings``.
+    From ``lists`` on the caller may run ``objects.jobs()`` in other threads, and ends them before ``report``. What is
+    wrong collects in ``findings``.
     """
 
-    def __init__(self, view: StateView, sources: Sources, rule: CharterRegister, now: Instant) -> None:
+    def __init__(
+        self,
+        view: StateView,
+        sources: Sources,
+        rule: CharterRegister,
+        now: Instant,
+        *,
+        packs_from: Sources | None = None,
+    ) -> None:
+        """``packs_from``: the same sources, for other threads; None: ``sources``."""
         self.findings: list[Finding] = []
         self.objects: RegisterObjects | None = None
         self._view, self._rule, self._now = view, rule, now
         self._sources = {name: source for name, source in sources.items() if name in view.shown}
+        self._packs_from = packs_from
+        self._logs: tuple[LogCopies, ...] = ()
         self._duty = [name for name in self._sources if view.should_hold(name, rule.id)]
         """Sources that have to hold this register."""
         self._history = RegisterHistory(rule.id, (), (), ())
@@ -62,14 +73,28 @@ class RegisterCheck:
 
     # Ledgers
 
-    def ledgers(self) -> None:
-        """Judges all logs, then goes through each source's copy object by object."""
+    def history(self) -> None:
+        """Judges all logs: which versions count, and which of them need not be anywhere any more."""
         if self._rule.id not in self._view.epochs or not self._sources:
             return  # A finding of the state says so already.
-        logs = read_copies(self._view, self._sources, self._rule.id)
-        self._history = collect_history(logs)
+        self._logs = read_copies(self._view, self._sources, self._rule.id)
+        self._history = collect_history(self._logs)
+        self._deleted()
+
+    def rest(self, *, read_packs: bool) -> None:
+        """Everything but the packs themselves: each source's copy of each log, boxes, feeds, timestamps, listings."""
+        self._ledgers()
+        self._boxes()
+        self._feeds()
+        self._timestamps()
+        if self.objects is not None:
+            self.objects.check_listings(read_packs=read_packs)
+        self._still_shown()
+
+    def _ledgers(self) -> None:
+        """Goes through each source's copy of each log, object by object."""
         audits: dict[tuple[str, str], list[Finding]] = {}
-        for copies in logs:
+        for copies in self._logs:
             leaves = known_leaves(copies)
             for name in copies.heads:
                 audits[copies.prefix, name] = audit_copy(copies, self._sources[name], name, leaves)
@@ -80,9 +105,10 @@ class RegisterCheck:
                 self.findings.append(found)
         for audit in audits.values():
             self.findings += audit
-        self._deleted()
-        self._left()
-        self._legal_basis()
+        if self._logs:
+            self._left()
+            self._legal_basis()
+        self._logs = ()
 
     def _compare(self, copies: LogCopies, name: str) -> None:
         """Whether what ``name`` shows of a log is all it should show by now."""
@@ -152,10 +178,13 @@ class RegisterCheck:
                 error = LegalBasisMissing("this register lies at a site where the charter does not allow it")
                 self._note(name, "register", error, grave=False)
 
-    def timestamps(self) -> None:
+    def _timestamps(self) -> None:
         """What timestamp authorities say of the ledgers, and whether the versions' own times agree."""
-        if self._rule.id not in self._view.epochs or not self._sources:
+        named = any(charter.charter.authorities for charter in self._view.chain.charters)
+        if self._rule.id not in self._view.epochs or not self._sources or not named:
             return
+        from exclave.verify.timestamps import read_timestamps  # noqa: PLC0415 - X.509 and ASN.1: slow to load
+
         stamps, odd = read_timestamps(self._view, self._sources, self._history)
         self.findings += odd
         self._dated = tuple(Dated(s.authority, s.before, s.epoch, s.entries, s.sequence) for s in stamps)
@@ -168,7 +197,7 @@ class RegisterCheck:
 
     # Objects
 
-    def boxes(self) -> None:
+    def _boxes(self) -> None:
         """Shares, ancestor seeds and annex, at every source that has to hold them."""
         boxes: dict[Digest, tuple[str, int]] = {self._rule.annex_box: ("the annex", _MAX_BOX_BYTES)}
         chain = self._view.epochs.get(self._rule.id)
@@ -204,7 +233,7 @@ class RegisterCheck:
             self._note("?", "epochs", error, grave=True)
         return bool(lost)
 
-    def feeds(self) -> None:
+    def _feeds(self) -> None:
         """Of the identity register: each source's copy of the feed, which embassies live from."""
         chain = self._view.epochs.get(self._rule.id)
         for epoch in chain.epochs if chain else ():
@@ -232,11 +261,12 @@ class RegisterCheck:
         for wrong in absent_batches(self._view.state, epoch, self._sources[name], head):
             self._note(name, key, wrong)
 
-    def lists(self, *, read_packs: bool) -> None:
-        """Reads all object lists, and the sizes of packs from the sources' listings."""
-        self.objects = RegisterObjects(self._view.state, self._rule.id, self._sources, self._living)
-        self.objects.check_listings(read_packs=read_packs)
-        self._still_shown()
+    def lists(self) -> RegisterObjects:
+        """Reads all object lists."""
+        self.objects = RegisterObjects(
+            self._view.state, self._rule.id, self._sources, self._living, packs_from=self._packs_from
+        )
+        return self.objects
 
     def _still_shown(self) -> None:
         """What sources still show of versions that the ledger says were erased: locked, kept, or brought back."""
@@ -269,6 +299,7 @@ class RegisterCheck:
         age_s = None if latest is None else (self._now - latest.leaf.time) // 1_000_000
         self._age(latest, age_s)
         if self.objects is not None:
+            self.objects.settle_sizes()
             self.findings += self.objects.findings
         holds = [Label(n) for n in self._sources if latest and self.objects and self.objects.complete(n, latest)]
         lacks = placement_of(charter, self._rule, now=self._now).missing(holds)
