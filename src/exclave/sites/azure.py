@@ -6,17 +6,15 @@ Azure has conditional writes of its own and no locks that this product sets: a t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from obstore.exceptions import BaseError
 from obstore.store import AzureStore
 
 from exclave.errors import ConfigError
 from exclave.sites.bucket import BucketSite, Dialect
-from exclave.sites.bucket_errors import cause
-from exclave.sites.patience import CONNECT_TIMEOUT_S, Patience
+from exclave.sites.bucket_client import NO_RETRIES, client_options, making_client
+from exclave.sites.patience import Patience
 
 if TYPE_CHECKING:
     from obstore.store import AzureAccessKey
@@ -60,26 +58,17 @@ def azure_site(place: AzurePlace, key: AzureKey | None, authorities: bytes | Non
 
 
 def _store(place: AzurePlace, key: AzureKey | None, authorities: bytes | None, timeout_s: float) -> AzureStore:
-    """An obstore client in which nothing depends on the process's environment."""
-
     def credentials() -> AzureAccessKey:
         if key is None:
             raise ConfigError(f"{place.address} is opened without keys")
         return {"access_key": key.account_key, "expires_at": None}
 
-    try:
+    with making_client(place.address):
         return AzureStore(
             place.container,
             prefix=place.prefix or None,
             config={"account_name": place.account, "endpoint": place.endpoint, "skip_signature": key is None},
-            client_options={
-                "allow_http": place.endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
-                "timeout": timedelta(seconds=timeout_s),
-                **({"root_certificate": authorities} if authorities else {}),
-            },
-            retry_config={"max_retries": 0},
+            client_options=client_options(place.endpoint, authorities, timeout_s),
+            retry_config=NO_RETRIES,
             credential_provider=credentials if key else None,
         )
-    except (BaseError, ValueError) as error:
-        raise ConfigError(f"cannot open {place.address}: {cause(str(error))}") from error

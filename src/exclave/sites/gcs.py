@@ -7,16 +7,13 @@ account's key can delete.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from urllib.parse import urlencode
 
-from obstore.exceptions import BaseError
 from obstore.store import GCSStore
 
-from exclave.errors import ConfigError
 from exclave.sites.bucket import BucketSite, Dialect
-from exclave.sites.bucket_errors import cause
-from exclave.sites.patience import CONNECT_TIMEOUT_S, Patience
+from exclave.sites.bucket_client import NO_RETRIES, client_options, making_client
+from exclave.sites.patience import Patience
 
 GOOGLE = "https://storage.googleapis.com"
 _DIALECT = Dialect(
@@ -50,7 +47,7 @@ def gcs_site(place: GcsPlace, account: str, authorities: bytes | None, patience:
 
 
 def _store(place: GcsPlace, account: str, authorities: bytes | None, timeout_s: float) -> GCSStore:
-    try:
+    with making_client(place.address, quoted=not account):  # the client's words could quote the key
         return GCSStore(
             place.bucket,
             prefix=place.prefix or None,
@@ -58,14 +55,6 @@ def _store(place: GcsPlace, account: str, authorities: bytes | None, timeout_s: 
                 **({"base_url": place.endpoint} if place.endpoint != GOOGLE else {}),
                 **({"service_account_key": account} if account else {"skip_signature": True}),
             },
-            client_options={
-                "allow_http": place.endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
-                "timeout": timedelta(seconds=timeout_s),
-                **({"root_certificate": authorities} if authorities else {}),
-            },
-            retry_config={"max_retries": 0},
+            client_options=client_options(place.endpoint, authorities, timeout_s),
+            retry_config=NO_RETRIES,
         )
-    except (BaseError, ValueError) as error:
-        # Without the client's words, which could quote the key.
-        raise ConfigError(f"cannot open {place.address}: {'' if account else cause(str(error))}") from error

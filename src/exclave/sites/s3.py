@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
-from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 from exclave.errors import ConfigError
 from exclave.sites.bucket import BucketSite, Dialect
-from exclave.sites.bucket_errors import cause
-from exclave.sites.patience import CONNECT_TIMEOUT_S, LARGE_TIMEOUT_S, SMALL_TIMEOUT_S
+from exclave.sites.bucket_client import NO_RETRIES, client_options, making_client
+from exclave.sites.patience import LARGE_TIMEOUT_S, SMALL_TIMEOUT_S
 
 if TYPE_CHECKING:
     from obstore.store import S3Credential
@@ -80,8 +78,7 @@ def open_store(
     place: S3Place, keys: S3Keys | None, authorities: bytes | None, timeout_s: float,
     headers: Mapping[str, str] | None = None,
 ) -> S3Store:  # fmt: skip
-    """An obstore client in which nothing depends on the process's environment. ``headers`` go with each request, and
-    are signed."""
+    """A client of the bucket. ``headers`` go with each request, and are signed."""
 
     def credentials() -> S3Credential:
         if keys is None:
@@ -93,7 +90,7 @@ def open_store(
             "expires_at": None,
         }
 
-    try:
+    with making_client(place.address):
         return S3Store(
             place.bucket,
             prefix=place.prefix or None,
@@ -106,15 +103,7 @@ def open_store(
                 "virtual_hosted_style_request": False,
                 "skip_signature": keys is None,
             },
-            client_options={
-                "allow_http": place.endpoint.startswith("http://"),
-                "connect_timeout": timedelta(seconds=min(CONNECT_TIMEOUT_S, timeout_s)),
-                "timeout": timedelta(seconds=timeout_s),
-                **({"root_certificate": authorities} if authorities else {}),
-                **({"default_headers": dict(headers)} if headers else {}),
-            },
-            retry_config={"max_retries": 0},
+            client_options=client_options(place.endpoint, authorities, timeout_s, headers),
+            retry_config=NO_RETRIES,
             credential_provider=credentials if keys else None,
         )
-    except (BaseError, ValueError) as error:
-        raise ConfigError(f"cannot open {place.address}: {cause(str(error))}") from error
