@@ -17,12 +17,11 @@ import pytest
 
 from exclave.ids import Label
 from exclave.sites.recording import Call, RecordingSite
+from support.fault_case import play
 from support.fault_table import FAULTS, OPERATIONS, FaultTable, Row
 from support.fault_world import World, empty, world
 from support.struck import MANNERS, WRITES, Struck
 
-MUST_GO_ON = ("backup", "failover")
-"""What one bad site of three does not stop."""
 EVERYTHING = os.environ.get("EXCLAVE_FAULTS") == "all"
 
 
@@ -59,47 +58,26 @@ def cases(made: World, operation: str, fault: str) -> Iterator[Case]:
                 yield Case(label, at, f"{calls[at - 1].operation} {calls[at - 1].name}", manner)
 
 
-def play(made: World, operation: str, fault: str, case: Case) -> Row:
-    """One case to its end."""
+def played(made: World, operation: str, fault: str, case: Case) -> Row:
+    """One case from its beginning to its end."""
     made.begin(operation)
-    plain = made.plain()
-    folder = made.folder(case.label)
+    plain, folder = made.plain(), made.folder(case.label)
     bad = Struck(plain[case.label], fault, case.at, manner=case.manner, destroy=lambda: empty(folder))
-    sites = {**plain, case.label: bad}
-    done = made.run(operation, sites)
-    failed = not done.ok
-    if failed and operation in MUST_GO_ON:
-        # Whoever ran it runs it again, and what is wrong with the site is as wrong as before.
-        done = made.run(operation, sites)
-        assert done.ok, f"one bad site of three stops it: {done.why}"
-    if not bad.struck:
-        return Row(1, 1, 0, 1, 0)  # calls came in another order, and there were fewer
-    seen = made.verified(sites)
-    found = failed or case.label in done.named or any(f.site == case.label for f in seen.findings)
-    harmless = not found and made.whole(case.label, plain)
-    others = {label: site for label, site in plain.items() if label != case.label}
-    made.renew(operation, others)
-    promised = frozenset({1, 2}) | done.promised
-    lost = made.lost(sites, promised) + made.lost(others, promised)
-    healed = made.heal(case.label, plain, whole=fault in ("killed", "hostile") or operation == "rebuild")
-    if not done.ok:
-        done = made.run(operation, plain)
-    healed = healed and done.ok and made.whole(case.label, plain)
-    healed = healed and not [f for f in made.verified(plain).findings if f.grave]
-    lost += made.lost({case.label: plain[case.label]}, promised)
-    return Row(1, int(harmless), int(found), int(healed), lost)
+    whole = fault in ("killed", "hostile") or operation == "rebuild"
+    return play(made, operation, case.label, bad, plain, whole=whole)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_step(operation: str, fault: str, fault_table: FaultTable) -> None:
     """Backups and failovers go on; each fault is named or changes nothing; sites heal from each other without home;
-    every version that was promised comes back as it was: while the fault lasts, without the site, and from it alone."""
+    the watch holds the RPO or sounds its alarm; every version that was promised comes back as it was: while the fault
+    lasts, without the site, and from it alone."""
     made, wrong, chosen = world(), [], list(cases(world(), operation, fault))
     assert chosen
     for case in chosen:
         try:
-            row = play(made, operation, fault, case)
+            row = played(made, operation, fault, case)
         except AssertionError as error:
             row = Row(1)
             wrong.append(f"{case.manner} {case.label} {case.at} {case.step}: {error}")

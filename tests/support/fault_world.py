@@ -26,8 +26,10 @@ from exclave.operations.home import Home
 from exclave.operations.site_evacuate import evacuate
 from exclave.operations.site_rebuild import rebuild
 from exclave.operations.site_sync import Syncing
+from exclave.operations.watch import Watch, WatchRule
 from exclave.registers.files import FolderCapture
 from exclave.rules.evacuation import Step
+from exclave.rules.watch import State
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite
 from exclave.verify.embassy import EmbassyReport, verify_embassy
@@ -135,17 +137,38 @@ class World:
                 wrong += 1
         return wrong
 
-    def heal(self, label: Label, sites: Sites, *, whole: bool) -> bool:
-        """Every site from the others, without home; before that, if ``whole``, ``label`` is read and rebuilt."""
+    def require_rpo(self, sites: Sites, operation: str, promised: frozenset[int]) -> None:
+        """What a watch at ``sites`` alone says: no good version is older than the RPO, or that is its alarm; and the
+        alarm comes before another RPO is over, if no version comes."""
+        look = Watch(sites, self.town.state, WatchRule(), clock=now, choose=lambda n: 0).look()
+        at = now()
+        (verdict,) = look.judge(at)
+        aged = verdict.age_s is None or verdict.age_s > verdict.rpo_s
+        assert (verdict.state is State.FRESH) != aged, f"the watch says {verdict.state}: {verdict.why}"
+        if operation == "backup":
+            assert not aged, "a backup that was promised does not hold the RPO"
+            assert verdict.sequence >= max(promised), "the watch does not see what was promised"
+        (later,) = look.judge(Instant(at + (verdict.rpo_s + 1) * 1_000_000))
+        assert later.state is State.LATE, "no alarm within one RPO"
+
+    def heal(self, label: Label, sites: Sites, *, whole: bool, also_home: bool = False) -> bool:
+        """The site, then every site, from the others, without home's machine; ``whole``: the site is read and rebuilt.
+
+        Home's own site goes with home's machine, unless ``also_home``: then it is one of the others.
+        """
         home = self.root / "home"
         if home.exists():
             home.rename(self.root / "away")
+        sources = {name: site for name, site in sites.items() if name != HOME or also_home or name == label}
         try:
-            syncing = Syncing(read_state(sites, self.town.state), sites, now())
+            syncing = Syncing(read_state(sources, self.town.state), sources, now())
             if whole and not rebuild(syncing, label, sites[label], seed=bytes(32), choose=lambda n: 0, clock=now).ok:
                 return False
-            # Others may have missed what the site had, and kept from them.
-            return all(done.level for done in replace(syncing, view=read_state(sites, self.town.state)).sync(sites))
+            syncing = replace(syncing, view=read_state(sources, self.town.state))
+            if not all(done.level for done in syncing.sync(sources)):
+                return False
+            # Home's site comes back: it, too, may have missed what the site had, and kept from it.
+            return all(done.level for done in Syncing(read_state(sites, self.town.state), sites, now()).sync(sites))
         finally:
             if (self.root / "away").exists():
                 (self.root / "away").rename(home)

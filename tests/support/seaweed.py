@@ -110,7 +110,7 @@ def free_ports(count: int, *, offset: int = 0) -> list[int]:
 
 
 def weed_command(ports: list[int], address: str = "127.0.0.1") -> list[str]:
-    """What ``_start`` runs, in a folder with its files (``write_files``); the first port is S3's."""
+    """What ``start_weed`` runs, in a folder with its files (``write_files``); the first port is S3's."""
     s3, master, volume, filer, admin = ports
     return [
         str(weed_program()), "mini", "-dir=data", f"-ip={address}", f"-ip.bind={address}",
@@ -128,15 +128,21 @@ def write_files(folder: Path) -> None:
     (folder / "security.toml").write_text(_SECURITY)
 
 
-def _start(folder: Path) -> tuple[subprocess.Popen[bytes], str]:
+def start_weed(folder: Path, ports: list[int] | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """Its process, and S3's address; on ``ports`` (free ones if none are given), with what is in ``folder``."""
     write_files(folder)
-    ports = free_ports(5, offset=_GRPC_OFFSET)
+    ports = ports or weed_ports()
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "S3_", "WEED_"))
     } | {"TMPDIR": str(folder), "HOME": str(folder), "GOMEMLIMIT": "300MiB"}
     with (folder / "weed.log").open("wb") as log:
         process = subprocess.Popen(weed_command(ports), cwd=folder, stdout=log, stderr=log, env=environment)
     return process, f"http://127.0.0.1:{ports[0]}"
+
+
+def weed_ports() -> list[int]:
+    """Five that the engine can have."""
+    return free_ports(5, offset=_GRPC_OFFSET)
 
 
 def open_buckets(endpoint: str) -> list[S3Store]:
@@ -157,7 +163,8 @@ def open_buckets(endpoint: str) -> list[S3Store]:
     ]
 
 
-def _wait_until_writable(process: subprocess.Popen[bytes], endpoint: str, folder: Path, seconds: float) -> None:
+def wait_until_writable(process: subprocess.Popen[bytes], endpoint: str, folder: Path, seconds: float = 60.0) -> None:
+    """Returns once a PUT works in every bucket."""
     stores = open_buckets(endpoint)
     deadline = time.monotonic() + seconds
     while True:
@@ -182,9 +189,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def running_seaweed(folder: Path, *, seconds: float = 60.0) -> Iterator[Seaweed]:
     """Starts the engine in ``folder``, waits until a PUT works in every bucket, and stops it by its own pid."""
-    process, endpoint = _start(folder)
+    process, endpoint = start_weed(folder)
     try:
-        _wait_until_writable(process, endpoint, folder, seconds)
+        wait_until_writable(process, endpoint, folder, seconds)
         yield Seaweed(endpoint, folder, process.pid)
     finally:
         _stop(process)

@@ -33,7 +33,8 @@ class Struck:
 
     ``killed``: nothing answers any more, and ``destroy`` is called: the disk is gone with the host. ``cut off``:
     nothing answers. ``filled``: no write is taken. ``slow``: every call takes effect, and its answer is not waited
-    for. ``hostile``: as ``manner`` says; the past is the moment at which this object was made.
+    for. ``hostile``: as ``manner`` says; the past is the moment at which this object was made. ``real``: ``destroy``
+    does something to the real host behind ``inner``, and calls go on to it.
     """
 
     def __init__(
@@ -56,10 +57,10 @@ class Struck:
             self.calls += 1
             if not self.struck and self.calls >= self.at:
                 self.struck = f"{operation} {name}"
-                if self.fault == "killed":
+                if self.fault in ("killed", "real"):
                     self._destroy()
             struck = bool(self.struck)
-        if not struck:
+        if not struck or self.fault == "real":
             return call(self.inner)
         lost = OutcomeUnknown if operation in UNSURE else SiteUnavailable
         if self.fault in ("killed", "cut off"):
