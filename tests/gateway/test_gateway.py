@@ -49,9 +49,9 @@ def place(tmp_path: Path) -> HostPlace:
     return host_place(tmp_path)
 
 
-@pytest.fixture
-def gateway(place: HostPlace) -> Iterator[Running]:
-    with running_gateway(place) as running:
+@pytest.fixture(params=[1, 2], ids=["one-process", "two-carriers"])
+def gateway(place: HostPlace, request: pytest.FixtureRequest) -> Iterator[Running]:
+    with running_gateway(place, processes=request.param) as running:
         yield running
 
 

@@ -15,9 +15,10 @@ import pytest
 
 from exclave.ids import Key, sha256
 from exclave.serve import site_connection
+from exclave.serve.site_carried import Carriers
 from exclave.serve.site_message import BadRequest, parse_head
 from support.fault_table import FaultTable
-from support.gateway import NORTH, SOUTH, HostPlace, Running, host_place, running_gateway, wait_until
+from support.gateway import NORTH, SOUTH, HostPlace, Running, host_place, running_carriers, running_gateway, wait_until
 
 HOST = b"Host: h\r\n"
 LAST = HOST + b"Connection: close\r\n\r\n"
@@ -27,15 +28,27 @@ FUZZ_ROUNDS = 150
 HANDSHAKES = 20
 
 
+@pytest.fixture(scope="module", params=[1, 2], ids=["one-process", "two-carriers"])
+def processes(request: pytest.FixtureRequest) -> int:
+    found: int = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> HostPlace:
+def place(processes: int, tmp_path_factory: pytest.TempPathFactory) -> HostPlace:
     limits = "connections_per_address = 8\nanonymous_connections = 8\nhandshakes = 8"
     return host_place(tmp_path_factory.mktemp("host"), limits=limits, north="connections = 6\nuploads = 2")
 
 
+@pytest.fixture(scope="module")
+def carriers(place: HostPlace, processes: int) -> Iterator[Carriers]:
+    with running_carriers(place, processes) as running:
+        yield running
+
+
 @pytest.fixture
-def gateway(place: HostPlace) -> Iterator[Running]:
-    with running_gateway(place) as running:
+def gateway(place: HostPlace, carriers: Carriers) -> Iterator[Running]:
+    with running_gateway(place, carriers=carriers) as running:
         yield running
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from exclave.errors import Bug, CorruptObject, MalformedError, MissingObject
 from exclave.ids import Key, sha256
+from exclave.serve.site_carried import Carriers
 from exclave.sites.contract import MAX_HEAD_BYTES, MAX_OBJECT_BYTES, START_BYTES, Digested, Site, digest_of
 from exclave.sites.directory import DirectorySite
 from exclave.sites.memory import MemorySite
@@ -18,7 +19,7 @@ from exclave.sites.opening import open_site
 from exclave.sites.probe import PROMISES, probe, try_promise
 from exclave.sites.retry import RetryingSite
 from exclave.sites.s3 import S3Keys, S3Place, S3Site
-from support.gateway import HostPlace, Running, host_place, running_gateway
+from support.gateway import HostPlace, Running, host_place, running_carriers, running_gateway
 from support.hostile import FlippingSite, LyingSite, MissingSite, PassThrough
 from support.s3_buckets import engine_of
 from support.seaweed import ACCESS_KEY, SECRET_KEY, Seaweed
@@ -30,12 +31,19 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> HostPlace:
     return host_place(tmp_path_factory.mktemp("host"))
 
 
+@pytest.fixture(scope="module")
+def carriers(host: HostPlace) -> Iterator[Carriers]:
+    """Two processes, as a host with two processors has them."""
+    with running_carriers(host, 2) as running:
+        yield running
+
+
 @pytest.fixture
-def gateway(host: HostPlace) -> Iterator[Running]:
+def gateway(host: HostPlace, carriers: Carriers) -> Iterator[Running]:
     """A gateway without objects."""
     rmtree(host.folder / "disk-north")
     (host.folder / "disk-north").mkdir()
-    with running_gateway(host) as running:
+    with running_gateway(host, carriers=carriers) as running:
         yield running
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
 from exclave.formats.hostconfig import HostConfig, parse_host_config
 from exclave.serve.site import Gateway, read_hosting
+from exclave.serve.site_carried import Carriers
 from exclave.serve.site_contract import Duties
 from exclave.serve.site_counts import GatewayCounts
 from exclave.sites.gateway import GatewaySite
@@ -87,18 +88,35 @@ class Running:
     port: int
     gateway: Gateway
     counts: GatewayCounts
+    carriers: Carriers
 
     def site(self, name: str = "north", *, anonymous: bool = False, timeout_s: float = 20) -> GatewaySite:
         return self.place.site(self.port, name, anonymous=anonymous, timeout_s=timeout_s)
 
 
 @contextmanager
-def running_gateway(place: HostPlace, duties: Duties | None = None) -> Iterator[Running]:
-    """Starts it, and stops it at once at the end."""
-    counts = GatewayCounts()
-    gateway = Gateway(read_hosting(place.config, str(place.folder)), duties or Duties(), counts)
-    port = gateway.start(("127.0.0.1", 0))
+def running_carriers(place: HostPlace, processes: int) -> Iterator[Carriers]:
+    """The processes of a host's gateway that carry bytes; with one, there are none besides the one that decides."""
+    hosting = read_hosting(place.config, str(place.folder))
+    carriers = Carriers(processes, hosting.tls, hosting.context)
     try:
-        yield Running(place, port, gateway, counts)
+        carriers.start()
+        yield carriers
     finally:
-        gateway.stop(within_s=0)
+        carriers.stop()
+
+
+@contextmanager
+def running_gateway(
+    place: HostPlace, duties: Duties | None = None, *, processes: int = 1, carriers: Carriers | None = None
+) -> Iterator[Running]:
+    """Starts it, and stops it at once at the end. ``carriers``: running ones, in place of ``processes`` new ones."""
+    with ExitStack() as stack:
+        used = carriers or stack.enter_context(running_carriers(place, processes))
+        counts = GatewayCounts()
+        gateway = Gateway(read_hosting(place.config, str(place.folder)), duties or Duties(), counts, used)
+        port = gateway.start(("127.0.0.1", 0))
+        try:
+            yield Running(place, port, gateway, counts, used)
+        finally:
+            gateway.stop(within_s=0)

@@ -28,6 +28,9 @@ def site(
     """Keep copies for one or more states at this machine: the gateway of a host that is trusted with nothing.
 
     Knows no key and no name. Ends running requests when it is told to stop (SIGTERM).
+
+    One process decides; others carry bytes: as many as processors, up to four, or "processes" of [limits] in the file.
+    One that dies is started again, and takes no more with it than a cut line.
     """
     hosting = read_hosting(_read(config), str(config.absolute().parent))
     states = [

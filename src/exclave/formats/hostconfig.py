@@ -15,6 +15,7 @@ from exclave.ids import parse_fingerprint, parse_label
 MAX_CONFIG_BYTES = 1 << 20
 MAX_STATES = 1000
 MAX_CERTIFICATES = 100
+MAX_PROCESSES = 64
 _LISTEN = re.compile(r"(\[[0-9a-f:]+\]|[0-9a-z.-]+):([0-9]{1,5})\Z")
 MAX_PORT = 65_535
 
@@ -32,6 +33,8 @@ class HostLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Connections whose TLS handshake has not ended; one more, and the oldest of them goes."""
     at_work: int = 16
     """Pieces of work on disk and processor at the same time."""
+    processes: int = 0
+    """That carry bytes between clients and disk; 0: as many as processors, up to four; 1: the one that decides too."""
     free_bytes: int = 1 << 30
     """What no write may take from the file system of a state's folder."""
 
@@ -135,6 +138,8 @@ def _check(config: HostConfig) -> None:
     _positive("limits: ", config.limits, names)
     if config.limits.free_bytes < 0 or config.limits.at_work < 2:
         raise _wrong("limits: free_bytes is not negative, at_work at least 2")
+    if not 0 <= config.limits.processes <= MAX_PROCESSES:
+        raise _wrong(f"limits: processes is 0 to {MAX_PROCESSES}")
 
 
 def _check_duties(duties: HostDuties) -> None:

@@ -28,6 +28,8 @@ from exclave.errors import Bug, ConfigError, KeyFileExposed, MalformedError, Sit
 from exclave.formats.hostconfig import HostConfig, HostedConfig, listen_address
 from exclave.ids import Fingerprint, Label
 from exclave.serve.ocsp import raise_file_limit
+from exclave.serve.site_carried import Carriers, processes_of
+from exclave.serve.site_carrier import SWITCH_S
 from exclave.serve.site_connection import Connection, Gone, refuse
 from exclave.serve.site_contract import ANYBODY, Duties, HostedState
 from exclave.serve.site_counts import GatewayCounts
@@ -35,20 +37,17 @@ from exclave.serve.site_message import BadRequest
 from exclave.serve.site_objects import Tenant
 from exclave.serve.site_places import Places
 from exclave.serve.site_requests import Requests
+from exclave.serve.site_tls import TlsFiles
 from exclave.serve.site_turns import Turns
 from exclave.serve.site_usage import FolderUsage
 from exclave.sites.arriving import ArrivingSite
 from exclave.sites.throttle import TokenBucket
-from exclave.sites.tls_pipe import TlsPipe
 
 _log = logging.getLogger("exclave.site")
 _BACKLOG: Final = 512
+_FILES_EACH: Final = 6
+"""Of a connection, at most: two sockets, an object, a folder or two, a lock."""
 _FINISH_S: Final = 30.0
-_SWITCH_S: Final = 0.001
-"""How long a thread may keep the interpreter while others wait: a head's update must not wait behind a pack's loop."""
-_NO_CHECK_TIME: Final = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME. A pinned certificate holds until the host takes it out of his file: one that
-ended unnoticed would lock a state out on its worst day."""
 _MAX_PEM_BYTES = 256 << 10
 _LARGE_BODIES: Final = 4
 """Bodies for duties (33 MB at most) in memory at once: of each state, and of all strangers together."""
@@ -61,6 +60,7 @@ class Hosting:
 
     config: HostConfig
     states: Sequence[HostedState]
+    tls: TlsFiles
     context: ssl.SSLContext
 
 
@@ -83,7 +83,8 @@ def read_hosting(config: HostConfig, folder: str) -> Hosting:
             pinned.append(one.pem)
         states.append(_hosted(hosted, folder, config.limits.free_bytes, frozenset(one.digest for one in found)))
     _check_apart(states)
-    return Hosting(config, states, _context(certificate, key, b"".join(pinned)))
+    tls = TlsFiles(certificate, key, b"".join(pinned).decode("ascii"))
+    return Hosting(config, states, tls, _checked(tls))
 
 
 def _hosted(hosted: HostedConfig, base: str, free_bytes: int, certificates: frozenset[str]) -> HostedState:
@@ -110,27 +111,21 @@ def _check_apart(states: Sequence[HostedState]) -> None:
             raise _wrong(f"the folder of state {second} lies in that of state {first}")
 
 
-def _context(certificate: str, key: str, pinned: bytes) -> ssl.SSLContext:
+def _checked(tls: TlsFiles) -> ssl.SSLContext:
+    """Of files that are what they should be."""
     with suppress(OSError):
-        if os.stat(key).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise KeyFileExposed(f"{key} can be read by others", path=key)
+        if os.stat(tls.key).st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise KeyFileExposed(f"{tls.key} can be read by others", path=tls.key)
     try:
-        facts = read_tls(_read(certificate), _read(key))
+        facts = read_tls(_read(tls.certificate), _read(tls.key))
     except MalformedError as error:
         raise _wrong(error.message) from error
     if not facts.key_matches:
         raise _wrong("the TLS key does not belong to the TLS certificate")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.num_tickets = 0  # each connection shows its certificate anew
-    context.verify_mode = ssl.CERT_OPTIONAL
-    context.verify_flags = ssl.VerifyFlags(int(ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN) | _NO_CHECK_TIME)
     try:
-        context.load_cert_chain(certificate, key, password=lambda: "")
-        context.load_verify_locations(cadata=pinned.decode("ascii"))
+        return tls.context()
     except (OSError, ValueError) as error:
         raise _wrong(f"the certificates cannot be used: {error}") from error
-    return context
 
 
 def _read(path: str) -> bytes:
@@ -148,10 +143,13 @@ def _wrong(what: str) -> ConfigError:
 class Gateway:
     """A listener and its connections. ``start`` and ``stop`` are called once each."""
 
-    def __init__(self, hosting: Hosting, duties: Duties, counts: GatewayCounts) -> None:
+    def __init__(
+        self, hosting: Hosting, duties: Duties, counts: GatewayCounts, carriers: Carriers | None = None
+    ) -> None:
+        """``carriers``: started; without them all is done in this process."""
         limits = hosting.config.limits
         turns = Turns(limits.at_work)
-        self._context = hosting.context
+        self._carriers = carriers or Carriers(1, hosting.tls, hosting.context)
         self._counts = counts
         self._states = hosting.states
         self._stopping = Event()
@@ -216,7 +214,7 @@ class Gateway:
     def _take(self, sock: socket.socket, address: str) -> None:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pipe = TlsPipe(sock, self._context)
+            pipe = self._carriers.pipe(sock)
         except (OSError, ValueError):
             sock.close()
             return
@@ -315,11 +313,17 @@ def run(
     hosting: Hosting, duties: Duties, counts: GatewayCounts, *, ready: Callable[[int], None], wait: Callable[[], object]
 ) -> None:
     """Serves until ``wait`` returns, then lets running requests end. ``ready`` is told the port."""
-    raise_file_limit(2 * hosting.config.limits.connections)
-    sys.setswitchinterval(_SWITCH_S)
-    gateway = Gateway(hosting, duties, counts)
-    ready(gateway.start(listen_address(hosting.config)))
+    limits = hosting.config.limits
+    raise_file_limit(_FILES_EACH * limits.connections)
+    sys.setswitchinterval(SWITCH_S)
+    carriers = Carriers(processes_of(limits.processes), hosting.tls, hosting.context)
+    carriers.start()
     try:
-        wait()
+        gateway = Gateway(hosting, duties, counts, carriers)
+        ready(gateway.start(listen_address(hosting.config)))
+        try:
+            wait()
+        finally:
+            gateway.stop()
     finally:
-        gateway.stop()
+        carriers.stop()

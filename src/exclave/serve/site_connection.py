@@ -8,16 +8,14 @@ sends a byte a minute holds one thread of the few that his class of clients may 
 from __future__ import annotations
 
 import hashlib
-import mmap
 import time
-from collections.abc import Callable, Container, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from exclave.serve.site_contract import ANYBODY, Answer
 from exclave.serve.site_message import END, MAX_HEAD_BYTES, BadRequest, Head, encode_head, parse_head, told
-from exclave.sites.arriving import PIECE_BYTES
-from exclave.sites.tls_pipe import TlsPipe
+from exclave.serve.site_pipe import Pipe
 
 HANDSHAKE_S: Final = 10.0
 HEAD_S: Final = 10.0
@@ -36,7 +34,7 @@ class Gone(Exception):
 class Connection:
     """A connection, from the accepted socket on. One thread uses it; ``end`` may be called by any."""
 
-    def __init__(self, pipe: TlsPipe, address: str) -> None:
+    def __init__(self, pipe: Pipe, address: str) -> None:
         """``address``: the client's network address, without port."""
         self.address = address
         self.who = ANYBODY
@@ -45,13 +43,11 @@ class Connection:
         self._pipe = pipe
         self._small = memoryview(bytearray(_READ_BYTES))
         self._read = b""
-        self._piece: mmap.mmap | None = None
 
     def shake_hands(self, known: Container[str]) -> None:
         """``Gone`` if this is not TLS 1.3, or a certificate came that is not itself one of the ``known``."""
         try:
-            self._pipe.shake_hands(time.monotonic() + HANDSHAKE_S)
-            certificate = self._pipe.certificate()
+            certificate = self._pipe.shake_hands(time.monotonic() + HANDSHAKE_S)
         except (OSError, ValueError) as error:
             raise Gone from error
         self.who = hashlib.sha256(certificate).hexdigest() if certificate else ANYBODY
@@ -83,11 +79,29 @@ class Connection:
         self._read = self._read[end + len(END) :]
         return head
 
-    def piece(self) -> memoryview:
-        """This connection's buffer of ``PIECE_BYTES``, at the begin of a page as direct writes want it."""
-        if self._piece is None:
-            self._piece = mmap.mmap(-1, PIECE_BYTES)
-        return memoryview(self._piece)
+    @contextmanager
+    def using(self, fd: int, offset: int = 0) -> Iterator[Pipe]:
+        """The pipe with a file in use: what is stored and loaded is that file's. ``offset`` as for ``Pipe.use``."""
+        self._pipe.use(fd, offset)
+        try:
+            yield self._pipe
+        finally:
+            self._pipe.release()
+
+    def fill_piece(self, length: int, deadline: float) -> None:
+        """The piece is a body's next ``length`` bytes. ``Gone``."""
+        before, self._read = self._read[:length], self._read[length:]
+        try:
+            self._pipe.fill(length, before, deadline)
+        except (OSError, ValueError) as error:
+            raise Gone from error
+
+    def send_piece(self, length: int) -> None:
+        """``Gone`` if the client does not take it."""
+        try:
+            self._pipe.send(length, time.monotonic() + SEND_S)
+        except (OSError, ValueError) as error:
+            raise Gone from error
 
     def fill(self, view: memoryview, deadline: float) -> None:
         """Fills the buffer with the next bytes of a body. ``Gone``."""
@@ -139,8 +153,6 @@ class Connection:
     def close(self) -> None:
         with suppress(OSError, ValueError):
             self._pipe.close()
-        if self._piece is not None:
-            self._piece.close()
 
 
 class Exchange:
@@ -174,14 +186,26 @@ class Exchange:
 
     def take(self, view: memoryview) -> None:
         """Fills the buffer with the body's next bytes. ``Gone``."""
+        self.connection.fill(view, self._body_deadline())
+        self._took(len(view))
+
+    def take_piece(self, length: int) -> None:
+        """The pipe's piece is the body's next bytes. ``Gone``."""
+        self.connection.fill_piece(length, self._body_deadline())
+        self._took(length)
+
+    def _body_deadline(self) -> float:
+        """Asks for the body first, if the client waits for that."""
         if not self._going:
             self.connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._going = True
         if not self._deadline:
             self._deadline = time.monotonic() + BODY_S + self.head.length / SLOWEST_BYTES_S
-        self.connection.fill(view, self._deadline)
-        self._left -= len(view)
-        self.bytes_in += len(view)
+        return self._deadline
+
+    def _took(self, length: int) -> None:
+        self._left -= length
+        self.bytes_in += length
 
     def whole_body(self, limit: int) -> bytes:
         """``BadRequest`` if it is longer than ``limit``, ``Gone``."""
@@ -204,9 +228,13 @@ class Exchange:
         self.connection.send(encode_head(status, length, headers, keep=self.keeps) + body)
         self.bytes_out += len(body)
 
-    def send(self, data: memoryview) -> None:
+    def send(self, data: bytes) -> None:
         self.connection.send(data)
         self.bytes_out += len(data)
+
+    def send_piece(self, length: int) -> None:
+        self.connection.send_piece(length)
+        self.bytes_out += length
 
 
 def refuse(connection: Connection, error: BadRequest) -> None:

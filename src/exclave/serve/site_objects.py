@@ -1,7 +1,7 @@
 """Objects over HTTP: what each request of ``docs/spec/gateway.md`` does to the folder of a state.
 
-Nothing here holds an object in memory: bytes pass through the connection's one buffer, and each piece of work on the
-disk waits for the state's turn, while waiting for the network holds none.
+Nothing here holds a large object in memory: its bytes pass through the connection's one buffer, and each piece of work
+on the disk waits for the state's turn, while waiting for the network holds none.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from exclave.serve.site_contract import GUARDED_BYTES, Answer, Duties, HostedSta
 from exclave.serve.site_message import BadRequest, told
 from exclave.serve.site_turns import Turns
 from exclave.serve.site_usage import FolderUsage
-from exclave.sites.arriving import PIECE_BYTES, Arrival
+from exclave.sites.arriving import PIECE_BYTES, Arrival, PieceWriter
 from exclave.sites.contract import MAX_HEAD_BYTES, MAX_OBJECT_BYTES
 from exclave.sites.throttle import TokenBucket
 
 MAX_PAGE: Final = 1000
 """Names on one page of a list."""
 LARGE_BODY_BYTES: Final = 1 << 20
+SMALL_BYTES: Final = 64 << 10
+"""What is read is sent by whoever decides; of more, each piece goes from the file to the client."""
 _OCTETS = "application/octet-stream"
 _NONE = "none"
 
@@ -82,16 +84,32 @@ def read_object(tenant: Tenant, exchange: Exchange, key: Key) -> None:
 
 
 def _send_file(tenant: Tenant, exchange: Exchange, fd: int, at: int, end: int) -> None:
-    view = exchange.connection.piece()
-    while at < end:
-        length = min(PIECE_BYTES, end - at)
-        tenant.bytes_left.take(length)
-        with tenant.turn():
-            count = os.preadv(fd, (view[:length],), at)
-        if not count:  # it became shorter, or the disk fails: the client must not take what came for all of it
-            raise CorruptObject("an object became shorter while it was read")
-        exchange.send(view[:count])
-        at += count
+    if end - at <= SMALL_BYTES:
+        _send_small(tenant, exchange, fd, at, end - at)
+        return
+    with exchange.connection.using(fd) as pipe:
+        while at < end:
+            length = min(PIECE_BYTES, end - at)
+            tenant.bytes_left.take(length)
+            with tenant.turn():
+                count = pipe.load(at, length)
+            _require_some(count)
+            exchange.send_piece(count)
+            at += count
+
+
+def _send_small(tenant: Tenant, exchange: Exchange, fd: int, at: int, length: int) -> None:
+    tenant.bytes_left.take(length)
+    with tenant.turn():
+        data = os.pread(fd, length, at)
+    _require_some(length == len(data))
+    exchange.send(data)
+
+
+def _require_some(count: int) -> None:
+    """Of bytes that must be there."""
+    if not count:  # it became shorter, or the disk fails: the client must not take what came for all of it
+        raise CorruptObject("an object became shorter while it was read")
 
 
 def _range(text: str | None) -> tuple[int, int] | None:
@@ -242,10 +260,10 @@ def _receive(tenant: Tenant, exchange: Exchange, write: Write, offset: int) -> A
         tenant.usage.room(write.key, write.size_bytes, replaces_bytes=replaced) as room,  # (2)
         site.arriving(write.key, write.size_bytes, write.digest, offset) as arrival,
     ):
-        last = _take_body(tenant, exchange, arrival)  # (3)
+        last, found = _take_body(tenant, exchange, arrival)  # (3)
         with tenant.turn():
             try:
-                arrival.check()  # (4)
+                arrival.check(found)  # (4)
             except CorruptObject as error:
                 return told(422, "wrong-bytes", error.message)
             write = replace(write, data=last)
@@ -255,16 +273,29 @@ def _receive(tenant: Tenant, exchange: Exchange, write: Write, offset: int) -> A
     return Answer(201)
 
 
-def _take_body(tenant: Tenant, exchange: Exchange, arrival: Arrival) -> bytes | None:
-    """All bytes of a body that is a single piece, for the guards; None of a longer one."""
-    view = exchange.connection.piece()
-    while exchange.left:
-        length = min(PIECE_BYTES, exchange.left)
-        exchange.take(view[:length])
-        tenant.bytes_left.take(length)
-        with tenant.turn():
-            arrival.write(view[:length])
-    return bytes(view[: arrival.size_bytes]) if arrival.size_bytes <= GUARDED_BYTES else None
+def _take_body(tenant: Tenant, exchange: Exchange, arrival: Arrival) -> tuple[bytes | None, bytes]:
+    """Takes the body into the file; all its bytes, for the guards, or None if they are many; and their SHA-256."""
+    if arrival.size_bytes <= GUARDED_BYTES:
+        return _take_small(tenant, exchange, arrival)
+    with exchange.connection.using(arrival.fd, arrival.offset) as pipe:
+        while exchange.left:
+            length = min(PIECE_BYTES, exchange.left)
+            exchange.take_piece(length)
+            tenant.bytes_left.take(length)
+            with tenant.turn():
+                pipe.store(length)
+            arrival.offset += length
+        return None, pipe.digest()
+
+
+def _take_small(tenant: Tenant, exchange: Exchange, arrival: Arrival) -> tuple[bytes, bytes]:
+    data = exchange.whole_body(GUARDED_BYTES)
+    tenant.bytes_left.take(len(data))
+    with tenant.turn():
+        writer = PieceWriter(arrival.fd)
+        writer.write(memoryview(data))
+    arrival.offset = len(data)
+    return data, writer.digest()
 
 
 def _name(tenant: Tenant, write: Write, arrival: Arrival) -> bool:

@@ -15,16 +15,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from exclave.errors import AlreadyExists, Busy, CorruptObject, HeadMoved, MissingObject, SiteUnavailable
+from exclave.errors import AlreadyExists, CorruptObject, HeadMoved, MissingObject, SiteUnavailable
 from exclave.errors import OutcomeUnknown as Unknown
 from exclave.ids import Digest, Key
 from exclave.sites.directory import DirectorySite
 from exclave.sites.plainfiles import digest_whole, plain_file, set_direct, split_key, sweep
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 PIECE_BYTES = 1 << 20
 """What ``Arrival.write`` takes at once; a broken upload goes on at a multiple of it."""
@@ -37,6 +33,47 @@ _UPLOAD = re.compile(r"upload-[0-9a-f]{64}\Z")
 _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNIT_BYTES = 4096
 _TEMP_FOLDER = ".tmp"
+
+
+class PieceWriter:
+    """Writes pieces into an open file, past the page cache where they are large, and hashes them on the way."""
+
+    def __init__(self, fd: int, offset: int = 0) -> None:
+        """``offset``: where the first piece goes; what lies before it is hashed now. Raises ``OSError``."""
+        self._fd, self._at = fd, offset
+        self._hasher = hashlib.sha256()
+        at = 0
+        while at < offset:
+            piece = os.pread(fd, min(PIECE_BYTES, offset - at), at)
+            if not piece:
+                raise OSError(errno.EIO, "an upload became shorter while it was read")
+            self._hasher.update(piece)
+            at += len(piece)
+        self._direct: bool | None = None
+        """None: not tried yet."""
+
+    def write(self, piece: memoryview) -> None:
+        """The next bytes: ``PIECE_BYTES``, or what is left to the end. Raises ``OSError``."""
+        self._hasher.update(piece)
+        if self._direct is None:
+            self._direct = len(piece) >= PIECE_BYTES and set_direct(self._fd, on=True)
+        if self._direct and len(piece) % _UNIT_BYTES:
+            self._direct = set_direct(self._fd, on=False) and False
+        rest, at = piece, self._at
+        while rest:
+            try:
+                done = os.pwrite(self._fd, rest, at)
+            except OSError as error:
+                if not self._direct or error.errno != errno.EINVAL:
+                    raise
+                self._direct = set_direct(self._fd, on=False) and False  # this file system wants it otherwise
+                continue
+            rest, at = rest[done:], at + done
+        self._at = at
+
+    def digest(self) -> bytes:
+        """SHA-256 of all that is in the file so far."""
+        return self._hasher.digest()
 
 
 @dataclass(slots=True)
@@ -52,33 +89,17 @@ class Arrival:
     """In ``.tmp``."""
     temps: int = field(repr=False)
     fd: int = field(repr=False)
-    hasher: _Hash = field(repr=False)
-    direct: bool = field(default=False, repr=False)
 
     @property
     def resumable(self) -> bool:
         return self.name.startswith("upload-")
 
-    def write(self, piece: memoryview) -> None:
-        """The next bytes: ``PIECE_BYTES``, or what is left to the end. Raises ``OSError``."""
-        self.hasher.update(piece)
-        if self.direct and len(piece) % _UNIT_BYTES:
-            self.direct = set_direct(self.fd, on=False) and False
-        rest, at = piece, self.offset
-        while rest:
-            try:
-                done = os.pwrite(self.fd, rest, at)
-            except OSError as error:
-                if not self.direct or error.errno != errno.EINVAL:
-                    raise
-                self.direct = set_direct(self.fd, on=False) and False  # this file system wants it otherwise
-                continue
-            rest, at = rest[done:], at + done
-        self.offset = at
+    def check(self, found: bytes) -> None:
+        """The bytes are the ones that were told, and on the disk. ``CorruptObject`` if they are others.
 
-    def check(self) -> None:
-        """The bytes are the ones that were told, and on the disk. ``CorruptObject`` if they are others."""
-        if self.offset != self.size_bytes or self.hasher.digest() != self.digest:
+        ``found``: SHA-256 of what was written, by whoever wrote it.
+        """
+        if self.offset != self.size_bytes or found != self.digest:
             raise CorruptObject("the bytes do not come to the SHA-256 that was told for them")
         os.fchmod(self.fd, 0o444)
         os.fsync(self.fd)
@@ -118,7 +139,6 @@ class ArrivingSite(DirectorySite):
         with self._explained(key, writing=True), self._made_folder([_TEMP_FOLDER]) as temps:
             arrival = self._begin(temps, size_bytes, digest, offset)
             try:
-                arrival.direct = size_bytes >= PIECE_BYTES and set_direct(arrival.fd, on=True)
                 yield arrival
             finally:
                 whole = arrival.offset == size_bytes or not arrival.resumable or arrival.offset < PIECE_BYTES
@@ -128,19 +148,18 @@ class ArrivingSite(DirectorySite):
                 os.close(arrival.fd)
 
     def _begin(self, temps: int, size_bytes: int, digest: Digest, offset: int) -> Arrival:
-        hasher = hashlib.sha256()
         if size_bytes >= RESUMABLE_BYTES:
             fd = _open_upload(temps, _upload_name(digest))
             if fd is not None:
                 _clear_uploads(temps, os.fstat(fd).st_mtime, _upload_name(digest))
                 try:
-                    _go_on(fd, offset, hasher)
+                    _go_on(fd, offset)
                 except BaseException:
                     if not _kept_bytes(os.fstat(fd)):
                         os.unlink(_upload_name(digest), dir_fd=temps)
                     os.close(fd)
                     raise
-                return Arrival(size_bytes, digest, offset, _upload_name(digest), temps, fd, hasher)
+                return Arrival(size_bytes, digest, offset, _upload_name(digest), temps, fd)
         if offset:
             raise HeadMoved("another connection has this upload", offset=0)
         name = os.urandom(16).hex()
@@ -148,7 +167,7 @@ class ArrivingSite(DirectorySite):
         if not self._swept.is_set():
             self._swept.set()
             sweep(temps, os.fstat(fd).st_mtime)
-        return Arrival(size_bytes, digest, 0, name, temps, fd, hasher)
+        return Arrival(size_bytes, digest, 0, name, temps, fd)
 
     # Naming. Killed before the link or rename: no object, or the old one, and a stray file in .tmp. After it: the whole
     # object, or what was there before if the power failed before the folder's fsync.
@@ -265,15 +284,9 @@ def _clear_uploads(temps: int, now_s: float, mine: str) -> None:
             os.close(fd)
 
 
-def _go_on(fd: int, offset: int, hasher: _Hash) -> None:
-    """Hashes the first ``offset`` bytes of an upload's file and drops the rest. ``HeadMoved`` if it has others."""
-    found, at = _kept_bytes(os.fstat(fd)), 0
+def _go_on(fd: int, offset: int) -> None:
+    """Keeps the first ``offset`` bytes of an upload's file and drops the rest. ``HeadMoved`` if it has others."""
+    found = _kept_bytes(os.fstat(fd))
     if offset and offset != found:
         raise HeadMoved(f"{found} bytes of this upload are here, not {offset}", offset=found)
-    while at < offset:
-        piece = os.pread(fd, min(PIECE_BYTES, offset - at), at)
-        if not piece:
-            raise Busy("an upload became shorter while it was read")
-        hasher.update(piece)
-        at += len(piece)
     os.ftruncate(fd, offset)
