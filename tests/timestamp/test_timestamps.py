@@ -12,7 +12,13 @@ import pytest
 
 from exclave.crypto.timestamp import request_timestamp, root_certificate, verify_timestamp
 from exclave.errors import ConfigError, CorruptObject, ExclaveError, MalformedError, NotAuthorised
-from exclave.ids import sha256
+from exclave.ids import Fingerprint, Key, Label, RegisterId, sha256
+from exclave.sites.contract import MAX_OBJECT_BYTES
+from exclave.sites.opening import open_site
+from exclave.verify.history import read_history
+from exclave.verify.state import read_state
+from exclave.verify.timestamps import MAX_READ, TokenReader, bounds
+from support.hostile import PassThrough
 from support.small_home import SmallHome
 from support.timestamper import POLICY, Timestamper
 
@@ -174,3 +180,42 @@ def test_a_planted_or_moved_token_proves_nothing(home: Dated) -> None:
     assert len(report["registers"][0]["timestamps"]) == 1
     odd = [f["what"] for f in report["findings"] if "/timestamp/" in f["what"]]
     assert len(odd) == 2
+
+
+class Counting(PassThrough):
+    """Counts what is read."""
+
+    reads = 0
+
+    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        self.reads += 1
+        return self.inner.get(key, limit=limit)
+
+
+def test_each_version_is_dated_as_tightly_as_its_own_token_allows(authority: Timestamper, home: Dated) -> None:
+    """However many tokens and planted names there are, each version gets the bound of the first token after it."""
+    versions, junk = 3, 40
+    for _ in range(versions):
+        home.backup()
+        home.ok("timestamp", *home.home)
+    site = home.site(home.sites[0])
+    log = next(site.rglob("timestamp"))
+    for number in range(junk):  # a thief's, at every site, beside the token of the second version
+        data = f"junk {number}".encode()
+        for name in home.sites:
+            (home.site(name) / log.relative_to(site) / f"{2:020d}-{sha256(data).hex()[:16]}").write_bytes(data)
+    sources = {Label(name): open_site(home.urls[name]) for name in home.sites}
+    view = read_state(sources, Fingerprint(home.fingerprint))
+    history = read_history(view, sources, RegisterId(home.id_of()))
+    counting = {name: Counting(source) for name, source in sources.items()}
+    stamps, odd = TokenReader(view, sources, history).read(counting)
+    earliest = bounds(history, stamps)
+    entries = {s: one.entries for s, one in earliest.items()}
+    by_index = {v.leaf.sequence: v.index for v in history.versions}
+    assert set(entries) == set(by_index)
+    for sequence, index in by_index.items():
+        covering = [s for s in stamps if s.entries > index]
+        assert earliest[sequence].before == min(s.before for s in covering)
+    assert entries[max(entries)] == by_index[max(entries)] + 1
+    assert 0 < len(odd) <= len(sources) * MAX_READ
+    assert all(one.reads <= (versions + 1) * MAX_READ for one in counting.values())

@@ -183,13 +183,14 @@ class RegisterCheck:
         named = any(charter.charter.authorities for charter in self._view.chain.charters)
         if self._rule.id not in self._view.epochs or not self._sources or not named:
             return
-        from exclave.verify.timestamps import read_timestamps  # noqa: PLC0415 - X.509 and ASN.1: slow to load
+        from exclave.verify.timestamps import bounds, read_timestamps  # noqa: PLC0415 - X.509 and ASN.1: slow to load
 
         stamps, odd = read_timestamps(self._view, self._sources, self._history)
         self.findings += odd
         self._dated = tuple(Dated(s.authority, s.before, s.epoch, s.entries, s.sequence) for s in stamps)
+        earliest = bounds(self._history, stamps)
         for version in self._history.versions:
-            by = next((s for s in stamps if s.epoch == version.epoch and s.entries > version.index), None)
+            by = earliest.get(version.leaf.sequence)
             if by is not None and version.leaf.time > by.before + CLOCK_TOLERANCE_US:
                 when = instant_text(version.leaf.time)
                 text = f"its time is {when}, but {by.authority} saw it at {instant_text(by.before)}"
