@@ -145,7 +145,7 @@ def exit_code(done: Sequence[SiteSync]) -> int:
         return IntegrityError.exit_code
     if any(not r.level for r in registers):
         return MissingObject.exit_code
-    return SOMETHING_WRONG if any(r.faults for r in registers) else 0
+    return SOMETHING_WRONG if any(r.faults for r in registers) or any(s.faults for s in done) else 0
 
 
 def synced_told(done: SiteSync) -> dict[str, Any]:
@@ -153,6 +153,7 @@ def synced_told(done: SiteSync) -> dict[str, Any]:
     return {
         "site": done.site, "level": done.level, "error": error.code if error else "",
         "message": error.message if error else "", "registers": plain(done.registers),
+        "faults": done.faults,
     }  # fmt: skip
 
 
@@ -169,6 +170,8 @@ def _show(names: Mapping[RegisterId, str], done: Sequence[SiteSync]) -> None:
         for r in one.registers:
             for what, why in r.faults.items():
                 say(f"{names.get(r.register, r.register[:8])}: {what}: {why}")
+        for what, why in one.faults.items():
+            say(f"statements of the state: {what}: {why}")
         if one.error is not None:
             say(f"{one.site} was given up: {one.error.message}. {one.error.hint}")
     behind = [s.site for s in done if not s.level]

@@ -110,7 +110,11 @@ def public_statement_key(state: Fingerprint, time: Instant, note: bytes) -> Key:
 
 def public_statement_prefix(state: Fingerprint, time: Instant) -> str:
     """Of the statements of one day (UTC), so that the newest one is found among years of them."""
-    return f"{state}/statement/{instant_text(time)[:10].replace('-', '')}/"
+    return f"{public_statements_prefix(state)}{instant_text(time)[:10].replace('-', '')}/"
+
+
+def public_statements_prefix(state: Fingerprint) -> str:
+    return f"{state}/statement/"
 
 
 def deletion_key(state: Fingerprint, register: RegisterId, digest: Digest) -> Key:

@@ -31,6 +31,7 @@ from exclave.ids import Epoch, Instant, Label, RegisterId
 from exclave.ids import Sequence as VersionNumber
 from exclave.ledger.timestamp_client import ask_timestamp
 from exclave.operations.carry import carry_lists, carry_state
+from exclave.operations.carry_public import carry_public, carry_public_statements
 from exclave.operations.home import Home
 from exclave.operations.keeping import carry_orders, charter_facts, leave_doomed
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox, shown_size
@@ -318,11 +319,23 @@ def _carry(run: _Run, history: RegisterHistory, index: ChunkIndex, now: Instant)
         _leave_out(run, label, why)
     for label, why in carry_lists(run.view, run.register, history.versions, run.sites).items():
         _leave_out(run, label, why)
+    for label in _behind(run, history):
+        try:
+            # What such a site refuses of these, `verify` and `site sync` tell: no version rests on them.
+            carry_public(run.view, history, label, run.sites[label], run.sites)
+            carry_public_statements(run.view, label, run.sites[label], run.sites)
+        except UnavailableError as error:
+            _leave_out(run, label, error.message)
     deletions = read_deletions(run.view, run.sites, history, now=now)
     for label, why in carry_orders(run.view, deletions, run.sites).items():
         _leave_out(run, label, why)
     leave_doomed(run.view, run.sites, history, deletions, index)
     run.placement.check(run.sites, _why(run))
+
+
+def _behind(run: _Run, history: RegisterHistory) -> list[Label]:
+    """Sites whose ledger lacks the newest version: they were away, or are new."""
+    return [label for label in run.sites if history.versions and label not in history.latest.held_by]
 
 
 def _next_version(run: _Run, now: Instant) -> tuple[VersionNumber, Instant, RegisterHistory]:

@@ -1,4 +1,4 @@
-"""What deliveries by lists and ledgers leave out, brought to one site: warrants, statements, heads of identity feeds.
+"""What deliveries by lists and ledgers leave out, brought to one site: warrants, statements, timestamps, feeds' heads.
 
 Only what somebody whom the charters know has signed is carried, so that no host can make others store its rubbish. A
 restart finds some of it under its names, and brings the rest.
@@ -6,10 +6,11 @@ restart finds some of it under its names, and brings the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from exclave.errors import (
     ConflictError,
+    CorruptObject,
     Forked,
     IntegrityError,
     MalformedError,
@@ -18,51 +19,102 @@ from exclave.errors import (
     UnavailableError,
 )
 from exclave.formats.feed import ParsedFeedHead
-from exclave.formats.note import parse_note
-from exclave.formats.paths import statement_key, statement_prefix, warrant_key
-from exclave.ids import Key, Label, RegisterId
+from exclave.formats.note import MAX_NOTE_BYTES, parse_note
+from exclave.formats.paths import (
+    ledger_prefix,
+    public_statement_key,
+    public_statements_prefix,
+    statement_key,
+    statement_prefix,
+    warrant_key,
+)
+from exclave.formats.timestamp import MAX_TOKEN_BYTES, timestamp_prefix
+from exclave.ids import Digest, Key, Label, RegisterId, sha256
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import signers
-from exclave.sites.contract import MAX_HEAD_BYTES, Readable, Site
+from exclave.sites.contract import MAX_HEAD_BYTES, Readable, Site, digest_of
 from exclave.verify.feeds import absent_batches, head_key, read_heads, verify_feed_head
+from exclave.verify.history import RegisterHistory
 from exclave.verify.state import StateView
+from exclave.verify.statements import read_statement
+from exclave.verify.timestamps import TokenReader
 
 MAX_STATEMENTS = 10_000
 """Names that are looked at below one site's prefix of statements."""
+MAX_NAMED = 100_000
+"""Names of public statements, and of one log's timestamps, that are looked at at one site."""
+MAX_USELESS = 16
+"""Of one day's public statements at one source so many that nobody signed are read; then the rest of that day is left
+out: honest sites have none, and a host may show any number."""
 _MAX_STATEMENT_BYTES = 1 << 20
 
 
 def carry_public(
-    view: StateView, register: RegisterId, label: Label, target: Site, sources: Mapping[Label, Site]
-) -> dict[str, str]:
-    """Gives ``target`` the warrants and statements of ``register`` that it lacks; what was refused, and why.
+    view: StateView, history: RegisterHistory, label: Label, target: Site, sources: Mapping[Label, Site],
+    *, mend: bool = False,
+) -> dict[str, str]:  # fmt: skip
+    """Gives ``target`` the warrants, statements and timestamps of a register that it lacks; what was refused, and why.
+    With ``mend``, wrong bytes that lie there under such a name are replaced.
 
-    ``UnavailableError`` if the target stops answering.
+    ``history``: of the register, as ``sources`` show it: what timestamps are about. ``UnavailableError`` if the target
+    stops answering.
     """
-    faults: dict[str, str] = {}
     own = set(view.shown[label].warrants.values()) if label in view.shown else set()
     objects: list[tuple[Key, bytes]] = []
     for digest, note in sorted(view.warrants.items()):
         if digest not in own and note.signatures:
             objects.append((warrant_key(view.state, note.encode()), note.encode()))
-    objects += _statements(view, register, target, sources)
+    objects += _statements(view, history.register, target, sources, mend=mend)
+    objects += timestamps_lacking(view, history, target, sources, mend=mend)
+    return _put_all(label, target, objects, mend=mend)
+
+
+def carry_public_statements(
+    view: StateView, label: Label, target: Site, sources: Mapping[Label, Site], *, mend: bool = False
+) -> dict[str, str]:
+    """Gives ``target`` the statements about the whole state that it lacks, as ``carry_public`` does."""
+    return _put_all(label, target, _public_statements(view, target, sources, mend=mend), mend=mend)
+
+
+def put_mending(target: Site, key: Key, data: bytes, *, mend: bool) -> None:
+    """Puts what is write-once; with ``mend`` in the place of wrong bytes too."""
+    try:
+        target.put_same(key, data)
+    except CorruptObject:
+        if not mend:
+            raise
+        # Killed before: the wrong bytes, and the next run finds them again. After: the right ones, durably.
+        target.replace_spoilt(key, data, _digest_there(target, key))
+
+
+def _digest_there(target: Site, key: Key) -> Digest | None:
+    """SHA-256 of what lies there; None if it cannot be read as an object."""
+    try:
+        return digest_of(target, key).digest
+    except IntegrityError:
+        return None
+
+
+def _put_all(label: Label, target: Site, objects: Iterable[tuple[Key, bytes]], *, mend: bool) -> dict[str, str]:
+    faults: dict[str, str] = {}
     for key, data in objects:
         try:
-            target.put_same(key, data)
-        except IntegrityError as error:
+            # Killed before: the next run finds that it is lacking. After: it is there, whole.
+            put_mending(target, key, data, mend=mend)
+        except (IntegrityError, OutcomeUnknown) as error:
             faults[f"{label} {key}"] = error.message
     return faults
 
 
 def _statements(
-    view: StateView, register: RegisterId, target: Site, sources: Mapping[Label, Site]
+    view: StateView, register: RegisterId, target: Site, sources: Mapping[Label, Site], *, mend: bool
 ) -> Iterator[tuple[Key, bytes]]:
     """Statements that the target lacks, each signed by somebody whose card the state has."""
     prefix = statement_prefix(view.state, register)
-    have = set(_names(target, prefix))
+    have = _there(target, prefix, MAX_STATEMENTS, _MAX_STATEMENT_BYTES, mend=mend)
     for source in sources.values():
         try:
-            for key in _names(source, prefix):
+            for key in _names(source, prefix, MAX_STATEMENTS):
                 if key in have:
                     continue
                 data = source.get(key, limit=_MAX_STATEMENT_BYTES)
@@ -73,9 +125,77 @@ def _statements(
             continue  # the next source may have it; `verify` tells what is wrong here
 
 
-def _names(source: Readable, prefix: str) -> Iterator[Key]:
+def _public_statements(
+    view: StateView, target: Site, sources: Mapping[Label, Site], *, mend: bool
+) -> Iterator[tuple[Key, bytes]]:
+    """Those about the whole state that the target lacks, each signed by somebody whom its charter knows."""
+    prefix = public_statements_prefix(view.state)
+    have = _there(target, prefix, MAX_NAMED, MAX_NOTE_BYTES, mend=mend)
+    useless: set[Key] = set()
+    for source in sources.values():
+        left: dict[str, int] = {}
+        try:
+            for key in _names(source, prefix, MAX_NAMED):
+                day = key.rpartition("/")[0]
+                if key in have or key in useless or left.get(day, 0) >= MAX_USELESS:
+                    continue
+                data = _get(source, key, MAX_NOTE_BYTES)
+                if data is not None and _is_public_statement(view, key, data):
+                    have.add(key)
+                    yield key, data
+                    continue
+                left[day] = left.get(day, 0) + 1
+                if data is not None and _has_its_hash(key, data):
+                    useless.add(key)
+        except (UnavailableError, IntegrityError):
+            continue  # the next source may have it
+
+
+def _is_public_statement(view: StateView, key: Key, data: bytes) -> bool:
+    try:
+        said = read_statement(data, view)
+    except (MalformedError, IntegrityError, NotAuthorised):
+        return False  # anybody who may write there can have put it
+    return public_statement_key(view.state, said.verified, data) == key
+
+
+def timestamps_lacking(
+    view: StateView, history: RegisterHistory, target: Readable, sources: Mapping[Label, Site], *, mend: bool = False
+) -> Iterator[tuple[Key, bytes]]:
+    """Tokens at ``sources`` that prove something of what counts, and whose names ``target`` lacks."""
+    have: set[Key] = set()
+    for log in history.epochs if any(c.charter.authorities for c in view.chain.charters) else ():
+        prefix = ledger_prefix(view.state, log.epoch.register, log.epoch.number, log.epoch.digest)
+        have |= _there(target, timestamp_prefix(prefix), MAX_NAMED, MAX_TOKEN_BYTES, mend=mend)
+    places: Mapping[str, Readable] = {str(name): source for name, source in sources.items()}
+    for stamp in TokenReader(view, places, history).read(places, skip=have)[0]:
+        yield stamp.key, stamp.token
+
+
+def _there(target: Readable, prefix: str, most: int, limit: int, *, mend: bool) -> set[Key]:
+    """Names at the target below ``prefix``; with ``mend``, those whose bytes have the hash that they are named by."""
+    names = set(_names(target, prefix, most))
+    if mend:
+        names = {key for key in names if (data := _get(target, key, limit)) is not None and _has_its_hash(key, data)}
+    return names
+
+
+def _get(source: Readable, key: Key, limit: int) -> bytes | None:
+    """The object; None if it cannot be read as one."""
+    try:
+        return source.get(key, limit=limit)
+    except IntegrityError:
+        return None
+
+
+def _has_its_hash(key: Key, data: bytes) -> bool:
+    """Whether the name's last part is the SHA-256 of the bytes, or its first digits."""
+    return sha256(data).hex().startswith(key.rpartition("/")[2].rpartition("-")[2])
+
+
+def _names(source: Readable, prefix: str, most: int) -> Iterator[Key]:
     for place, stat in enumerate(source.list(prefix)):
-        if place >= MAX_STATEMENTS:
+        if place >= most:
             return
         yield stat.key
 

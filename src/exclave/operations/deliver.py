@@ -1,8 +1,9 @@
 """Brings one site all that it lacks of a register, from other sites or from a carried disk: a rebuild without a writer.
 
-(1) charters, cards, epochs and their boxes · (2) object lists, packs, batches of the identity feed · (3) the ledgers,
-once nothing else is lacking. Needs no key: everything is named by its hash, or proven by the state's fingerprint. A
-process that dies leaves whole objects under their right names, and the next run brings only what is missing.
+(1) charters, cards, epochs and their boxes; object lists and batches of the identity feed; warrants, statements and
+timestamps · (2) packs · (3) the ledgers, once nothing else is lacking. Needs no key: everything is named by its hash,
+or proven by the state's fingerprint. A process that dies leaves whole objects under their right names, and the next run
+brings only what is missing.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ from exclave.errors import (
 )
 from exclave.formats.charter import CharterRegister
 from exclave.formats.paths import list_key
-from exclave.ids import Digest, Instant, Key, Label, RegisterId, sha256
+from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.ledger.publish import publish
 from exclave.operations.carry import carry_state
+from exclave.operations.carry_public import carry_public, put_mending
 from exclave.operations.keeping import carry_orders
 from exclave.rules.lease import basis_ended, require_basis_now
-from exclave.sites.contract import Readable, Site, digest_of
+from exclave.sites.contract import Readable, Site
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Deletions, read_deletions
-from exclave.verify.history import collect_history, read_copies
+from exclave.verify.history import RegisterHistory, collect_history, read_copies
 from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
 from exclave.verify.part import listed_sizes
 from exclave.verify.state import StateView
@@ -50,6 +52,8 @@ class Delivery:
 
     register: RegisterId
     logs: tuple[LogCopies, ...]
+    history: RegisterHistory
+    """What counts of them."""
     inventory: Inventory
     deletions: Deletions
     """Orders to delete, and objections: without them what was erased would seem to be lost."""
@@ -126,7 +130,7 @@ def plan_delivery(
     needed = {name: size for name, size in lacking.items() if wanted(name)}
     # A ledger that cannot be believed hides versions: nothing may be called complete then.
     faults = {f"{f.site} {f.what}": f.detail for f in history.findings if f.grave}
-    return Delivery(register, logs, inventory, deletions, needed, len(lacking) - len(needed), faults=faults)
+    return Delivery(register, logs, history, inventory, deletions, needed, len(lacking) - len(needed), faults=faults)
 
 
 def deliver(
@@ -147,7 +151,7 @@ def deliver(
     """
     ledgers_wrong = bool(plan.faults) if len(sources) == 1 else _undecided(plan)
     carrier = _Carrier(target, label, sources, plan, progress, mend=mend)
-    refused = _bring_small(view, plan, label, target, sources, carrier)  # (1)
+    refused = _bring_small(view, plan, label, target, sources, carrier, mend=mend)  # (1)
     _bring_packs(plan, carrier)  # (2)
     if ledgers_wrong:
         plan.waits = "the ledgers that it comes from are wrong"
@@ -199,8 +203,9 @@ def deliver_part(
 
 
 def _bring_small(
-    view: StateView, plan: Delivery, label: Label, target: Site, sources: Mapping[Label, Site], carrier: _Carrier
-) -> str:
+    view: StateView, plan: Delivery, label: Label, target: Site, sources: Mapping[Label, Site], carrier: _Carrier,
+    *, mend: bool = False,
+) -> str:  # fmt: skip
     """All but packs and ledgers; why the target refused the state's notes, or nothing."""
     both = {**sources, label: target}
     failed = carry_state(view, plan.register, both, targets=[label], former_logs=False)  # (1)
@@ -215,6 +220,7 @@ def _bring_small(
     ]
     carrier.carry(item for item in small if item.name not in plan.inventory.nodes)
     carrier.carry(item for item in small if item.name in plan.inventory.nodes)
+    plan.faults |= carry_public(view, plan.history, label, target, sources, mend=mend)
     return failed.get(label, "")
 
 
@@ -308,7 +314,7 @@ class _Carrier:
             return self._lacks()
         try:
             # Killed before this: the target still lacks it. After it: the next listing shows it.
-            self._put(item.key, data)
+            put_mending(self._target, item.key, data, mend=self._mend)
         except (IntegrityError, ConflictError) as error:
             self._fault(self._label, item, error)
             return self._lacks()
@@ -316,15 +322,6 @@ class _Carrier:
             self._plan.objects += 1
             self._plan.bytes += len(data)
         return self._progress(len(data))
-
-    def _put(self, key: Key, data: bytes) -> None:
-        try:
-            self._target.put_same(key, data)
-        except CorruptObject:
-            if not self._mend:
-                raise
-            # Killed before: the wrong bytes, and the next run finds them again. After: the right ones, durably.
-            self._target.replace_spoilt(key, data, _digest_there(self._target, key))
 
     def _lacks(self) -> None:
         with self._lock:
@@ -334,14 +331,6 @@ class _Carrier:
         if not isinstance(error, MissingObject):
             with self._lock:
                 self._plan.faults.setdefault(f"{label} {item.key}", error.message)
-
-
-def _digest_there(target: Site, key: Key) -> Digest | None:
-    """SHA-256 of what lies there; None if it cannot be read as an object."""
-    try:
-        return digest_of(target, key).digest
-    except IntegrityError:
-        return None
 
 
 def fetch_named(

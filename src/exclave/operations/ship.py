@@ -20,6 +20,7 @@ from exclave.errors import (
 )
 from exclave.formats.carried import CARRIED_KEY, MAX_CARRIED_BYTES, Carried, CarriedRegister, parse_carried
 from exclave.ids import Digest, Instant, Label, RegisterId
+from exclave.operations.carry_public import carry_public_statements
 from exclave.operations.deliver import Delivery, deliver, deliver_part, plan_delivery, require_basis
 from exclave.rules.parts import in_part, parts_needed
 from exclave.sites.contract import Readable, Site
@@ -152,7 +153,10 @@ def ship(
     _require_answer(view, DISK)
     plans = [plan_delivery(view, r, disk, sources, now=now, wanted=packs.__contains__) for r, packs in chosen.items()]
     plan_done(sum(plan.needed_bytes for plan in plans))
-    deliver_part(view, plans, DISK, disk, sources, progress=progress)  # (2)
+    refused = carry_public_statements(view, DISK, disk, sources)  # (2)
+    deliver_part(view, plans, DISK, disk, sources, progress=progress)
+    for plan in plans[:1]:
+        plan.faults |= refused
     whole = not any(plan.faults for plan in plans)
     carried = _say(view, label, part, chosen, now, finished=whole)
     _write(disk, carried)  # (3)
@@ -237,7 +241,10 @@ def take_over(
     for plan in plans if unfinished else ():
         plan.unfinished, plan.faults = True, _without_cut(plan)
     plan_done(sum(plan.needed_bytes for plan in plans))
-    return tuple(deliver(view, plan, label, target, source, progress=progress) for plan in plans)  # (3)
+    refused = carry_public_statements(view, label, target, source)
+    done = tuple(deliver(view, plan, label, target, source, progress=progress) for plan in plans)  # (3)
+    done[0].faults |= refused
+    return done
 
 
 def _without_cut(plan: Delivery) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from exclave.errors import ExclaveError, Forked, LegalBasisMissing, SiteUnavailable, UsageError
 from exclave.ids import Instant, Label, RegisterId
-from exclave.operations.carry_public import bring_feed_heads, carry_public
+from exclave.operations.carry_public import bring_feed_heads, carry_public_statements
 from exclave.operations.deliver import Delivery, deliver, plan_delivery, registers_at
 from exclave.sites.contract import Site
 from exclave.verify.copies import LogCopies
@@ -48,6 +48,8 @@ class SiteSync:
     registers: list[RegisterSync] = field(default_factory=list)
     error: ExclaveError | None = None
     """Why it was given up: full, read-only, silent. What arrived stays."""
+    faults: dict[str, str] = field(default_factory=dict)
+    """What was wrong with statements about the whole state, as in ``RegisterSync``."""
 
     @property
     def level(self) -> bool:
@@ -91,6 +93,8 @@ class Syncing:
         sources = {name: s for name, s in self.sources.items() if name != label and name in self.view.shown}
         for register in registers:
             try:
+                if not done.registers:
+                    done.faults = carry_public_statements(self.view, label, target, sources, mend=self.mend)
                 done.registers.append(self._register(register, label, target, sources))
             except ExclaveError as error:
                 # Full, read-only or silent: the next register would meet the same, so this target waits.
@@ -104,7 +108,6 @@ class Syncing:
         plan = plan_delivery(self.view, register, target, sources, now=self.now)  # (1)
         self.plan_done(f"{label}, register {register[:8]}", plan.needed_bytes)
         deliver(self.view, plan, label, target, sources, mend=self.mend, progress=self.progress)  # (2), (3)
-        plan.faults |= carry_public(self.view, register, label, target, sources)
         if not plan.lacking:
             plan.faults |= bring_feed_heads(self.view, register, label, target, sources)
         return _result(label, plan)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from exclave.errors import ExclaveError, IntegrityError, MalformedError, NotAuthorised, OutcomeUnknown, UnavailableError
 from exclave.formats.paths import ledger_prefix
 from exclave.formats.timestamp import Authority, timestamp_key
-from exclave.ids import Instant, Label, RegisterId, instant_text, parse_instant
+from exclave.ids import Instant, Key, Label, RegisterId, instant_text, parse_instant
+from exclave.operations.carry_public import timestamps_lacking
 from exclave.operations.home import Home, write_private
 from exclave.sites.contract import Site
 from exclave.verify.history import read_history
 from exclave.verify.state import StateView
-from exclave.verify.timestamps import read_timestamps
 
 Ask = Callable[[Authority, bytes], bytes]
 """Asks an authority about a message: ``ledger.timestamp_client.ask_timestamp``."""
@@ -53,7 +53,7 @@ def stamp(
     message = log.freshest.checkpoint.encode().encode()
     done: list[Label] = []
     failed: dict[Label, str] = {}
-    tokens = [(s.key, s.token) for s in read_timestamps(view, sites, history)[0]]
+    tokens: list[tuple[Key, bytes]] = []
     for authority in view.chain.newest.charter.authorities:  # (2)
         if only is not None and authority.label not in only:
             continue
@@ -66,7 +66,7 @@ def stamp(
         done.append(authority.label)
     for label, site in sites.items():  # (3)
         try:
-            for key, token in tokens:
+            for key, token in [*tokens, *timestamps_lacking(view, history, site, sites)]:
                 site.put_same(key, token)
         except (UnavailableError, IntegrityError, OutcomeUnknown) as error:
             failed[label] = error.message

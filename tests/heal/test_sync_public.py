@@ -1,0 +1,146 @@
+"""What the public goes by comes along when a site heals: statements and timestamps, and nothing that a host planted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from exclave.cli.keys import load_key
+from exclave.formats.note import ParsedNote, parse_note
+from exclave.ids import sha256
+from exclave.operations.carry_public import MAX_USELESS
+from exclave.rules.signatures import sign_text
+from exclave.verify.timestamps import MAX_READ
+from support.small_home import SmallHome, tree_of
+from support.timestamper import POLICY, Timestamper
+
+
+class Dated(SmallHome):
+    """A home whose charter names one timestamp authority."""
+
+    url, tsa_root = "", Path()
+
+    def config(self) -> str:
+        block = f'[[timestamp]]\nname = "tsa"\nurl = "{self.url}"\nroot = "{self.tsa_root}"\npolicy = "{POLICY}"\n\n'
+        return super().config().replace("[[site]]", f"{block}[[site]]", 1)
+
+
+@pytest.fixture(scope="module")
+def tsa(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timestamper]:
+    made = Timestamper(tmp_path_factory.mktemp("tsa") / "good")
+    with made.serving():
+        yield made
+
+
+@pytest.fixture
+def home(tsa: Timestamper, tmp_path: Path) -> Dated:
+    """Two versions at three sites, each dated and stated in public; then ``lux`` is lost."""
+    made = Dated(tmp_path)
+    made.url, made.tsa_root = tsa.url, tsa.root
+    made.found()
+    for version in range(2):
+        (made.root / "acts" / f"more-{version}").write_bytes(os.urandom(1000))
+        made.backup()
+        made.ok("timestamp", *made.home)
+        made.ok("statement", "make", str(tmp_path / f"said-{version}"), "--publish", *made.home)
+    shutil.rmtree(made.site("lux"))
+    made.site("lux").mkdir()
+    return made
+
+
+def public(home: SmallHome, name: str) -> dict[str, bytes]:
+    """Statements and timestamps at a site."""
+    found = tree_of(home.site(name))
+    return {key: data for key, data in found.items() if "/statement/" in key or "/timestamp/" in key}
+
+
+def plant(home: SmallHome, name: str, key: str, data: bytes) -> None:
+    path = home.site(name) / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def by_sync(home: SmallHome) -> None:
+    home.ok("site", "sync", "lux", *home.where())
+
+
+def by_rebuild(home: SmallHome) -> None:
+    home.ok("site", "rebuild", "lux", *home.where())
+
+
+def by_backup(home: SmallHome) -> None:
+    home.backup()
+
+
+def by_disk(home: SmallHome) -> None:
+    disk = home.root / "disk"
+    disk.mkdir()
+    home.ok("ship", "lux", "--to", str(disk), *home.where())
+    into = ["--into", f"lux={home.urls['lux']}", "--fingerprint", home.fingerprint]
+    home.ok("site", "import", str(disk), *into)
+
+
+@pytest.mark.parametrize("heal", [by_sync, by_rebuild, by_backup, by_disk])
+def test_healed_site_has_what_the_public_goes_by(home: Dated, heal: Callable[[SmallHome], None]) -> None:
+    """Whichever way a site is healed, its statements and timestamps are there again, and prove what they proved."""
+    there = public(home, "nord")
+    assert len([key for key in there if "/timestamp/" in key]) >= 2
+    assert len([key for key in there if "/statement/" in key]) == 2
+    before = home.verify("nord")["registers"][0]["timestamps"]
+    heal(home)
+    assert there.items() <= public(home, "lux").items()
+    after = home.verify("lux")["registers"][0]["timestamps"]
+    assert [one for one in after if one in before] == before
+    assert home.ok("statement", "latest", str(home.root / "fetched"), *home.where("lux"))["verified"]
+
+
+def test_only_what_is_signed_is_carried(home: Dated) -> None:
+    """A hostile source's statements and tokens stay with it: junk, strangers' notes, true ones under false names."""
+    there = public(home, "nord")
+    statement, said = next((key, data) for key, data in there.items() if "/statement/" in key)
+    token, proof = next((key, data) for key, data in there.items() if "/timestamp/" in key)
+    home.ok("custodian", "new", "stranger", "--out", str(home.root / "strangers"))
+    stranger = load_key(home.root / "strangers" / "stranger.key")
+    text = parse_note(said).text
+    forged = ParsedNote(text, sign_text(text, stranger.name, stranger.signing())).encode()
+    day, log = statement.rpartition("/")[0], token.rpartition("/")[0]
+    for name in ("nord", "home"):
+        plant(home, name, f"{day}/{sha256(forged).hex()}", forged)
+        plant(home, name, f"{day}/{sha256(b'junk').hex()}", b"junk")
+        plant(home, name, f"{day[:-8]}20200101/{sha256(said).hex()}", said)
+        plant(home, name, f"{log}/{1:020d}-{sha256(b'junk').hex()[:16]}", b"junk")
+        plant(home, name, f"{log}/{1:020d}-{sha256(proof).hex()[:16]}", proof)
+    by_sync(home)
+    assert public(home, "lux") == there
+    by_sync(home)
+    assert public(home, "lux") == there
+
+
+def test_a_flood_hides_nothing_elsewhere(home: Dated) -> None:
+    """What a host plants among one day's statements or one version's tokens stops neither those of other days and
+    versions, nor what another source has of the same."""
+    there = public(home, "nord")
+    statement = next(key for key in there if "/statement/" in key)
+    log = next(key for key in there if "/timestamp/" in key).rpartition("/")[0]
+    for number in range(MAX_USELESS + MAX_READ + 4):
+        junk = f"junk {number}".encode()
+        for day in ("20200101", statement.split("/")[2]):
+            plant(home, "nord", f"{home.fingerprint}/statement/{day}/{sha256(junk).hex()}", junk)
+        plant(home, "nord", f"{log}/{2:020d}-{sha256(junk).hex()[:16]}", junk)
+    by_sync(home)
+    assert public(home, "lux") == there
+
+
+def test_rebuild_mends_a_spoilt_statement_and_token(home: Dated) -> None:
+    """Wrong bytes under a statement's or token's name are replaced by `site rebuild`."""
+    there = public(home, "nord")
+    by_sync(home)
+    for key in there:
+        (home.site("lux") / key).chmod(0o600)
+        (home.site("lux") / key).write_bytes(b"spoilt")
+    by_rebuild(home)
+    assert public(home, "lux") == there
