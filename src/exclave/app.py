@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from exclave.ledger.witness import Authority, Witness
     from exclave.operations.custody import OpenedRegister
     from exclave.operations.identity_place import IdentityPlace
-    from exclave.operations.publish import OpenProver, Source
+    from exclave.operations.publish import OpenProver
+    from exclave.operations.publish_folder import Source
     from exclave.registers.contract import Capture, Clock
     from exclave.sites.erasing import ErasingSite
 
@@ -230,7 +231,7 @@ def open_publishing(home: Home, name: str, dataset: str) -> tuple[Source, OpenPr
     """The folder that is published of the register ``name``, and who proves its files; ``dataset``: empty if it has
     one of files only. ``UsageError`` if that is not clear.
     """
-    from exclave.operations.publish import Source  # noqa: PLC0415 - see the top
+    from exclave.operations.publish_folder import Source  # noqa: PLC0415 - see the top
     from exclave.operations.publish_proofs import HomeProvers  # noqa: PLC0415
 
     config = home.config.find_register(name)

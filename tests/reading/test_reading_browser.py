@@ -42,7 +42,7 @@ def test_find_an_act_and_prove_it(chromium: Browser, tmp_path: Path) -> None:
     """Search, open, permanent address, two downloads; then the verifier, with nothing but the fingerprint, says yes."""
     home, _ = gazette_home(tmp_path)
     home.backup()
-    home.ok("publish", "gazette", *home.home)
+    home.ok("publish", "gazette", "--yes", *home.home)
     context, page = opened(chromium, viewport=WIDE)
     with serving(home, tmp_path / "room", "lux", "nord") as running:
         page.goto(running.url)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 
 from exclave.ids import Fingerprint, parse_fingerprint
 from exclave.verify.proof import verify_document, verify_proof
@@ -25,14 +26,14 @@ SECOND = act_files("2025/0001", "Ice Road Act", [law("Ice Road Act", "Roads over
 def town(tmp_path: Path) -> tuple[SmallHome, Path]:
     home, acts = gazette_home(tmp_path)
     home.backup()
-    home.ok("publish", "gazette", *home.home)
+    home.ok("publish", "gazette", "--yes", *home.home)
     return home, acts
 
 
 def publish_more(home: SmallHome, acts: Path) -> None:
     put(acts, SECOND)
     home.backup()
-    home.ok("publish", "gazette", *home.home)
+    home.ok("publish", "gazette", "--yes", *home.home)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -55,7 +56,7 @@ def version(room: Path) -> int:
 def test_what_the_commands_say_as_json(town: tuple[SmallHome, Path], tmp_path: Path) -> None:
     """`publish` and `serve public --once` with --json: the same keys each time, from now on."""
     home, _ = town
-    assert set(home.ok("publish", "gazette", *home.home)) == {
+    assert set(home.ok("publish", "gazette", "--yes", *home.home)) == {
         "register", "name", "sequence", "time", "edition", "files", "removed", "left_out", "bundles", "shipped_bytes",
         "sites", "failed", "nothing_new", "lacking",
     }  # fmt: skip
@@ -71,10 +72,10 @@ def test_what_no_witness_vouches_for_is_not_shown(tmp_path: Path) -> None:
     home.found()
     with home.witness():
         home.backup()
-    assert home.fails(31, "publish", "gazette", *home.home)["lacking"] == "wit"
+    assert home.fails(31, "publish", "gazette", "--yes", *home.home)["lacking"] == "wit"
     build(home, tmp_path / "room", code=22)
     with home.witness():
-        home.ok("publish", "gazette", *home.home)
+        home.ok("publish", "gazette", "--yes", *home.home)
     build(home, tmp_path / "room")
     assert version(tmp_path / "room") == 1
 
@@ -98,9 +99,66 @@ def test_publishing_again_changes_nothing(town: tuple[SmallHome, Path]) -> None:
     """The same version twice is one edition; the ledger and the sites stay clean for the verifier."""
     home, _ = town
     before = home.verify()
-    again = home.ok("publish", "gazette", *home.home)
+    again = home.ok("publish", "gazette", "--yes", *home.home)
     assert (again["nothing_new"], again["shipped_bytes"]) == (True, 0)
     assert home.verify()["registers"] == before["registers"]
+
+
+def test_who_publishes_sees_what_and_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Acts, and files that have no address, are told before; without a yes, or anybody to ask, nothing is published."""
+    home, acts = gazette_home(tmp_path)
+    put(acts, {"notes/todo.txt": b"not for everybody", "acts/2030/0001/v1.txt": b"no record beside it"})
+    (acts / "link").symlink_to("/etc/passwd")
+    home.backup()
+    said = run("publish", "gazette", "--look", *home.home)
+    assert said.code == 0
+    assert "4 acts in all: /act/2023/0100, /act/2023/0200, /act/2024/0001, /act/2024/0002" in said.out
+    assert (
+        "3 new files without an address: no act's, but public: acts/2030/0001/v1.txt, gazette.json, notes" in said.out
+    )
+    assert "left out: 1 × a symbolic link: link" in said.out
+    asked = run("publish", "gazette", *home.home)
+    assert (asked.code, asked.out) == (2, said.out)
+    assert "--yes" in asked.err
+    assert "--look" in home.fails(2, "publish", "gazette", *home.home)["hint"]
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(typer, "confirm", lambda question: False)
+    assert run("publish", "gazette", *home.home).out == said.out + "Nothing was published.\n"
+    assert not list((tmp_path / "sites").rglob("public"))
+    seen = home.ok("publish", "gazette", "--look", *home.home)
+    assert (len(seen["acts"]), seen["without_address"]) == (
+        4,
+        ["acts/2030/0001/v1.txt", "gazette.json", "notes/todo.txt"],
+    )
+    monkeypatch.setattr(typer, "confirm", lambda question: True)
+    assert "version 1 is public" in run("publish", "gazette", *home.home).out
+    assert "is public already" in run("publish", "gazette", *home.home).out
+    assert run("publish", "gazette", "--look", *home.home).out.startswith("Nothing new")
+
+
+def test_only_what_was_looked_at_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that changes, or a backup that ends, between the look and the yes, stops the publication."""
+    home, acts = gazette_home(tmp_path)
+    home.backup()
+    text = acts / "acts/2024/0001/v1.txt"
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+
+    def meanwhile(*backups: str) -> Callable[[str], bool]:
+        def answer(question: str) -> bool:
+            text.write_text("Another law.")
+            return bool([home.backup(name) for name in backups] or True)
+
+        return answer
+
+    monkeypatch.setattr(typer, "confirm", meanwhile())
+    said = run("publish", "gazette", *home.home)
+    assert (said.code, "was changed while you looked" in said.err) == (14, True)
+    text.write_text("Another one.")
+    home.backup()
+    monkeypatch.setattr(typer, "confirm", meanwhile("gazette"))
+    said = run("publish", "gazette", *home.home)
+    assert (said.code, "version 3 was taken meanwhile" in said.err) == (42, True)
+    assert not list((tmp_path / "sites").rglob("public"))
 
 
 def test_only_what_changed_is_shipped(town: tuple[SmallHome, Path]) -> None:
@@ -108,7 +166,7 @@ def test_only_what_changed_is_shipped(town: tuple[SmallHome, Path]) -> None:
     home, acts = town
     put(acts, SECOND)
     home.backup()
-    receipt = home.ok("publish", "gazette", *home.home)
+    receipt = home.ok("publish", "gazette", "--yes", *home.home)
     assert (receipt["files"], receipt["removed"], receipt["bundles"]) == (2, 0, 1)
 
 
@@ -118,17 +176,17 @@ def test_a_folder_that_went_on_is_not_published(town: tuple[SmallHome, Path]) ->
     put(acts, SECOND)
     home.backup()
     (acts / "acts/2024/0001/v1.txt").write_text("Something else.")
-    failure = home.fails(14, "publish", "gazette", *home.home)
+    failure = home.fails(14, "publish", "gazette", "--yes", *home.home)
     assert "acts/2024/0001/v1.txt" in failure["message"]
     home.backup()
-    assert home.ok("publish", "gazette", *home.home)["sequence"] == 3
+    assert home.ok("publish", "gazette", "--yes", *home.home)["sequence"] == 3
 
 
 def test_a_sealed_register_is_never_published(tmp_path: Path) -> None:
     """Without the custodians' word that it is public, nothing of a register leaves in the clear."""
     home = SmallHome(tmp_path).found()
     home.backup()
-    assert "sealed" in home.fails(2, "publish", "gazette", *home.home)["message"]
+    assert "sealed" in home.fails(2, "publish", "gazette", "--yes", *home.home)["message"]
     assert not list((tmp_path / "sites").rglob("public"))
 
 
@@ -140,7 +198,7 @@ def test_links_and_odd_names_are_left_out_and_told(tmp_path: Path) -> None:
     os.link(acts / "acts/2024/0001/v1.txt", acts / "acts/2024/0001/zweitname.txt")
     os.mkfifo(acts / "acts/2024/0001/pipe")
     home.backup()
-    receipt = home.ok("publish", "gazette", *home.home)
+    receipt = home.ok("publish", "gazette", "--yes", *home.home)
     assert receipt["left_out"] == [
         "1 × a name that cannot be published: acts/2024/0001/turn\u202e.txt",
         "1 × a symbolic link: acts/2024/0001/passwd",
@@ -243,7 +301,7 @@ def test_in_exile_readers_are_told_and_the_embassy_goes_on_publishing(
         (record,) = embassy.rglob("acts/2024/0001/act.json")
         put(record.parents[3], SECOND)
         home.ok("backup", "gazette", "--home", str(embassy))
-        receipt = home.ok("publish", "gazette", "--home", str(embassy))
+        receipt = home.ok("publish", "gazette", "--yes", "--home", str(embassy))
         assert (receipt["sequence"], receipt["files"]) == (2, 2)
         until(lambda: running.get("/act/2025/0001").status == 200)
         proof = running.get("/v/2/act/2025/0001/v1.proof").body

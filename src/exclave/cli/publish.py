@@ -1,7 +1,9 @@
-"""``exclave publish``"""
+"""``exclave publish``: it shows what would be public for ever, and asks."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +12,15 @@ import typer
 from exclave.app import open_home, open_publishing, open_sites, witness_addresses
 from exclave.cli.output import HomeFolder, Json, counted, note, print_json, say, size_text, when
 from exclave.cli.progress import work_bar
-from exclave.errors import QuorumMissing
+from exclave.errors import QuorumMissing, UsageError
 from exclave.ids import now
-from exclave.operations.publish import PublishReceipt
+from exclave.operations.publish import PublishReceipt, outlook
 from exclave.operations.publish import publish as verb
+from exclave.operations.publish_folder import Outlook
+from exclave.serve.reading_acts import acts_among
+
+_SHOWN = 5
+"""Addresses that are named; of the others, how many there are."""
 
 
 def register(app: typer.Typer) -> None:
@@ -23,19 +30,33 @@ def register(app: typer.Typer) -> None:
 def publish(
     name: Annotated[str, typer.Argument(metavar="REGISTER", help="A register that the charter calls public.")],
     dataset: Annotated[str, typer.Option(help="Its dataset of files; needed if it has several.")] = "",
+    look: Annotated[bool, typer.Option("--look", help="Show what would be published, and publish nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask: for a timer.")] = False,
     home: HomeFolder = Path(),
     json: Json = False,
 ) -> None:
     """Publish the newest version of a public register: in the clear, each document with its proof, bound to its ledger.
 
-    Reading rooms (`exclave serve public`) show it. Needs no custodian; run it after each backup.
+    Reading rooms (`exclave serve public`) show it. What was published cannot be taken back, so it shows what it is
+    about to publish, and asks. Needs no custodian; run it after each backup.
     """
+    if json and not (look or yes):
+        raise UsageError("--json does not ask, so nothing was published", hint="Look with --look; then add --yes.")
     opened = open_home(home)
     source, prover = open_publishing(opened, name, dataset)
+    agreed = None
+    if look or not yes:
+        agreed = outlook(opened, name, source, sites=open_sites(opened))
+    if look:
+        _tell(agreed, json=json)
+        return
+    if agreed is not None:
+        _show_outlook(agreed)
+        _ask()
     with work_bar(name, quiet=json) as bar:
         receipt = verb(
             opened, name, source, prover, sites=open_sites(opened), witnesses=witness_addresses(opened.config),
-            now=now(), progress=lambda path, files: bar.at(f"{files} files", files),
+            now=now(), agreed=agreed, progress=lambda path, files: bar.at(f"{files} files", files),
         )  # fmt: skip
     if json:
         print_json(receipt)
@@ -43,6 +64,43 @@ def publish(
         _show(receipt)
     if receipt.lacking:
         raise typer.Exit(QuorumMissing.exit_code)
+
+
+def _ask() -> None:
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here, so nothing was published", hint="Read the above; then add --yes.")
+    if not typer.confirm("Publish this? It can never be taken back."):
+        say("Nothing was published.")
+        raise typer.Exit(UsageError.exit_code)
+
+
+def _tell(found: Outlook | None, *, json: bool) -> None:
+    if json:
+        acts, others = acts_among(found.paths) if found is not None else ((), ())
+        print_json({"nothing_new": found is None, "outlook": found, "acts": acts, "without_address": others})
+    elif found is None:
+        say("Nothing new: the newest version is public already.")
+    else:
+        _show_outlook(found)
+
+
+def _show_outlook(o: Outlook) -> None:
+    """Acts are counted over all that would be public; of files without an address, those that are new."""
+    acts, others = acts_among(o.paths)
+    fresh = {*o.new, *o.changed}
+    aside = [path for path in others if path in fresh]
+    say(f"{o.title}: version {o.sequence}, the state of {when(o.time)} (UTC), would be public at {', '.join(o.sites)}:")
+    say(f"  {counted(len(o.new), 'new file', 'new files')}, {len(o.changed)} changed, {len(o.removed)} removed")
+    say(f"  {counted(len(acts), 'act', 'acts')} in all{_first([f'/act/{act}' for act in acts])}")
+    say(f"  {counted(len(aside), 'new file', 'new files')} without an address: no act's, but public{_first(aside)}")
+    for line in o.left_out:
+        say(f"  left out: {line}")
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    rest = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f": {shown}{rest}" if names else ""
 
 
 def _show(r: PublishReceipt) -> None:

@@ -20,7 +20,7 @@ _BUILT_WITHIN_S = 180.0
 
 def published(s: Stage) -> None:
     """Everybody may read the gazette: its newest version goes to every site in the clear, each document proven."""
-    told = s.commands.run("publish", "gazette", "--dataset", "acts", *s.home).result
+    told = s.commands.run("publish", "gazette", "--dataset", "acts", "--yes", *s.home).result
     s.tell(f"  {told['name']}: version {told['sequence']}, {told['files']} documents with their proofs,"
            f" {told['shipped_bytes'] / 2**20:.1f} MiB to each of {', '.join(told['sites'])}")  # fmt: skip
     _open_room(s)

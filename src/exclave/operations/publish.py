@@ -9,16 +9,14 @@ write a public register may say what it says.
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Final
 
 from exclave.errors import (
     Fenced,
+    HeadMoved,
     IntegrityError,
-    MissingObject,
     PlacementUnmet,
     SourceUnavailable,
     UnavailableError,
@@ -27,13 +25,11 @@ from exclave.errors import (
 from exclave.formats.charter import CharterRegister
 from exclave.formats.edition import (
     KIND,
-    MAX_FILE_BYTES,
     MAX_FILES,
     BundleLine,
     Edition,
     make_bundle,
     parse_bundle,
-    publishable,
     published_lines,
 )
 from exclave.formats.fact import Fact
@@ -43,6 +39,7 @@ from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
+from exclave.operations.publish_folder import Changes, Outlook, Prover, Source, look
 from exclave.operations.reading_room import Published, fetch_bundle, newest_edition
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.policy import lacking
@@ -52,29 +49,10 @@ from exclave.verify.state import StateView, read_state
 
 BUNDLE_BYTES: Final = 32 << 20
 """Files and proofs of one bundle before it is packed, but for a single file that is larger."""
-
-
-class Prover(Protocol):
-    """Proofs that files are in one version of a register."""
-
-    def prove(self, path: bytes, content: bytes) -> bytes:
-        """The proof that the version holds ``content`` at ``path`` of the published dataset.
-
-        ``MissingObject`` if it does not: the file was changed or made after the version was taken.
-        """
+_LOOK_AGAIN: Final = "Run the command again, and look at what it shows; nothing was published."
 
 
 OpenProver = Callable[[StateView, Mapping[Label, Readable], RegisterHistory, CountedVersion], Prover]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the files are read from: a folder, and the dataset that it is."""
-
-    folder: str
-    dataset: Label
-    skip: frozenset[str] = frozenset()
-    """Relative paths that the dataset leaves out, with everything below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +90,19 @@ def publish(
     sites: Mapping[Label, Site],
     witnesses: Mapping[Label, str],
     now: Instant,
+    agreed: Outlook | None = None,
     progress: Callable[[str, int], None] = lambda what, files: None,
 ) -> PublishReceipt:
     """Publishes the newest version of the register ``name``, which must be public by the charter.
 
-    Raises ``UsageError`` for a sealed one, ``Fenced`` if another writer has the pen, ``SourceUnavailable`` if
-    the folder has changed since that version was taken, ``PlacementUnmet`` if no site takes the bundles.
+    With ``agreed``, what somebody looked at before and nothing else. Raises ``UsageError`` for a sealed register,
+    ``Fenced`` if another writer has the pen, ``SourceUnavailable`` if the folder has changed since that version was
+    taken or looked at, ``HeadMoved`` if there is a newer version by now, ``PlacementUnmet`` if no site takes the
+    bundles.
     """
     register = home.register_id(name)
     view = read_state(sites, home.fingerprint())
-    epoch = view.epoch_chain(register).newest  # (1)
-    if epoch.note.writer != home.writer_card().digest:
-        raise Fenced(f"epoch {epoch.number} of register {name} belongs to another writer", epoch=epoch.number)
+    epoch = _own_epoch(home, view, register, name)  # (1)
     rule = _public_rule(view, register, name)
     at = {label: site for label, site in sites.items() if label in rule.at}
     with patiently(lambda: home.alone(register)):
@@ -135,9 +114,11 @@ def publish(
             outlet.level_up(before)
         if before is not None and before.edition.sequence == version.leaf.sequence:
             return _receipt(before.edition, outlet, 0, 0, (), 0, nothing_new=True)
+        if agreed is not None and agreed.sequence != version.leaf.sequence:
+            raise HeadMoved(f"version {version.leaf.sequence} was taken meanwhile", hint=_LOOK_AGAIN)
         known = published_files(view, at, before)
         prover = open_prover(view, at, history, version)
-        changes = _Changes(source, known, prover, progress)
+        changes = Changes(source, known, prover, None if agreed is None else agreed.paths, progress)
         bundles = [outlet.put(version.leaf, group) for group in _grouped(changes.found())]  # (3) (4)
         old = before.edition.bundles if before is not None else ()
         if not old and not bundles:
@@ -149,8 +130,34 @@ def publish(
         )  # fmt: skip
         outlet.put_object(edition.encode())  # (5)
         entered = _enter(home, view, epoch, edition, outlet, witnesses, now)  # (6)
-        done = _receipt(edition, outlet, changes.files, changes.removed, changes.told(), len(bundles))
+        done = _receipt(edition, outlet, changes.files, changes.removed, changes.left_out.told(), len(bundles))
         return replace(done, lacking=lacking(view.chain.newest.charter.policy, entered.witnesses))
+
+
+def outlook(home: Home, name: str, source: Source, *, sites: Mapping[Label, Site]) -> Outlook | None:
+    """What ``publish`` would make public now; None if it would be nothing new. It writes nothing.
+
+    Raises what ``publish`` does before it puts anything.
+    """
+    register = home.register_id(name)
+    view = read_state(sites, home.fingerprint())
+    _own_epoch(home, view, register, name)
+    rule = _public_rule(view, register, name)
+    at = {label: site for label, site in sites.items() if label in rule.at}
+    history = read_history(view, at, register)
+    leaf = history.latest.leaf
+    before = newest_edition(view, at, history)
+    if before is not None and before.edition.sequence == leaf.sequence:
+        return None
+    known = published_files(view, at, before)
+    return look(source, known, title=rule.public_name or name, sequence=leaf.sequence, time=leaf.time, sites=tuple(at))
+
+
+def _own_epoch(home: Home, view: StateView, register: RegisterId, name: str) -> VerifiedEpoch:
+    epoch = view.epoch_chain(register).newest
+    if epoch.note.writer != home.writer_card().digest:
+        raise Fenced(f"epoch {epoch.number} of register {name} belongs to another writer", epoch=epoch.number)
+    return epoch
 
 
 def _public_rule(view: StateView, register: RegisterId, name: str) -> CharterRegister:
@@ -220,105 +227,6 @@ class _Outlet:
     def _drop(self, label: Label, why: str) -> None:
         self.failed[label] = why
         self.sites.pop(label, None)
-
-
-@dataclass(slots=True)
-class _Changes:
-    """What of a folder is not as it was published."""
-
-    source: Source
-    known: dict[str, Digest]
-    prover: Prover
-    progress: Callable[[str, int], None]
-    files: int = 0
-    removed: int = 0
-    left_out: dict[str, list[str]] = field(default_factory=dict)
-    """Paths by reason."""
-
-    def found(self) -> Iterator[tuple[str, bytes | None, bytes]]:
-        """(path, bytes, proof) of each new or changed file, then (path, None, nothing) of each that is gone."""
-        seen: set[str] = set()
-        leaders: dict[tuple[int, int], str] = {}
-        for number, path in enumerate(walk(self.source, self._leave_out)):
-            seen.add(path)
-            content, inode = _read(self.source.folder, path)
-            leader = path if inode is None else leaders.setdefault(inode, path)
-            if number % 256 == 0:
-                self.progress(path, number)
-            if self.known.get(path) == sha256(content):
-                continue
-            try:
-                proof = self.prover.prove(os.fsencode(leader), content)
-            except MissingObject as error:
-                raise SourceUnavailable(
-                    f"{path} is not what the newest version holds: {error.message}",
-                    hint="Run `exclave backup` and then this command again; nothing was published.",
-                ) from error
-            self.files += 1
-            yield path, content, proof
-        for path in sorted(set(self.known) - seen):
-            self.removed += 1
-            yield path, None, b""
-
-    def _leave_out(self, path: str, why: str) -> None:
-        self.left_out.setdefault(why, []).append(path)
-
-    def told(self) -> tuple[str, ...]:
-        """Reasons, how often each, and the first paths."""
-        return tuple(
-            f"{len(paths)} × {why}: {', '.join(paths[:3])}{', …' if len(paths) > 3 else ''}"
-            for why, paths in sorted(self.left_out.items())
-        )
-
-
-def walk(source: Source, leave_out: Callable[[str, str], None], below: str = "") -> Iterator[str]:
-    """Paths of the plain files in the folder, ordered; no link is followed. ``SourceUnavailable`` if unreadable."""
-    folder = os.path.join(source.folder, below)
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-    except OSError as error:
-        raise SourceUnavailable(f"cannot read {folder}: {error.strerror}") from error
-    for entry in entries:
-        path = f"{below}/{entry.name}" if below else entry.name
-        if path in source.skip:
-            continue
-        if not _speakable(path) or not publishable(path):
-            leave_out(path.encode("utf-8", "replace").decode(), "a name that cannot be published")
-        elif entry.is_symlink():
-            leave_out(path, "a symbolic link")
-        elif entry.is_dir(follow_symlinks=False):
-            yield from walk(source, leave_out, path)
-        elif not entry.is_file(follow_symlinks=False):
-            leave_out(path, "no plain file")
-        elif entry.stat(follow_symlinks=False).st_size > MAX_FILE_BYTES:
-            leave_out(path, f"a file of more than {MAX_FILE_BYTES >> 20} MiB")
-        else:
-            yield path
-
-
-def _speakable(path: str) -> bool:
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _read(folder: str, path: str) -> tuple[bytes, tuple[int, int] | None]:
-    """A file's bytes, and its device and inode if it has several names: a version has its content under the first."""
-    try:
-        fd = os.open(os.path.join(folder, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            found = os.fstat(fd)
-            if not stat.S_ISREG(found.st_mode):
-                raise SourceUnavailable(f"{path} is no plain file any more")
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise SourceUnavailable(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise SourceUnavailable(f"{path} grew while it was read", hint="Run `exclave backup` and this command again.")
-    return data, (found.st_dev, found.st_ino) if found.st_nlink > 1 else None
 
 
 def _grouped(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from typing import Final
@@ -21,6 +22,7 @@ import msgspec
 
 from exclave.errors import MalformedError
 
+RECORD: Final = "act.json"
 MAX_RECORD_BYTES: Final = 1 << 20
 MAX_VERSIONS: Final = 9_999
 _PATH = re.compile(r"acts/((?:[0-9A-Za-z][0-9A-Za-z_-]{0,39}/){0,3}[0-9A-Za-z][0-9A-Za-z_-]{0,39})/([^/]+)\Z")
@@ -80,6 +82,18 @@ def place_of(path: str) -> Place | None:
     if match is None or any(_RESERVED.match(part) for part in match[1].split("/")):
         return None
     return Place(match[1], match[2])
+
+
+def acts_among(paths: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(acts that can have a page, paths that will have no address) of everything that is published.
+
+    An act needs its record and a text. Whether the record can be read is not looked at.
+    """
+    places = {path: place_of(path) for path in paths}
+    recorded = {place.act for place in places.values() if place is not None and place.name == RECORD}
+    acts = {place.act for place in places.values() if place is not None and place.version and place.act in recorded}
+    others = (path for path, place in places.items() if place is None or place.act not in recorded)
+    return tuple(sorted(acts)), tuple(sorted(others))
 
 
 def parse_act(data: bytes) -> Act:

@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 from exclave.errors import CorruptObject, Forked, MalformedError, RolledBack
 from exclave.formats.edition import Bundle, BundleFile, Edition, parse_bundle
 from exclave.ids import Digest, Instant, sha256
-from exclave.serve.reading_acts import Block, Place, blocks, parse_act, place_of
+from exclave.serve.reading_acts import RECORD, Block, Place, blocks, parse_act, place_of
 from exclave.serve.reading_files import also_at, clone, remove_numbered, remove_tree, switch, write
 from exclave.serve.reading_pages import MAX_SHOWN_CHARS, PER_PAGE, Pages, asset, text_address
 from exclave.serve.reading_search import Indexed, index_sequence, write_index
@@ -34,7 +34,6 @@ NEWEST: Final = 12
 FEED: Final = 100
 MAP: Final = 20_000
 """Addresses in one part of the site map."""
-_RECORD = "act.json"
 Row = TypeVar("Row")
 
 
@@ -118,11 +117,11 @@ class Builder:
         if bundle.sequence > edition.sequence:
             raise CorruptObject("an edition lists a bundle of a later version")
         self.store.put_version(bundle.sequence, bundle.time)
-        if records and not any(file.path.endswith(f"/{_RECORD}") for file in bundle.files):
+        if records and not any(file.path.endswith(f"/{RECORD}") for file in bundle.files):
             return
         for file, content, proof in bundle.contents():
             place = place_of(file.path)
-            if place is None or (place.name == _RECORD) != records:
+            if place is None or (place.name == RECORD) != records:
                 continue
             if not file.digest:
                 self.store.remove(place.act, place.name, bundle.sequence)
@@ -148,7 +147,7 @@ class Builder:
         try:
             self.store.put_act(place.act, parse_act(content), sequence)
         except MalformedError as error:
-            self.store.put_fault(f"acts/{place.act}/{_RECORD}", error.message)
+            self.store.put_fault(f"acts/{place.act}/{RECORD}", error.message)
 
     def _take_file(self, place: Place, file: BundleFile, content: bytes, proof: bytes, bundle: Bundle) -> None:
         sequence, time_s = bundle.sequence, _seconds(bundle.time)
