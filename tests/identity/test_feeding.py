@@ -29,7 +29,7 @@ from exclave.identity.status_log import Good, Held, Reason, Revoked, Serial, Sta
 from exclave.identity.store_sqlite import open_sqlite
 from exclave.identity.sync import Pen
 from exclave.ids import Digest, Instant, Label, now
-from exclave.operations.identity_feed import Feed, SourceReport, feed_once
+from exclave.operations.identity_feed import Feed, SourceReport
 from support.openssl_ca import OpensslCa
 
 ISSUER = Digest(bytes(range(32)))
@@ -461,10 +461,10 @@ def test_only_the_authority_feeds(tmp_path: Path) -> None:
     home.state = IdentityState.RETURNING
     before = home.count()
     with pytest.raises(NotAuthorised):
-        feed_once([source], home.store, home.pen, home.clock)
+        home.feed(source).once()
     assert home.count() == before
     home.state = IdentityState.HOME
-    assert feed_once([source], home.store, home.pen, home.clock).sources[0].changed == 1
+    assert home.feed(source).once().sources[0].changed == 1
 
 
 # Tables

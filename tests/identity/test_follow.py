@@ -16,7 +16,7 @@ from exclave.identity.contract import IdentityState
 from exclave.identity.journal import Journal
 from exclave.identity.status_log import Good, Revoked, Serial
 from exclave.ids import Instant, Label, now
-from exclave.operations.identity_follow import Follower, begin, step_report
+from exclave.operations.identity_follow import Follower, begin
 from exclave.operations.identity_place import IdentityPlace
 from exclave.sites.contract import Site
 from support.hostile import MissingSite, StaleSite
@@ -73,8 +73,8 @@ def test_a_push_and_a_look(state: MovingPlaces) -> None:
             assert isinstance(lux.store.status(issuer(), Serial(serial)), Revoked)
             assert lux.authority().as_of == sends.state.pushed.time
         assert (sends.state.problem, follows.state.problem) == ("", "")
-        assert step_report(sends)["sites"] == ["home", "lux", "nord"]
-        assert step_report(follows) == {"entries": 5, "problem": "", "sites": [], "failed": {}}
+        assert sorted(sends.state.pushed.sites) == ["home", "lux", "nord"]
+        assert (follows.state.followed.number, follows.state.pushed) == (5, None)
         before = lux.authority().as_of
         sends.step()
         follows.step()
@@ -118,12 +118,14 @@ def test_one_site_that_is_away_is_counted_and_stops_nothing(state: MovingPlaces)
         shutil.move(state.small.site("nord"), state.root / "away")
         home.writer.enter([stop(2)])
         follower.step()
-        report = step_report(follower)
-        assert report["sites"] == ["home", "lux"]
-        assert set(report["failed"]) == {"nord"}
+        pushed = follower.state.pushed
+        assert pushed is not None
+        assert (sorted(pushed.sites), set(pushed.failed)) == (["home", "lux"], {"nord"})
         shutil.move(state.root / "away", state.small.site("nord"))
         follower.step()
-        assert step_report(follower)["sites"] == ["home", "lux", "nord"]
+        again = follower.state.pushed
+        assert again is not None
+        assert sorted(again.sites) == ["home", "lux", "nord"]
 
 
 def test_a_place_that_took_over_sends(state: MovingPlaces) -> None:

@@ -23,9 +23,10 @@ import pytest
 
 from exclave.errors import Busy, ConfigError, HeadMoved, KeyFileExposed, NotAuthorised, UnavailableError, UsageError
 from exclave.formats.dnsplan import HOME, DnsPlan, parse_dns_plan
+from exclave.formats.namesmoved import parse_names_moved
 from exclave.ids import Instant, Label
 from exclave.operations import identity_names
-from exclave.operations.identity_names import NamesReport, check_names, move_names, moved_to, prepare_names, undo_names
+from exclave.operations.identity_names import NamesReport, check_names, move_names, prepare_names, undo_names
 from exclave.runners.dns import read_sets
 from support.knot import STRANGER, UPDATER, ZONE, Knot, free_port, key_file, primary, secondary_of
 
@@ -105,6 +106,11 @@ class Mover:
     def undo(self) -> NamesReport:
         return undo_names(self.plan, self.folder, self.folder / "state", self.say)
 
+    def led_to(self, state: str = "state") -> Label | None:
+        """Where a move that was not undone led, by what is written down in that folder."""
+        path = self.folder / state / f"names-{self.plan.zone}.json"
+        return Label(parse_names_moved(path.read_bytes()).place) if path.exists() else None
+
 
 @pytest.fixture
 def mover(knot: Knot, tmp_path: Path) -> Mover:
@@ -150,12 +156,12 @@ def test_names_move_and_come_back_exactly(knot: Knot, mover: Mover) -> None:
     assert _all(knot) == LUX_STATE
     assert report.everywhere
     assert (len(report.changes), report.server, report.settles_in_s) == (4, knot.address, 0)
-    assert moved_to(mover.plan, mover.folder / "state") == LUX
+    assert mover.led_to() == LUX
     assert mover.move().changes == ()
     assert mover.said[-1] == "The names lead to lux already."
     assert len(mover.undo().changes) == 4
     assert _all(knot) == HOME_STATE
-    assert moved_to(mover.plan, mover.folder / "state") is None
+    assert mover.led_to() is None
     with pytest.raises(UsageError, match="no move"):
         mover.undo()
     log = (knot.folder / "log").read_text()
@@ -167,7 +173,7 @@ def test_on_to_another_embassy_and_home(knot: Knot, mover: Mover) -> None:
     mover.move(LUX)
     mover.move(OSLO)
     assert _dig(knot, "state", "TXT") == ['30 "in \\"Oslo\\""']
-    assert moved_to(mover.plan, mover.folder / "state") == OSLO
+    assert mover.led_to() == OSLO
     mover.undo()
     assert _all(knot) == HOME_STATE
 
@@ -179,9 +185,9 @@ def test_home_is_a_place_too(knot: Knot, mover: Mover) -> None:
     report = move_names(home.plan, HOME, home.folder, home.folder / "elsewhere", now=NOW, say=home.say)
     assert report.everywhere
     assert _dig(knot, "tara", "A") == ["30 192.0.2.1"]
-    assert moved_to(home.plan, home.folder / "elsewhere") is None
+    assert home.led_to("elsewhere") is None
     mover.move(OSLO)
-    assert moved_to(mover.plan, mover.folder / "state") == OSLO
+    assert mover.led_to() == OSLO
     mover.undo()
     assert _dig(knot, "tara", "A") == ["30 192.0.2.1"]
 
@@ -342,7 +348,7 @@ def test_a_process_that_dies_around_the_update(knot: Knot, mover: Mover, monkeyp
     monkeypatch.undo()
     assert _all(knot) == HOME_STATE
     assert mover.undo().changes == ()
-    assert moved_to(mover.plan, mover.folder / "state") is None
+    assert mover.led_to() is None
 
 
 def test_a_dead_server_is_passed_over(knot: Knot, tmp_path: Path) -> None:

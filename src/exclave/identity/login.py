@@ -32,10 +32,6 @@ class Offer:
     tls_card: bool
     passkey: bool
 
-    @property
-    def anything(self) -> bool:
-        return self.web_eid or self.passkey
-
 
 @dataclass(frozen=True, slots=True)
 class LoginDesk:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -241,12 +241,3 @@ def _read_live(source: Source, began: Instant) -> Reading:
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise SourceUnavailable(f"{source.path} changed while it was read", hint="It is read again with the next run.")
     return reading
-
-
-def feed_once(sources: Iterable[Source], store: StatusStore, writer: JournalWriter, clock: Clock) -> FeedReport:
-    """One reading of each source, without a memory of earlier ones. To follow them, keep a ``Feed``."""
-    feed = Feed(tuple(sources), store, writer, clock)
-    try:
-        return feed.once()
-    finally:
-        feed.client.close()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from exclave.crypto.hpke import SealingKey
 from exclave.errors import ExclaveError, Forked, UnavailableError
@@ -19,7 +18,7 @@ from exclave.identity.feed_batch import recipient_of
 from exclave.identity.feed_read import read_tail
 from exclave.identity.feed_write import FeedWriter, Pushed, recipients, recipients_of
 from exclave.identity.sync import catch_up, rebuild
-from exclave.ids import Digest, Epoch, Instant, Label
+from exclave.ids import Digest, Epoch, Instant
 from exclave.operations.home import make_folder, write_private
 from exclave.operations.identity_authority import read_taken_up
 from exclave.operations.identity_feed import Feed
@@ -219,14 +218,3 @@ def begin(place: IdentityPlace) -> None:
     Follower(place).keep_up()
     place.watch.note_as_of(last_time(place.journal))
     place.watch.refresh()
-
-
-def step_report(follower: Follower) -> dict[str, Any]:
-    """For people and metrics."""
-    pushed = follower.state.pushed
-    return {
-        "entries": follower.state.followed.number,
-        "problem": follower.state.problem,
-        "sites": sorted(pushed.sites) if pushed else [],
-        "failed": {str(Label(label)): why for label, why in pushed.failed.items()} if pushed else {},
-    }

@@ -139,12 +139,6 @@ def check_names(plan: DnsPlan, place: Label) -> NamesReport:
     return NamesReport(place, "", (), _rows(asked, wanted, plan))
 
 
-def moved_to(plan: DnsPlan, state_folder: Path) -> Label | None:
-    """Where a move that was not undone led, by what is written down."""
-    held = _load(_path(plan, state_folder))
-    return None if held is None else Label(held.place)
-
-
 def _apply(plan: DnsPlan, key: TsigKey, server: str, changes: Sequence[Change], say: Say) -> None:
     """In one update; then it is read back, since a server may take an update and still not do all of it."""
     if not changes:

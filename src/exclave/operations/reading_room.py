@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
-from exclave.formats.charter import ParsedCharter
 from exclave.formats.edition import KIND, MAX_EDITION_BYTES, Edition, parse_edition, parse_published
 from exclave.formats.epochnote import ParsedEpoch
 from exclave.formats.paths import public_key
@@ -136,10 +135,6 @@ def fetch_bundle(
             return data
         last = CorruptObject(f"{key} has other bytes than its name says")
     raise MissingObject(f"no site has a good copy of {key}", key=key) from last
-
-
-def _public_names(charter: ParsedCharter) -> str:
-    return ", ".join(f"{r.public_name} ({r.id})" for r in charter.registers if r.public_name) or "none"
 
 
 def _exile(view: StateView, register: RegisterId) -> Label | None:

@@ -59,27 +59,6 @@ def postgres_accepts(host: str, port: int) -> bool:
     return pq.PGconn.ping(conninfo.encode()) == pq.Ping.OK
 
 
-def probe_postgres(conninfo: str, timeout_s: float, *, query: str = "SELECT 1") -> tuple[object, ...] | None:
-    """First row of ``query``, or None if it gives none. ``ServiceFailed`` if that does not work within ``timeout_s``.
-
-    Only the connection is tried again; a query that fails, fails at once.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            connection = psycopg.connect(conninfo, connect_timeout=max(2, int(deadline - time.monotonic())))
-        except psycopg.OperationalError as error:
-            if time.monotonic() >= deadline:
-                raise ServiceFailed(f"PostgreSQL did not answer within {timeout_s:g} s: {error}") from error
-            time.sleep(POLL_S)
-            continue
-        with connection:
-            try:
-                return connection.execute(query.encode()).fetchone()
-            except psycopg.Error as error:
-                raise ServiceFailed(f"PostgreSQL answered, but the query failed: {error}") from error
-
-
 def _check_loopback(url: str) -> None:
     host = urlsplit(url).hostname or ""
     try:

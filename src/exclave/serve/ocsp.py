@@ -6,11 +6,9 @@ port.
 
 from __future__ import annotations
 
-import asyncio
 import binascii
 import re
 import resource
-import signal
 import time
 from base64 import b64decode
 from bisect import bisect_left
@@ -25,7 +23,6 @@ from threading import Lock
 from typing import Final, Protocol
 from urllib.parse import unquote_to_bytes
 
-import uvloop
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -292,24 +289,6 @@ async def start_ocsp(site: OcspSite, listen: Listen) -> RunningEdge:
     executor = ThreadPoolExecutor(listen.threads, "ocsp") if listen.threads else None
     edge = Edge(site.respond, listen.limits, site.metrics, executor)
     return await start_edge(edge, listen.host, listen.port, reuse_port=listen.reuse_port)
-
-
-def run_ocsp(site: OcspSite, listen: Listen, *, ready: Callable[[int], None] = lambda port: None) -> None:
-    """Serves until SIGTERM or SIGINT, then lets running answers end. ``ready`` is called with the port."""
-    raise_file_limit(listen.limits.connections)
-
-    async def serve() -> None:
-        stopped = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopped.set)
-        running = await start_ocsp(site, listen)
-        ready(running.port)
-        await stopped.wait()
-        await running.stop()
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
 
 
 def raise_file_limit(connections: int) -> None:

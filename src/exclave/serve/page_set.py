@@ -131,13 +131,6 @@ class Pages:
         texts = catalogue(page.language)
         return self._message(page, texts["logged_out_heading"], texts["logged_out_text"], alert=False)
 
-    def confirm_logout(
-        self, page: PageText, action: str, fields: Iterable[tuple[str, str]], service: RelyingService | None = None
-    ) -> str:
-        """Asks whether to log out; posts ``fields`` and ``confirm`` (``yes`` or ``no``) to ``action``."""
-        name = service_name(service, page.language) if service is not None else ""
-        return self._render("logout.html", page, action=action, fields=tuple(fields), service=name)
-
     def passkeys(
         self, page: PageText, name: str, passkeys: tuple[StoredPasskey, ...], interaction: str, *,
         may_add: bool, done: str,

@@ -274,12 +274,6 @@ class ChunkIndex:
             db.execute("DELETE FROM seen WHERE site=?", (site,))
             return done.rowcount
 
-    def intents(self) -> list[tuple[Digest, int]]:
-        """Packs (name, bytes) that no site is known to hold."""
-        with self._using() as db:
-            rows = db.execute(f"SELECT name, size FROM pack WHERE {_NOWHERE}").fetchall()  # noqa: S608
-        return [(Digest(name), size) for name, size in rows]
-
     def forget(self, name: Digest) -> None:
         """Drops a pack and its chunks: it never arrived."""
         with self._using(writing=True) as db:
