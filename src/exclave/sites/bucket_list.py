@@ -1,16 +1,19 @@
 """What a bucket's engine lists, page by page and folder by folder, with an end in time.
 
-obstore goes on by itself from an empty page to the next, and an engine may send empty pages for ever; so each page is
-waited for no longer than ``within_s``. A thread that has an event loop running cannot call this.
+obstore goes on by itself from an empty page to the next, and an engine may send empty pages for ever; so it is asked in
+a thread of its own, which is waited for no longer than ``within_s``. One that never ends is left behind, and ends with
+the process. (Its asynchronous calls would end in time, but leave threads that sometimes abort a process that ends.)
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, TypeVar
 
 import obstore
+from obstore.exceptions import BaseError
 
 from exclave.errors import SiteUnavailable
 from exclave.sites.patience import LARGE_TIMEOUT_S
@@ -24,42 +27,37 @@ PAGE_S = 60
 FOLDER_S = LARGE_TIMEOUT_S
 """For all names of one folder: obstore gives them at once."""
 _PAGE = 1000
+_T = TypeVar("_T")
 
 
-def list_pages(store: ObjectStore, prefix: str, *, within_s: float = PAGE_S) -> Iterator[list[ObjectMeta]]:
+def list_pages(store: ObjectStore, prefix: str, *, within_s: float = PAGE_S) -> Iterator[Sequence[ObjectMeta]]:
     """Everything below ``prefix``, up to 1000 names at a time, in the engine's order. Fails as obstore does, or with
     ``SiteUnavailable``."""
-    stream = obstore.list(store, prefix or None, chunk_size=_PAGE)
-
-    async def following() -> list[ObjectMeta] | None:
-        try:
-            return list(await anext(stream))
-        except StopAsyncIteration:
-            return None
-
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        while True:
-            try:
-                page = runner.run(asyncio.wait_for(following(), within_s))
-            except TimeoutError as error:
-                raise _endless(prefix, within_s) from error
-            if page is None:
-                return
-            yield page
+    stream = iter(obstore.list(store, prefix or None, chunk_size=_PAGE))
+    while (page := _within(within_s, prefix, lambda: next(stream, None))) is not None:
+        yield page
 
 
 def list_folder(store: ObjectStore, prefix: str, *, within_s: float = FOLDER_S) -> ListResult[Sequence[ObjectMeta]]:
     """Objects and folders directly below ``prefix``. Fails as ``list_pages`` does."""
+    return _within(within_s, prefix, lambda: obstore.list_with_delimiter(store, prefix or None))
 
-    async def found() -> ListResult[Sequence[ObjectMeta]]:
-        return await obstore.list_with_delimiter_async(store, prefix or None)
 
-    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+def _within(within_s: float, prefix: str, ask: Callable[[], _T]) -> _T:
+    answers: SimpleQueue[tuple[_T] | BaseError | FileNotFoundError] = SimpleQueue()
+
+    def run() -> None:
         try:
-            return runner.run(asyncio.wait_for(found(), within_s))
-        except TimeoutError as error:
-            raise _endless(prefix, within_s) from error
+            answers.put((ask(),))
+        except (BaseError, FileNotFoundError) as error:
+            answers.put(error)
 
-
-def _endless(prefix: str, within_s: float) -> SiteUnavailable:
-    return SiteUnavailable(f"no name below {prefix or '/'} came within {within_s:g} s of listing", silent=True)
+    Thread(target=run, name="list", daemon=True).start()
+    try:
+        answer = answers.get(timeout=within_s)
+    except Empty as error:
+        said = f"no name below {prefix or '/'} came within {within_s:g} s of listing"
+        raise SiteUnavailable(said, silent=True) from error
+    if isinstance(answer, tuple):
+        return answer[0]
+    raise answer
