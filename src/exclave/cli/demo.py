@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
+import textwrap
 from pathlib import Path
-from textwrap import shorten
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 
-from exclave.cli.output import Json, duration, err, out, print_json, say, table
+from exclave.cli.output import Json, counted, duration, err, out, print_json, say, table
 from exclave.demo.stage import Report
 from exclave.demo.story import play, require_demo, require_kept, stop_everything
 from exclave.operations.home import write_private
+
+_WIDTH: Final = 80
+_WORD: Final = r"(?:'[^']*'|[^' ])+"
+_ARGUMENT: Final = re.compile(rf"--{_WORD}(?: (?!--|&){_WORD})?|{_WORD}")
+"""An option with its value, or a word alone."""
 
 
 def register(app: typer.Typer) -> None:
@@ -35,9 +41,14 @@ def demo(
     screen = err if json else out
 
     def tell(text: str) -> None:
-        screen.print(text, markup=False, style="cyan" if text.startswith("$ ") else None, soft_wrap=True)
+        style = "cyan" if text.startswith("$ ") else None
+        screen.print("\n".join(_folded(line) for line in text.split("\n")), markup=False, style=style)
 
-    done = play(root, scale=scale, keep=keep, tell=tell, chapter=lambda text: screen.rule(text, align="left"))
+    def chapter(text: str) -> None:
+        screen.print()
+        screen.rule(text, align="left")
+
+    done = play(root, scale=scale, keep=keep, tell=tell, chapter=chapter)
     if report is not None:
         write_private(report.absolute(), _json_of(done).encode())
     if json:
@@ -45,6 +56,21 @@ def demo(
     else:
         _show(done, keep)
     require_kept(done)
+
+
+def _folded(line: str) -> str:
+    """A line of the story within 80 columns. A command is broken so that a shell reads it as one, an address never."""
+    if not line.startswith("$ "):
+        indent = line[: len(line) - len(line.lstrip())]
+        margin = indent and indent + "  "
+        return textwrap.fill(line, _WIDTH, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False)
+    lines = [""]
+    for argument in _ARGUMENT.findall(line):
+        if lines[-1] and len(lines[-1]) + 1 + len(argument) > _WIDTH - 2:
+            lines[-1] += " \\"
+            lines.append("   ")
+        lines[-1] += f" {argument}" if lines[-1] else argument
+    return "\n".join(lines)
 
 
 def _json_of(done: Report) -> str:
@@ -72,19 +98,51 @@ def _last_demo() -> Path:
 
 
 def _show(done: Report, keep: bool) -> None:
-    out.rule("What was promised, what was measured", align="left")
-    table(("promise", "kept", "measured"),
-          ((p["promise"], "yes" if p["kept"] else "NO", p["measured"]) for p in done.promises))  # fmt: skip
     say("")
-    table(("hostile act", "detected", "how"),
-          ((a["act"], "yes" if a["detected"] else "NO", shorten(a["how"], 140, placeholder=" …"))
-           for a in done.hostile_acts))  # fmt: skip
+    out.rule("What was promised, and what was measured", align="left")
+    for promise in done.promises:
+        _verdict("kept  " if promise["kept"] else "BROKEN", promise["promise"], promise["measured"])
     say("")
-    table(("register", "RTO", "RPO", "digest at home", "digest in the embassy"),
-          ((r["name"], duration(r["rto_s"]), duration(r["rpo_s"]), r["digest_home"][:16] + "…",
-            r["digest_embassy"][:16] + "…") for r in done.registers))  # fmt: skip
-    say(f"\nEverything lies in {done.folder}; it took {duration(done.seconds)}.")
+    out.rule("What enemies did, and what came of it", align="left")
+    for act in done.hostile_acts:
+        _verdict("found " if act["detected"] else "MISSED", act["act"], act["how"])
+    say("")
+    out.rule("In short", align="left")
+    table(("register", "back after (RTO)", "at most", "work lost (RPO)", "at most", "as at home"),
+          ((r["name"], duration(r["rto_s"]), duration(r["rto_limit_s"]), duration(r["rpo_s"]),
+            duration(r["rpo_limit_s"]), "yes" if _same(r) else "NO") for r in done.registers))  # fmt: skip
+    say("")
+    for line in _in_short(done):
+        say(_folded(line))
+    say(_folded(f"Everything lies in {done.folder}; it took {duration(done.seconds)}."))
     if keep and done.ok:
         for service in done.services:
             say(f"  {service['name']}: {service['address']}")
         say(f"The embassy is running. End it with: exclave demo --stop --dir {done.folder}")
+
+
+def _verdict(word: str, what: str, how: str) -> None:
+    mark = f"  {word}  "
+    say(textwrap.fill(f"{what}: {how}", _WIDTH, initial_indent=mark, subsequent_indent=" " * len(mark),
+                      break_long_words=False, break_on_hyphens=False))  # fmt: skip
+
+
+def _same(register: dict[str, Any]) -> bool:
+    return bool(register["digest_home"] == register["digest_embassy"] and register["rows_same"])
+
+
+def _in_short(done: Report) -> list[str]:
+    """What somebody takes along who read nothing else."""
+    kept = sum(bool(promise["kept"]) for promise in done.promises)
+    found = sum(bool(act["detected"]) for act in done.hostile_acts)
+    back = sum(bool(register["answered"]) and _same(register) for register in done.registers)
+    identity, reading = done.identity, done.reading
+    return [
+        f"{back} of {len(done.registers)} registers run abroad, equal to home's last copy, and answer the right thing.",
+        f"Citizens log in again {duration(identity['first_login_s'] or 0)} after the custodians' last signature; "
+        f"{identity['gap']['gap_s']} s of revocations may be missing, and a signed note says so.",
+        f"The proof of {reading['document']} {'was' if reading['proof_checked'] else 'WAS NOT'} checked with the"
+        " state's fingerprint alone: no key, no network, no trust in any host.",
+        f"{counted(len(done.promises), 'promise', 'promises')}, {kept} kept; "
+        f"{counted(len(done.hostile_acts), 'hostile act', 'hostile acts')}, {found} found out or refused.",
+    ]  # fmt: skip

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import Future
 
 from exclave.demo import attacks, hosts
+from exclave.demo.commands import Told
 from exclave.demo.stage import Stage
 
 
@@ -34,9 +36,14 @@ def _shorten(s: Stage, site: str) -> None:
         s.short[f"'{url}'"] = f"${name}"
 
 
-def bucket_probed(s: Stage) -> None:
-    """Everything that a thief could do there, tried on objects of the probe's own."""
-    told = s.commands.run("site", "probe", s.hosts.url("west", "home"), "--no-enter").result
+def bucket_tried(s: Stage) -> Future[Told]:
+    """Everything that a thief could do there, tried on objects of the probe's own: racers make the engine wait long."""
+    return s.commands.beside("site", "probe", s.hosts.url("west", "home"), "--no-enter")
+
+
+def bucket_probed(s: Stage, probing: Future[Told]) -> None:
+    """What the probe found; no register was put there before."""
+    told = probing.result().result
     roles = {role["name"]: role["given"] for role in told["roles"]}
     kept = sum(promise["kept"] for promise in told["promises"])
     s.tell(f"  west: {kept} of {len(told['promises'])} promises kept; "
@@ -93,7 +100,7 @@ def north_rebuilt(s: Stage) -> None:
     north = s.places.sites / "north"
     north.rename(s.places.root / "north-before")  # at once: the embassy's services write there each second
     north.mkdir()
-    shutil.rmtree(s.places.root / "north-before")
+    s.clearing.append(s.beside(shutil.rmtree, s.places.root / "north-before"))
     s.tell("North's operator gives up and wipes the disk. The other sites fill it again; home is not needed for that.")
     told = s.commands.run("site", "rebuild", "north", *s.sites("north", "south", "west"), *s.pinned).result
     s.tell(f"  north: {told['objects']} objects, {told['bytes'] / 2**20:.1f} MiB brought, all read, verified alone")

@@ -167,10 +167,14 @@ def write_settings(world: World, card: str) -> None:
 
 
 def serve(world: World, folder: Path, run: Path, name: str, port: int) -> None:
-    """``exclave serve identity`` as a process of its own, until it answers."""
+    """``exclave serve identity`` as a process of its own."""
     argv = (sys.executable, "-m", "exclave.cli.main", "serve", "identity", "--dir", str(folder))
     start(ServiceSpec(Label(name), argv, world.root, {}, port, "/health/live"), run)
-    wait_http(f"http://127.0.0.1:{port}/health/live", 30.0)
+
+
+def wait_served(port: int) -> None:
+    """Until the place behind ``port`` answers."""
+    wait_http(f"http://127.0.0.1:{port}/health/live", 60.0)
 
 
 def wait_entries(port: int, least: int) -> None:
@@ -187,15 +191,18 @@ def make_kit(world: World, commands: Commands) -> None:
     """Each place gets its keys and the centre's certificates; the embassy's are carried home and entered there."""
     kits = world.folder / "kits"
     kits.mkdir()
-    for name, folder, rungs, days in (("home", world.home, 2, 45), ("south", world.exile, 12, 45)):
-        out = kits / f"{name}-requests"
-        asked = commands.run(
-            "identity", "csr", "--dir", str(folder), "--out", str(out), "--country", "EE", "--organization",
-            "Metsamaa State IT", "--rungs", str(rungs), "--days", str(days),
-        ).result  # fmt: skip
-        files = certify(world, out, asked["requests"], days)
+    places = (("home", world.home, 2, 45), ("south", world.exile, 12, 45))
+    asked = commands.together(*(
+        ("identity", "csr", "--dir", str(folder), "--out", str(kits / f"{name}-requests"), "--country", "EE",
+         "--organization", "Metsamaa State IT", "--rungs", str(rungs), "--days", str(days))
+        for name, folder, rungs, days in places
+    ))  # fmt: skip
+    accept = []
+    for (name, folder, _, days), told in zip(places, asked, strict=True):
+        files = certify(world, kits / f"{name}-requests", told.result["requests"], days)
         carried = [] if name == "home" else ["--out", str(kits / "south")]
-        commands.run("identity", "accept", "--dir", str(folder), *carried, *files)
+        accept.append(("identity", "accept", "--dir", str(folder), *carried, *files))
+    commands.together(*accept)
     commands.run("identity", "enter-kit", "--dir", str(world.home), "south", str(kits / "south"))
     commands.run("identity", "enter", "--dir", str(world.home))
 

@@ -32,6 +32,8 @@ def found_identities(s: Stage) -> None:
     s.commands.run("identity", "enter", "--dir", str(w.home))
     identity.serve(w, w.home, s.places.run / "home", "identity", w.home_login)
     identity.serve(w, w.exile, s.places.run / "embassy", "identity", w.exile_login)
+    identity.wait_served(w.home_login)
+    identity.wait_served(w.exile_login)
     identity.wait_entries(w.home_login, 4)
     identity.wait_entries(w.exile_login, 4)
     identity.make_kit(w, s.commands)
@@ -79,11 +81,11 @@ def _revoke_abroad(s: Stage) -> None:
         "warrant", "request", str(warrant), "--act", "revoke", "--object", str(order), "--register", s.ids["identity"],
         "--place", "south", "--key", str(w.exile / "machine.key"), "--reason", "A card was stolen", *where,
     )  # fmt: skip
-    answers: list[str] = []
-    for name in ("kaja", "luc", "aino"):
-        done = s.commands.run("warrant", "sign", str(warrant), "--yes", "--object", str(order), "--key",
-                              str(s.places.custodian_key(name)), *where)  # fmt: skip
-        answers += ["--answer", str(done.result["path"])]
+    signed = s.commands.together(*(
+        ("warrant", "sign", str(warrant), "--yes", "--object", str(order), "--key", str(s.places.custodian_key(name)),
+         *where) for name in ("kaja", "luc", "aino")
+    ))  # fmt: skip
+    answers = [part for done in signed for part in ("--answer", str(done.result["path"]))]
     before = identity.stolen_status(w)
     s.commands.run(
         "identity", "revoke", "--dir", str(w.exile), "--warrant", str(warrant), "--order", str(order), *answers
@@ -105,6 +107,7 @@ def revived_identities(s: Stage) -> None:
     text = text.replace(str(s.places.home / "hosts"), str(s.places.root / "revived" / "home" / "hosts"))
     place.write_text(text.replace(str(w.home_login), str(login)).replace(str(w.home_status), str(status)))
     identity.serve(w, old, s.places.run / "world", "revived-identity", login)
+    identity.wait_served(login)
     told = httpx.get(f"http://127.0.0.1:{login}/health/ready", trust_env=False, timeout=10)
     tokens = httpx.post(f"http://127.0.0.1:{login}/oidc/token", trust_env=False, timeout=10)
     asked = httpx.get(f"http://127.0.0.1:{status}/crl/esteid.crl", trust_env=False, timeout=10)

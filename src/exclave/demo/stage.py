@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from exclave.demo.commands import Commands, quoted
+from exclave.demo.commands import Commands, Told, typed
 from exclave.demo.hosts import Hosts
 from exclave.demo.identity import World
 from exclave.demo.state import Places, Ports
+from exclave.errors import ExclaveError
 from exclave.ids import Instant
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -59,6 +64,8 @@ class Stage:
     receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
     spoilt: list[Path] = field(default_factory=list)
     """Objects that a host has altered."""
+    clearing: list[Future[None]] = field(default_factory=list)
+    """What is lost, being cleared away."""
     lost: Instant = Instant(0)
     short: dict[str, str] = field(default_factory=dict)
     """Long texts of commands, and the shell variables that stand for them."""
@@ -83,7 +90,11 @@ class Stage:
 
     def brief_command(self, arguments: Sequence[str]) -> str:
         """``exclave ARGUMENTS`` as a person would type it."""
-        return self.brief("$ exclave " + " ".join(quoted(a) for a in arguments))
+        return self.brief(typed(arguments))
+
+    def beside(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Work of the world that the story does not wait for; it must be over before the story is."""
+        return self.commands.apart.submit(work, *args, **kwargs)
 
     def sites(self, *names: str, user: str = "embassy") -> list[str]:
         """Options that name sites by address, with the credentials of ``user``."""
@@ -91,6 +102,10 @@ class Stage:
         for name in names:
             found += ["--site", f"{name}={self.hosts.url(name, user)}"]
         return found
+
+    def refused(self, act: str, told: Told, error: type[ExclaveError]) -> None:
+        """A hostile act that a command refuses with this error."""
+        self.report.act(act, told.result["error"] == error.code, told.result["message"])
 
     @property
     def pinned(self) -> list[str]:

@@ -6,8 +6,10 @@ import json
 import os
 import shutil
 import sys
-import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 from exclave.demo.apps import AppName, write_app
@@ -109,16 +111,17 @@ def make_folders(places: Places) -> None:
 def make_systems(places: Places, ports: Ports, scale: int) -> dict[str, object]:
     """Generates the three registers with their applications, and starts PostgreSQL. What was made, in numbers."""
     systems = places.systems
-    made: dict[str, object] = {}
     for name in REGISTERS:
         (systems / name).mkdir()
         (systems / name).chmod(0o711)
         write_app(name, systems / name / "app")
-    made["gazette"] = write_gazette(systems / "gazette" / "acts", seed=SEED, scale=scale)
-    made["business"] = create_business(systems / "business" / "business.sqlite", seed=SEED, scale=scale)
-    _start_database(places, ports)
-    made["land"] = create_land(dsn(places, ports), seed=SEED, scale=scale)
-    return made
+    # The gazette takes as long as the others together: a process of its own for it.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+        gazette = apart.submit(write_gazette, systems / "gazette" / "acts", seed=SEED, scale=scale)
+        business = create_business(systems / "business" / "business.sqlite", seed=SEED, scale=scale)
+        _start_database(places, ports)
+        land = create_land(dsn(places, ports), seed=SEED, scale=scale)
+        return {"gazette": gazette.result(), "land": land, "business": business}
 
 
 def socket_folder(places: Places) -> Path:
@@ -161,23 +164,37 @@ def start_services(places: Places, ports: Ports) -> None:
 
 def end_home(places: Places) -> int:
     """Ends every process of home; how many there were."""
-    processes = sorted(running(places.run / "home"), key=lambda p: p.name == "postgres")
-    for process in processes:
-        stop(places.run / "home", process.name, grace_s=5.0)
-    return len(processes)
+    return len(end_all([places.run / "home"]))
 
 
-def delete_home(places: Places) -> None:
-    """Everything at home is gone: data, keys, caches, and the copy that lay in the same country."""
-    shutil.rmtree(places.home)
-    shutil.rmtree(places.sites / "home")
+def end_all(folders: Iterable[Path]) -> list[str]:
+    """Ends every service of these run folders, databases after the applications that use them; their names."""
+    found = [(folder, process.name) for folder in folders for process in running(folder)]
+    with ThreadPoolExecutor() as pool:
+        for last in (False, True):
+            wave = [(folder, name) for folder, name in found if (name == "postgres") is last]
+            list(pool.map(lambda one: stop(one[0], one[1], grace_s=5.0), wave))
+    return [str(name) for _, name in found]
+
+
+def lose_home(places: Places) -> Path:
+    """Everything at home is gone at once: data, keys, caches, and the copy that lay in the same country.
+
+    Where the ruins lie: nobody looks there, and they may be cleared away at leisure.
+    """
+    ruins = places.root / "ruins"
+    ruins.mkdir(mode=0o700)
+    places.home.rename(ruins / "home")
+    (places.sites / "home").rename(ruins / "site")
+    return ruins
 
 
 def copy_home(places: Places) -> Path:
     """What somebody took along before home was lost: a copy of its folder and of the site beside it."""
     stolen = places.root / "revived"
     shutil.copytree(places.home, stolen / "home", symlinks=True, ignore=_only_plain)
-    shutil.copytree(places.sites / "home", stolen / "site")
+    # A site replaces files and alters none, so another name for each is as good as a copy.
+    shutil.copytree(places.sites / "home", stolen / "site", copy_function=os.link)
     return stolen
 
 
@@ -268,8 +285,3 @@ def _limits(depends: list[str]) -> list[str]:
         'south = "Agreement with Luxembourg of 20.06.2017, article 2"',
         'west = "Agreement with Sweden, article 7"',
     ]  # fmt: skip
-
-
-def settle_clerk(seconds: float) -> None:
-    """Lets the clerk file for a while."""
-    time.sleep(seconds)
