@@ -3,11 +3,11 @@
     python bench/auditor.py [--registers 10] [--versions 8760] [--quick] [--folder bench/work/auditor]
 
 Each version is a folder with one small file that changes, sealed, entered and signed by the product's own writer; only
-the disk's `fsync` is left out while they are made. What was made stays in the folder and serves another run of the same
-size. Measured: `exclave verify`, with all packs and with `--quick`, and the verifier that installs alone
-(`exclave-verify`), each as a process of its own: wall and processor time, peak memory. `--quick` makes 438 versions of
-each register, a twentieth of the year; the time per version is printed for both, and what it says of the year is a
-calculation.
+the disk's `fsync` is left out while they are made, and the writer's cache lies in memory. On two quiet cores the year
+takes some 6 minutes to make. It stays in the folder and serves another run of the same size. Measured: `exclave
+verify`, with all packs and with `--quick`, and the verifier that installs alone (`exclave-verify`), each as a process of
+its own: wall and processor time, peak memory. `--quick` makes 438 versions of each register, a twentieth of the year;
+the time per version is printed for both, and what it says of the year is a calculation.
 
 Tables, then one line of JSON.
 """
@@ -21,6 +21,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from support.small_state import HOUR, SmallState
 
 GOAL_S, YEAR, REGISTERS, QUICK = 60.0, 8760, 10, 438
 SITE = "home"
+IN_MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +93,6 @@ def _another(first: SmallState, number: int) -> SmallState:
     """Another register of the same state, with an epoch of its own."""
     made = copy.copy(first)
     made.register = RegisterId(f"{number:032x}")
-    made.cache = first.folder / f"cache-{number}"
-    made.cache.mkdir()
     made.epochs = [made._make_epoch(1, first.epoch.by, None, None)]
     made._put_epoch(made.epoch)
     return made
@@ -102,9 +102,10 @@ def _live(states: list[SmallState], versions: int) -> None:
     os.fsync = lambda fd: None  # type: ignore[assignment]
     for state in states:
         state.primary.put_same(box_key(state.state, state.register, sha256(b"box")), b"box")  # the annex
-        for number in range(versions):
-            state.write_version(one_file(number))
-        shutil.rmtree(state.cache)
+        with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as cache:
+            state.cache = Path(cache)
+            for number in range(versions):
+                state.write_version(one_file(number))
 
 
 def prepare(folder: Path, registers: int, versions: int) -> tuple[str, float]:

@@ -91,6 +91,13 @@ def digest_of(source: Readable, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> D
     return Digested(sha256(data), len(data), data[:START_BYTES])
 
 
+def is_far(source: Readable) -> bool:
+    """Whether answers of ``source`` take a round trip over a network: it says so as ``far``, or what it is made of."""
+    inner = getattr(source, "inner", None)
+    parts = getattr(source, "members", ()) if inner is None else (inner,)
+    return bool(getattr(source, "far", False)) or any(is_far(part) for part in parts)
+
+
 Sources = Mapping[Any, Readable]
 """Sources by name: a site's label, or any other text that a person will recognise."""
 

@@ -68,6 +68,9 @@ class RetryingSite:
     left alone for a while: whoever works with several goes on with the others.
     """
 
+    far = True
+    """It stands around every site over a network, and around no other."""
+
     def __init__(
         self,
         inner: Site,

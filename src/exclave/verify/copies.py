@@ -30,6 +30,7 @@ from exclave.rules.checkpoints import Candidate, VerifiedCheckpoint, choose_fres
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.tree import EMPTY_ROOT
 from exclave.sites.contract import Readable, Sources
+from exclave.verify.ahead import each_ahead
 from exclave.verify.cosigned import newest_cosigned
 from exclave.verify.logs import LogTree, ProvenTree, TreeHead
 from exclave.verify.state import Finding, StateView, finding
@@ -97,9 +98,15 @@ class LogCopies:
                     del self.holders[name]
         raise last
 
+    def foresee(self, index: int) -> None:
+        """Bundle ``index`` will be asked for."""
+        tree = self.tree()
+        if tree is not None:
+            tree.foresee(index)
+
     def entries(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """The entries that count, from number ``start``. Raises as ``bundle`` does."""
-        for index in range(start // TILE_WIDTH, -(-self.size // TILE_WIDTH)):
+        for index in each_ahead(range(start // TILE_WIDTH, -(-self.size // TILE_WIDTH)), self.foresee):
             for at, entry in enumerate(self.bundle(index), index * TILE_WIDTH):
                 if at >= start:
                     yield at, entry

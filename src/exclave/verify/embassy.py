@@ -8,12 +8,13 @@ versions that count, and every object they name · (4) what that means for each 
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 from exclave.errors import ExclaveError
 from exclave.ids import Fingerprint, Instant, RegisterId
 from exclave.sites.contract import Sources
+from exclave.verify.ahead import Ahead
 from exclave.verify.guard import GuardedSource
 from exclave.verify.register import RegisterCheck
 from exclave.verify.report import EmbassyReport, RegisterReport, SiteReport
@@ -26,6 +27,7 @@ WORKERS = max(4, os.cpu_count() or 2)
 """Threads that read packs: one for each core, and more than one request on its way where a site is far."""
 MAX_ALIKE = 100
 """Most findings of one kind at one source that are named one by one."""
+_T = TypeVar("_T")
 
 
 def verify_embassy(
@@ -46,42 +48,43 @@ def verify_embassy(
     itself.
     """
     guarded = {name: GuardedSource(name, source) for name, source in sources.items()}
-    try:
-        view = read_state(guarded, pinned)  # (1)
-    except ExclaveError as error:
-        return EmbassyReport(pinned, 0, now, 0, (), (finding("?", "state", error, grave=True),))
     bulk = {name: GuardedSource(name, source, beside=guarded[name]) for name, source in sources.items()}
-    findings = list(view.findings)
-    newest, total = view.chain.newest.charter, 0
-    reports: list[RegisterReport] = []
-    waiting: deque[tuple[RegisterCheck, Batch | None]] = deque()
-
-    def settle(threads: Workers) -> None:
-        check, batch = waiting.popleft()
-        if batch is not None:
-            threads.finish(batch)
-        reports.append(check.report())  # (4)
-        findings.extend(check.findings)
-
-    with Workers(workers, progress) as threads:
-        for rule in newest.registers:
-            check = RegisterCheck(view, guarded, rule, now, packs_from=bulk)
-            check.history()  # (2)
-            objects = check.lists()  # (3)
-            batch = threads.begin(objects.jobs(), objects.pack_checks) if read_packs else None
-            total += objects.pack_checks if read_packs else 0
-            check.rest(read_packs=read_packs)
-            waiting.append((check, batch))
-            if len(waiting) > 1:
-                settle(threads)
-        while waiting:
-            settle(threads)
+    with Ahead(guarded) as ahead, Workers(workers, progress) as threads:
+        try:
+            view = read_state(ahead.sources, pinned)  # (1)
+        except ExclaveError as error:
+            return EmbassyReport(pinned, 0, now, 0, (), (finding("?", "state", error, grave=True),))
+        newest, findings, reports = view.chain.newest.charter, list(view.findings), list[RegisterReport]()
+        checks = (RegisterCheck(view, ahead.sources, rule, now, packs_from=bulk) for rule in newest.registers)
+        for check, batch in _one_behind(_begun(check, threads, read_packs=read_packs) for check in checks):
+            if batch is not None:
+                threads.finish(batch)
+            reports.append(check.report())  # (4)
+            findings += check.findings
     unmet = tuple(
         report.register
         for rule, report in zip(newest.registers, reports, strict=True)
         if report.placement_lacks and report.latest is not None and guarded.keys() >= set(rule.at)
     )
-    return EmbassyReport(pinned, newest.number, now, total, tuple(reports), _few_enough(findings), unmet)
+    return EmbassyReport(pinned, newest.number, now, threads.total, tuple(reports), _few_enough(findings), unmet)
+
+
+def _begun(check: RegisterCheck, threads: Workers, *, read_packs: bool) -> tuple[RegisterCheck, Batch | None]:
+    """(2) and (3), while ``threads`` read the packs of this register, or of the one before it still."""
+    check.history()
+    objects = check.lists()
+    batch = threads.begin(objects.jobs(), objects.pack_checks) if read_packs else None
+    check.rest(read_packs=read_packs)
+    return check, batch
+
+
+def _one_behind(items: Iterable[_T]) -> Iterator[_T]:
+    """Each item once the next one has been made; the last one at the end."""
+    before: list[_T] = []
+    for item in items:
+        yield from before
+        before = [item]
+    yield from before
 
 
 def _few_enough(findings: Iterable[Finding]) -> tuple[Finding, ...]:

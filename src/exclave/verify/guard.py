@@ -23,7 +23,7 @@ class GuardedSource:
         """``beside``: another guard of the same source. What that one gave up is not asked here either; what fails here
         does not count there, so threads that read packs cannot change what is found out about ledgers meanwhile."""
         self.name = name
-        self._inner = inner
+        self.inner = inner
         self._beside = beside
         self._lock = threading.Lock()
         self._failures = 0
@@ -35,31 +35,31 @@ class GuardedSource:
         return self._failures >= MAX_FAILURES or (self._beside is not None and self._beside.given_up)
 
     def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        data = self._ask(lambda: self._inner.get(key, limit=limit))
+        data = self._ask(lambda: self.inner.get(key, limit=limit))
         if len(data) > limit:
             raise CorruptObject(f"{key} is {len(data)} bytes long; at most {limit} can be right", key=key)
         return data
 
     def digest(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> Digested:
-        found = self._ask(lambda: digest_of(self._inner, key, limit=limit))
+        found = self._ask(lambda: digest_of(self.inner, key, limit=limit))
         if found.size_bytes > limit:
             raise CorruptObject(f"{key} is {found.size_bytes} bytes long; at most {limit} can be right", key=key)
         return found
 
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
-        data = self._ask(lambda: self._inner.get_range(key, offset, length))
+        data = self._ask(lambda: self.inner.get_range(key, offset, length))
         if len(data) != length:
             raise CorruptObject(f"{len(data)} bytes of {key} were shown instead of {length}", key=key)
         return data
 
     def stat(self, key: Key) -> ObjectStat | None:
-        return self._ask(lambda: self._inner.stat(key))
+        return self._ask(lambda: self.inner.stat(key))
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """Without a limit of its own: whoever reads a listing knows how much of it makes sense."""
         self._refuse_if_given_up()
         try:
-            for item in self._inner.list(prefix):
+            for item in self.inner.list(prefix):
                 yield item
                 if self.given_up:
                     break

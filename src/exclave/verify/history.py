@@ -18,6 +18,7 @@ from exclave.ids import Epoch, RegisterId, instant_text
 from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.sites.contract import Sources
+from exclave.verify.ahead import each_ahead
 from exclave.verify.copies import LogCopies, judge_copies
 from exclave.verify.state import Finding, StateView, finding
 
@@ -180,7 +181,8 @@ def collect_history(logs: tuple[LogCopies, ...], *, newest: int | None = None) -
     room = MAX_ENTRIES
     for copies in reversed(logs):
         lost = 0
-        for index in reversed(range(-(-copies.size // TILE_WIDTH))):
+        soon = copies.foresee if newest is None else lambda _: None
+        for index in each_ahead(range(-(-copies.size // TILE_WIDTH))[::-1], soon):
             if (newest is not None and len(found) >= newest) or room <= 0 or lost >= _MAX_LOST_BUNDLES:
                 break
             try:

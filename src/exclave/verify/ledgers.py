@@ -13,6 +13,7 @@ from exclave.ids import Digest
 from exclave.rules.signatures import verify_signed_by
 from exclave.rules.tree import leaf_hash, new_tiles, root_of
 from exclave.sites.contract import Readable
+from exclave.verify.ahead import each_ahead
 from exclave.verify.copies import LogCopies, named
 from exclave.verify.logs import ProvenTree
 from exclave.verify.state import Finding, finding
@@ -42,7 +43,7 @@ def audit_copy(copies: LogCopies, source: Readable, name: str, leaves: list[Dige
     register, found = copies.epoch.register, list[Finding]()
     tree = ProvenTree(source, copies.prefix, head)
     own: list[Digest] = []
-    for index in range(-(-head.size // TILE_WIDTH)):
+    for index in each_ahead(range(-(-head.size // TILE_WIDTH)), tree.foresee):
         first = index * TILE_WIDTH
         width = min(TILE_WIDTH, head.size - first)
         wanted = leaves[first : first + width] if leaves is not None else []

@@ -48,6 +48,7 @@ from exclave.rules.tree import (
     root_of,
 )
 from exclave.sites.contract import Readable
+from exclave.verify.ahead import foresee
 from exclave.verify.remembered import newest_head
 
 _CACHED_TILES = 64
@@ -150,6 +151,16 @@ class ProvenTree:
         if tuple(leaf_hash(entry) for entry in entries) != self.tile(Tile(0, index, len(entries))):
             raise CorruptObject(f"bundle {index} of {self._prefix} does not hold the entries that its tile names")
         return entries
+
+    def foresee(self, index: int) -> None:
+        """Bundle ``index`` and its hashes will be asked for; nothing if there is none."""
+        width = min(TILE_WIDTH, self.size - index * TILE_WIDTH)
+        if index >= 0 and width > 0:
+            keys = [bundle_key(self._prefix, index, width)]
+            tile = Tile(0, index, width)
+            if width == TILE_WIDTH and tile not in self._cache:  # a narrower one is of the edge
+                keys.append(tile_key(self._prefix, tile))
+            foresee((self._source,), keys)
 
     def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
         """Entries from number ``start`` (from 0) up to ``stop`` (exclusive; the end), each with its number."""

@@ -5,6 +5,7 @@ Nothing here needs a key: every object is named by the SHA-256 of its bytes, and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,6 +18,7 @@ from exclave.formats.pack import BULK_BYTES, MAGIC, SIZE_CLASSES
 from exclave.formats.paths import list_key, pack_key, pack_prefix
 from exclave.ids import Digest, Fingerprint, RegisterId, sha256
 from exclave.sites.contract import Readable, Sources, digest_of
+from exclave.verify.ahead import foresee
 from exclave.verify.history import CountedVersion
 from exclave.verify.state import Finding, finding
 from exclave.verify.workers import Job, Told
@@ -24,6 +26,8 @@ from exclave.verify.workers import Job, Told
 MAX_NODES = 1 << 21
 """Most list nodes of one register that are looked at."""
 _EXTRA_LISTED = 100_000
+_VERSIONS_AHEAD = 32
+"""So many versions' lists are asked of far sources at once."""
 _CLASSES = {size: size for size in SIZE_CLASSES}
 """Each size once in memory, whatever number of packs has it."""
 
@@ -94,6 +98,18 @@ class RegisterObjects:
     # Lists
 
     def _walk(self, versions: Iterable[CountedVersion]) -> None:
+        coming = iter(versions)
+        while every := list(itertools.islice(coming, _VERSIONS_AHEAD)):
+            for version in every:
+                self._foresee(version.held_by, (version.leaf.objects,))
+            self._read_lists(every)
+
+    def _foresee(self, held_by: Iterable[str], nodes: Iterable[Digest]) -> None:
+        sources = [self.holdings[name].source for name in held_by if name in self.holdings]
+        fresh = (digest for digest in nodes if digest not in self._nodes)
+        foresee(sources, (list_key(self._state, self._register, digest) for digest in fresh))
+
+    def _read_lists(self, versions: Iterable[CountedVersion]) -> None:
         for version in versions:
             leaf = version.leaf
             root = self._node(leaf.objects, version.held_by)
@@ -171,6 +187,7 @@ class RegisterObjects:
         if node.level == 0:
             return self._check_packs(node)
         first = last = None
+        self._foresee(held_by, (line.name for line in node.lines))
         for line in node.lines:
             child = self._node(line.name, held_by, node.level - 1)
             if child is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from exclave.errors import (
     CorruptObject,
     ExclaveError,
@@ -16,13 +18,14 @@ from exclave.errors import (
 )
 from exclave.formats.charter import CharterRegister
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
-from exclave.formats.paths import box_key, pack_key
+from exclave.formats.paths import box_key, ledger_prefix, pack_key
 from exclave.formats.tile import checkpoint_key
 from exclave.ids import Digest, Epoch, Instant, Key, Label, instant_text, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
+from exclave.verify.ahead import foresee, forget
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Erased, read_deletions
 from exclave.verify.erasable import keys_due
@@ -38,6 +41,8 @@ from exclave.verify.state import Finding, StateView, finding
 PUBLISHING_US = 15 * 60 * 1_000_000
 """So long may a source hold entries that its head does not show yet: somebody is publishing them."""
 _MAX_BOX_BYTES = 2 << 20
+_LOGS_AHEAD = 16
+"""So many epochs' heads are asked of far sources at once."""
 
 
 class RegisterCheck:
@@ -77,9 +82,19 @@ class RegisterCheck:
         """Judges all logs: which versions count, and which of them need not be anywhere any more."""
         if self._rule.id not in self._view.epochs or not self._sources:
             return  # A finding of the state says so already.
+        self._foresee()
         self._logs = read_copies(self._view, self._sources, self._rule.id)
         self._history = collect_history(self._logs)
         self._deleted()
+
+    def _foresee(self) -> None:
+        """What is asked for below, whatever it says: each log's head, and the boxes."""
+        view, register = self._view, self._rule.id
+        epochs = view.epochs[register].epochs
+        prefixes = (ledger_prefix(view.state, register, epoch.number, epoch.digest) for epoch in reversed(epochs))
+        foresee(self._sources.values(), map(checkpoint_key, itertools.islice(prefixes, _LOGS_AHEAD)))
+        boxes = (box_key(view.state, register, digest) for digest in self._wanted_boxes())
+        foresee((self._sources[name] for name in self._duty), boxes)
 
     def rest(self, *, read_packs: bool) -> None:
         """Everything but the packs themselves: each source's copy of each log, boxes, feeds, timestamps, listings."""
@@ -90,6 +105,7 @@ class RegisterCheck:
         if self.objects is not None:
             self.objects.check_listings(read_packs=read_packs)
         self._still_shown()
+        forget(self._sources.values())
 
     def _ledgers(self) -> None:
         """Goes through each source's copy of each log, object by object."""
@@ -200,13 +216,8 @@ class RegisterCheck:
 
     def _boxes(self) -> None:
         """Shares, ancestor seeds and annex, at every source that has to hold them."""
-        boxes: dict[Digest, tuple[str, int]] = {self._rule.annex_box: ("the annex", _MAX_BOX_BYTES)}
+        boxes = self._wanted_boxes()
         chain = self._view.epochs.get(self._rule.id)
-        for epoch in chain.epochs if chain else ():
-            for share in epoch.note.shares:
-                boxes[share.box] = (f"{share.custodian}'s share of epoch {epoch.number}", SEALED_SHARE_BYTES)
-            if epoch.note.ancestor is not None:
-                boxes[epoch.note.ancestor] = (f"the older keys of epoch {epoch.number}", _MAX_BOX_BYTES)
         if chain is not None and not self._unordered_keys(chain):
             for digest in chain.dispensable:
                 boxes.pop(digest, None)
@@ -222,6 +233,17 @@ class RegisterCheck:
                 else:
                     if sha256(data) != digest:
                         self._note(name, key, CorruptObject(f"{what} does not have the hash that it is named by"))
+
+    def _wanted_boxes(self) -> dict[Digest, tuple[str, int]]:
+        """What each box is, and the most bytes that it may have."""
+        boxes: dict[Digest, tuple[str, int]] = {self._rule.annex_box: ("the annex", _MAX_BOX_BYTES)}
+        chain = self._view.epochs.get(self._rule.id)
+        for epoch in chain.epochs if chain else ():
+            for share in epoch.note.shares:
+                boxes[share.box] = (f"{share.custodian}'s share of epoch {epoch.number}", SEALED_SHARE_BYTES)
+            if epoch.note.ancestor is not None:
+                boxes[epoch.note.ancestor] = (f"the older keys of epoch {epoch.number}", _MAX_BOX_BYTES)
+        return boxes
 
     def _unordered_keys(self, chain: EpochChain) -> bool:
         """Whether the newest epoch leaves out a former key that no order takes away; a finding if so."""

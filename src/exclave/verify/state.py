@@ -26,6 +26,7 @@ from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import (
     box_key,
     card_key,
+    card_prefix,
     charter_prefix,
     epoch_prefix,
     ledger_origin,
@@ -37,6 +38,7 @@ from exclave.rules.charters import CharterChain, Rejected, find_charter_chain
 from exclave.rules.epochs import EpochChain, VerifiedEpoch, verify_epoch_chain
 from exclave.rules.warrants import collect_warrants
 from exclave.sites.contract import Readable, Sources
+from exclave.verify.ahead import Ahead, foresee_below
 from exclave.verify.logs import LogReader
 from exclave.verify.shown import (
     CharterSearch,
@@ -53,6 +55,10 @@ from exclave.verify.shown import (
 )
 
 __all__ = ["Finding", "StateView", "find_box", "finding", "read_state"]
+
+
+_REGISTERS_AHEAD = 16
+"""So many registers' epochs are asked of far sites at once."""
 
 
 @dataclass(slots=True)
@@ -109,6 +115,13 @@ def read_state(sources: Sources, pinned: Fingerprint, only: Container[RegisterId
     by itself would tell the same. Raises what nobody can plant or explain away: ``WrongFingerprint``, ``Forked``,
     ``MissingObject``, ``QuorumMissing``; ``SiteUnavailable`` if no site answers.
     """
+    with Ahead(sources) as ahead:
+        first = (card_prefix(pinned), charter_prefix(pinned), warrant_prefix(pinned))
+        foresee_below(ahead.sources.values(), first)
+        return _read_state(ahead.sources, pinned, only)
+
+
+def _read_state(sources: Sources, pinned: Fingerprint, only: Container[RegisterId] | None) -> StateView:
     findings: list[Finding] = []
     cards: dict[Digest, Card] = {}
     shown: dict[str, Shown] = {}
@@ -140,9 +153,12 @@ def read_state(sources: Sources, pinned: Fingerprint, only: Container[RegisterId
         raise failures[0]
     charters = _once(data for site in shown.values() for data in site.charters.values())
     view = StateView(pinned, chain, cards, warrants, {}, findings, charters, shown)
-    for rule in chain.newest.charter.registers:  # (3)
-        if only is None or rule.id in only:
-            _read_epochs(view, answering, rule.id)
+    registers = [rule.id for rule in chain.newest.charter.registers if only is None or rule.id in only]
+    for place, register in enumerate(registers):  # (3)
+        if place % _REGISTERS_AHEAD == 0:
+            soon = registers[place : place + _REGISTERS_AHEAD]
+            foresee_below(answering.values(), (epoch_prefix(pinned, one) for one in soon))
+        _read_epochs(view, answering, register)
     for name in shown:  # (4)
         _check_site(view, name, answering[name])
     return view
@@ -154,7 +170,9 @@ def signed_names(sources: Sources, state: Fingerprint, register: RegisterId) -> 
     Taken before ``read_state``, and the same afterwards: what was read is what is there. None never equals anything.
     """
     prefixes = (charter_prefix(state), warrant_prefix(state), epoch_prefix(state, register))
-    return {name: names_shown(source, prefixes) for name, source in sources.items()}
+    with Ahead(sources) as ahead:
+        foresee_below(ahead.sources.values(), prefixes, objects=False)
+        return {name: names_shown(source, prefixes) for name, source in ahead.sources.items()}
 
 
 def _find_chain(

@@ -46,7 +46,8 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         self._ended = False
         self._error: BaseException | None = None
-        self._done = self._total = 0
+        self.total = self._done = 0
+        """Jobs of all batches begun."""
 
     def __enter__(self) -> Self:
         return self
@@ -64,8 +65,8 @@ class Workers:
     def begin(self, jobs: Iterable[Job], total: int) -> Batch:
         """Starts on ``jobs``, of which there are ``total``. They are taken from the iterator in any thread."""
         batch = Batch(iter(jobs))
-        self._total += total
-        self._progress(self._done, self._total)
+        self.total += total
+        self._progress(self._done, self.total)
         with self._turn:
             self._waiting.append(batch)
             self._turn.notify_all()
@@ -78,11 +79,11 @@ class Workers:
     def finish(self, batch: Batch) -> None:
         """Waits for all jobs of ``batch``, then notes what they found."""
         while not self._over(batch):
-            self._progress(self._done, self._total)
+            self._progress(self._done, self.total)
         for told in batch.found:
             told()
         batch.found.clear()
-        self._progress(self._done, self._total)
+        self._progress(self._done, self.total)
 
     def _over(self, batch: Batch) -> bool:
         with self._turn:
