@@ -64,7 +64,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TEMP_FOLDER = ".tmp"
 _LOCK_WAIT_S = 10.0
-_LOCK_POLL_S = 0.01
+_LOCK_POLL_S = 0.002
 _MOST_KNOWN_FOLDERS = 100_000
 
 
@@ -381,7 +381,8 @@ class DirectorySite:
     @contextmanager
     def _locked(self, temps: int, key: Key) -> Iterator[None]:
         """Nobody else replaces ``key``. The kernel drops the lock of a process that dies."""
-        name = "lock-" + hashlib.sha256(key.encode()).hexdigest()[:2]
+        # Of so many names, heads that are replaced at the same time share one seldom.
+        name = "lock-" + hashlib.sha256(key.encode()).hexdigest()[:3]
         fd = os.open(name, _LOCK, 0o666, dir_fd=temps)
         try:
             deadline = self._clock() + _LOCK_WAIT_S
