@@ -97,7 +97,7 @@ KEYS: dict[str, str] = {
     "site rebuild": "bytes bytes_read empty findings found objects ok registers site synced verified",
     "site evacuate": "before[at_risk basis bytes lacking_bytes lacks objects only_here register versions] copied_bytes"
     " draft drill new ok registers site step synced took_s verified",
-    "site probe": "entered ok problems promises[detail kept name] roles[given name why] site unseen",
+    "site probe": "entered ok problems promises[detail kept name tried] roles[given name why] site unseen",
     "charter propose": "digest draft number registers",
     "charter sign": "charter custodian quorums shares signatures threshold",
     "charter publish": "failed fingerprint number signers sites",
@@ -133,7 +133,7 @@ KEYS: dict[str, str] = {
     "diff": "after before datasets[bytes_after bytes_before changes counts kind left_out name tables] nodes_read"
     " register same time_after time_before",
     "failover run": "decided epoch lost place registers[answered bad_shares datasets[bytes digest_embassy digest_exact"
-    " digest_home entries kind name rows_embassy rows_home unrestored unrestored_first] done faults name ports"
+    " digest_home entries kind name records rows_embassy rows_home unrestored unrestored_first] done faults name ports"
     " register_id rpo_s rto_s sequence version_time] services[address kind name pid] state",
     "failover status": "registers services",
     "failover stop": "stopped",

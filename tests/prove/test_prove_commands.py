@@ -111,6 +111,16 @@ def test_said_to_a_citizen(town: SmallHome) -> None:
     assert record.endswith(b"\x92\xcd\x12\x67\xa5Maria")
 
 
+def test_a_proof_comes_without_the_fingerprint(town: SmallHome) -> None:
+    """Whoever takes both from the same hand checks nothing: what is to be copied has a place for it."""
+    said = run(
+        "prove", "land", "2026/deed-1.txt", "--dataset", "deeds", "--out", str(town.root / "a.proof"), *town.home
+    )
+    assert said.code == 0
+    assert town.fingerprint not in said.out
+    assert "--fingerprint FINGERPRINT" in said.out
+
+
 def test_what_is_refused_at_home(town: SmallHome) -> None:
     """No such document, a link, a row that is several, a file that is there, a dataset left open: said what to do."""
     here = town.home
@@ -174,6 +184,17 @@ def test_switched_on_later(tmp_path: Path) -> None:
     town.backup()
     prove(town, "act-1", *town.home, code=2)
     town.verify()
+
+
+def test_an_embassy_goes_on_proving(town: SmallHome, tmp_path: Path) -> None:
+    """After a failover the sealed register's records are still records: nobody has to say so anew, or knows he must."""
+    folder = tmp_path / "embassy"
+    town.ok("failover", "run", *town.where(), *town.granted("failover"), "--dir", str(folder))
+    assert "records = true" in (folder / "exclave.toml").read_text()
+    (folder / "registers/land/deeds/deed-new.txt").write_text("Written in exile.\n")
+    town.ok("backup", "--home", str(folder))
+    proof = prove(town, "deed-new.txt", "--dataset", "deeds", "--home", str(folder))
+    assert town.ok("verify", "--proof", str(proof), *pinned(town))["epoch"] == 2
 
 
 def test_public_registers_have_records(tmp_path: Path) -> None:

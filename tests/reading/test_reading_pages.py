@@ -16,7 +16,7 @@ from exclave.ids import sha256
 from exclave.serve import reading_build
 from exclave.serve.reading_acts import blocks, parse_act, place_of, shown
 from exclave.serve.reading_search import Searcher, parse_query
-from support.gazette_room import EVIL, FIRST, HOUR, START, Files, Press, act_files, law
+from support.gazette_room import EVIL, FIRST, HOUR, START, STATE, Files, Press, act_files, law
 
 
 def built(folder: Path, *editions: Files) -> Press:
@@ -70,6 +70,16 @@ def test_no_page_holds_what_a_register_smuggles_in(tmp_path: Path) -> None:
     act = (tmp_path / "current" / "act" / "2023" / "0100.html").read_text()
     assert "{{7*7}}" in act
     assert "[U+202E]" in act
+
+
+def test_no_page_lends_its_trust_to_a_fingerprint(tmp_path: Path) -> None:
+    """A forger's page would show a fitting one, so no page shows any: there is a place for it, and the reason why."""
+    built(tmp_path, FIRST)
+    pages = {name: data.decode() for name, data in tree(tmp_path).items() if name.endswith(".html")}
+    assert [name for name, page in pages.items() if STATE in page] == []
+    (check,) = (page for name, page in pages.items() if name.endswith("/check.html"))
+    assert "--fingerprint FINGERPRINT" in check
+    assert "on purpose" in check
 
 
 def test_every_text_has_a_permanent_address_with_document_and_proof(tmp_path: Path) -> None:

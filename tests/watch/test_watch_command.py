@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exclave.runners.ports import free_port
+from support.gazette_state import TITLE, gazette_home
 from support.small_home import SmallHome, command, run, start
 
 LONG_S = 120.0
@@ -139,6 +140,20 @@ def test_a_textfile(home: SmallHome, tmp_path: Path) -> None:
     assert run("watch", "--once", "--textfile", str(file), *home.home).code == 0
     assert samples(file.read_text())["exclave_copy_state", home.id_of(), "gazette", "home"] == 0
     assert run("watch", "--once", "--textfile", "/nowhere/x.prom", *home.home).code == 2
+
+
+def test_one_name_for_a_register(tmp_path: Path) -> None:
+    """A public register is called as `status` calls it: at home by its name there, elsewhere by its public title."""
+    home, _ = gazette_home(tmp_path)
+    home.backup()
+    for options, name in ((home.home, "gazette"), (home.where(), TITLE)):
+        file = tmp_path / "exclave.prom"
+        said = run("watch", "--once", "--textfile", str(file), *options)
+        assert samples(file.read_text())["exclave_copy_state", home.id_of(), name, "home"] == 0
+        asked = run("status", *options)
+        for shown in (said.out, asked.out):
+            assert name in shown
+            assert {"gazette": TITLE, TITLE: "gazette"}[name] not in shown
 
 
 def test_json_lines(home: SmallHome) -> None:

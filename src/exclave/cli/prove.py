@@ -101,7 +101,9 @@ def prove(
         return
     say(f"{out} ({size_text(len(data))}): {record_text(proven.record)}, version {proven.leaf.sequence}.")
     say("It shows this record and no other. Whoever has the state's fingerprint checks it:")
-    say(f"exclave verify --proof {out} --fingerprint {where.view.state}")
+    say(f"exclave verify --proof {out} --fingerprint FINGERPRINT")
+    say("They must not have the fingerprint from you: who hands out a false proof hands out one that fits. The state")
+    say("has printed it.")
 
 
 def _at_home(

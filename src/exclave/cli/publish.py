@@ -48,10 +48,10 @@ def publish(
     if look or not yes:
         agreed = outlook(opened, name, source, sites=open_sites(opened))
     if look:
-        _tell(agreed, json=json)
+        _tell(name, agreed, json=json)
         return
     if agreed is not None:
-        _show_outlook(agreed)
+        _show_outlook(name, agreed)
         _ask()
     with work_bar(name, quiet=json) as bar:
         receipt = verb(
@@ -61,7 +61,7 @@ def publish(
     if json:
         print_json(receipt)
     else:
-        _show(receipt)
+        _show(name, receipt)
     if receipt.lacking:
         raise typer.Exit(QuorumMissing.exit_code)
 
@@ -74,22 +74,23 @@ def _ask() -> None:
         raise typer.Exit(UsageError.exit_code)
 
 
-def _tell(found: Outlook | None, *, json: bool) -> None:
+def _tell(name: str, found: Outlook | None, *, json: bool) -> None:
     if json:
         acts, others = acts_among(found.paths) if found is not None else ((), ())
         print_json({"nothing_new": found is None, "outlook": found, "acts": acts, "without_address": others})
     elif found is None:
         say("Nothing new: the newest version is public already.")
     else:
-        _show_outlook(found)
+        _show_outlook(name, found)
 
 
-def _show_outlook(o: Outlook) -> None:
+def _show_outlook(name: str, o: Outlook) -> None:
     """Acts are counted over all that would be public; of files without an address, those that are new."""
     acts, others = acts_among(o.paths)
     fresh = {*o.new, *o.changed}
     aside = [path for path in others if path in fresh]
-    say(f"{o.title}: version {o.sequence}, the state of {when(o.time)} (UTC), would be public at {', '.join(o.sites)}:")
+    state = f"the state of {when(o.time)} (UTC)"
+    say(f"{name}: version {o.sequence}, {state}, would be public as {o.title} at {', '.join(o.sites)}:")
     say(f"  {counted(len(o.new), 'new file', 'new files')}, {len(o.changed)} changed, {len(o.removed)} removed")
     say(f"  {counted(len(acts), 'act', 'acts')} in all{_first([f'/act/{act}' for act in acts])}")
     say(f"  {counted(len(aside), 'new file', 'new files')} without an address: no act's, but public{_first(aside)}")
@@ -103,11 +104,11 @@ def _first(names: Sequence[str]) -> str:
     return f": {shown}{rest}" if names else ""
 
 
-def _show(r: PublishReceipt) -> None:
+def _show(name: str, r: PublishReceipt) -> None:
     if r.nothing_new:
-        say(f"{r.name}: version {r.sequence}, the state of {when(r.time)}, is public already at {', '.join(r.sites)}")
+        say(f"{name}: version {r.sequence}, the state of {when(r.time)}, is public already at {', '.join(r.sites)}")
     else:
-        say(f"{r.name}: version {r.sequence} is public, the state of {when(r.time)}")
+        say(f"{name}: version {r.sequence} is public as {r.name}, the state of {when(r.time)}")
         gone = f", {counted(r.removed, 'file', 'files')} removed" if r.removed else ""
         say(
             f"  {counted(r.files, 'new file', 'new files')}{gone}; {size_text(r.shipped_bytes)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from exclave.formats.annex import Annex, AnnexService
@@ -27,16 +27,18 @@ def write_exile(
     cards: Mapping[Label, Card],
     annexes: Mapping[RegisterId, Annex],
     options: Mapping[tuple[str, str], Mapping[str, str]],
+    recorded: Collection[tuple[str, str]] = (),
 ) -> None:
     """Writes ``exclave.toml``, key cards and register ids, so that the embassy can be a writer.
 
-    ``options``: (register, dataset) → where it is now. A restart writes the same again.
+    ``options``: (register, dataset) → where it is now. ``recorded``: those whose versions commit to each record by
+    itself, as the restored one did. A restart writes the same again.
     """
     for label, card in cards.items():
         write_private(folder / "cards" / f"{label}.card", card.encode().encode())
     for authority in charter.authorities:
         write_private(folder / "cards" / f"{authority.label}.root.der", authority.root)
-    text = config_text(charter, annexes, options)
+    text = config_text(charter, annexes, options, recorded)
     parse_config(text.encode())
     write_private(folder / CONFIG_NAME, text.encode())
     ids = sorted((annex.name, register) for register, annex in annexes.items())
@@ -47,6 +49,7 @@ def config_text(
     charter: ParsedCharter,
     annexes: Mapping[RegisterId, Annex],
     options: Mapping[tuple[str, str], Mapping[str, str]],
+    recorded: Collection[tuple[str, str]] = (),
 ) -> str:
     """``exclave.toml`` of the embassy."""
     lines = [
@@ -90,11 +93,14 @@ def config_text(
         lines.append(f"policy = {toml_text(authority.policy or ANY)}")
     for register in charter.registers:
         if register.id in annexes:
-            lines += _register(register, annexes[register.id], options)
+            lines += _register(register, annexes[register.id], options, recorded)
     return "\n".join(lines) + "\n"
 
 
-def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, str], Mapping[str, str]]) -> list[str]:
+def _register(
+    rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, str], Mapping[str, str]],
+    recorded: Collection[tuple[str, str]],
+) -> list[str]:  # fmt: skip
     lines = ["", "[[register]]", f"name = {toml_text(annex.name)}", f"owner = {toml_text(annex.owner)}"]
     lines += [f"class = {toml_text(annex.register_class)}", f"rpo_s = {rule.rpo_s}", f"rto_s = {rule.rto_s}"]
     lines.append(f"retention_days = {rule.retention_days}")
@@ -121,6 +127,8 @@ def _register(rule: CharterRegister, annex: Annex, options: Mapping[tuple[str, s
         now = options.get((annex.name, dataset.name), dataset.options)
         lines += ["", "[[register.dataset]]", f"name = {toml_text(dataset.name)}", f"kind = {toml_text(dataset.kind)}"]
         pairs = (f"{name} = {value if name == 'port' else toml_text(value)}" for name, value in sorted(now.items()))
+        if (annex.name, dataset.name) in recorded:
+            lines.append("records = true")
         lines.append(f"options = {{ {', '.join(pairs)} }}")
     for service in annex.services:
         lines += _service(service)

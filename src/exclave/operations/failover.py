@@ -133,6 +133,8 @@ def failover(
         steps[todo.step](run, todo.register)
         run.progress[todo.register].done.append(todo.step)
         run.save()
+        if todo.step is Step.RESTORE:
+            _configure(run)  # the version says more of its datasets than the annex
     _require_names(run)
     return _report(run)
 
@@ -226,12 +228,17 @@ def _require_decided(run: Run, name: str, register: RegisterId) -> None:
 
 
 def _settle(run: Run) -> None:
-    """Keys, fingerprint and configuration of the embassy's own folder, once; a restart writes the same again."""
+    """Keys and fingerprint of the embassy's own folder, once; a restart writes the same again."""
     key = run.folder / "keys" / _MACHINE_FILE
     if not key.exists():
         from_machine = f"exclave/key-file/v1\nkind {run.machine.kind}\nname {run.machine.name}\n"
         write_private(key, (from_machine + f"seed {b64(run.machine.seed)}\n").encode())
     write_private(run.folder / "state" / "fingerprint", f"{run.view.state}\n".encode())
+    _configure(run)
+
+
+def _configure(run: Run) -> None:
+    """The embassy's configuration, from what is known so far; a restart writes it again."""
     charter = run.view.chain.newest.charter
     cards: dict[Label, Card] = {card.name: card for card in run.view.chain.newest.cards} | run.view.witness_cards()
     annexes = {register: opened.annex for register, opened in run.opened.items()}
@@ -240,7 +247,8 @@ def _settle(run: Run) -> None:
         for annex in annexes.values()
         for dataset in annex.datasets
     }
-    write_exile(run.folder, charter, cards, annexes, options)
+    recorded = {(name, d["name"]) for name, p in run.progress.items() for d in p.datasets if d.get("records")}
+    write_exile(run.folder, charter, cards, annexes, options, recorded)
 
 
 def _report(run: Run) -> FailoverReport:

@@ -16,7 +16,7 @@ import msgspec
 
 from exclave.errors import MalformedError
 from exclave.formats.config import DatasetConfig, RegisterConfig
-from exclave.formats.manifest import Root
+from exclave.formats.manifest import Dataset, Root
 from exclave.ids import Digest, Label, parse_digest
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.rows import FormerRows, RowRecords
@@ -46,6 +46,11 @@ def takes_part(register: RegisterConfig, dataset: DatasetConfig) -> bool:
         return False
     chosen = dataset.records if dataset.records is not None else register.records
     return register.public if chosen is None else chosen
+
+
+def has_records(dataset: Dataset) -> bool:
+    """Whether ``dataset`` was captured with records, though those of this version may be left out."""
+    return FACT in dataset.facts or LEFT_OUT in dataset.facts
 
 
 class Committing:

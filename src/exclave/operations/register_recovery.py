@@ -19,6 +19,7 @@ from exclave.operations.identity_moved import identity_facts
 from exclave.operations.identity_place import DECIDES_PATH, LIVE_PATH, is_served, login_port, settle_place
 from exclave.operations.identity_return import move_authority
 from exclave.operations.ledger_entry import enter, settle_outbox
+from exclave.operations.records import has_records
 from exclave.operations.restore import Restored, open_version, restore_version
 from exclave.registers.contract import DatasetDigest
 from exclave.registers.postgres_binaries import find_postgres
@@ -81,6 +82,7 @@ def _compared(run: Run, name: str, root: Root, restored: Restored, at: int) -> d
         "digest_home": dataset.digest, "digest_exact": dataset.digest_exact, "digest_embassy": here,
         "rows_home": dict(dataset.rows), "rows_embassy": rows,
         "unrestored": found.unrestored, "unrestored_first": list(found.unrestored_first),
+        "records": has_records(dataset),
     }  # fmt: skip
 
 

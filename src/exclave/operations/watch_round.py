@@ -96,16 +96,20 @@ class Duty:
     config: WatchConfig
     state: Fingerprint
     names: dict[RegisterId, str]
+    """Home's names of its registers; those that it does not know are called by their public titles from a look on."""
     channels: tuple[Channel, ...]
     memory: Memory
     path: Path | None
     """Of the state file; None: nothing is remembered."""
     clock: Callable[[], Instant]
+    own: frozenset[RegisterId] = frozenset()
+    """Registers that home has a name for: they keep it, here as in all other commands."""
     lanes: list[Lane] = field(default_factory=list)
     health: dict[str, ChannelHealth] = field(default_factory=dict)
     rounds: int = 0
 
     def __post_init__(self) -> None:
+        self.own = frozenset(self.names)
         self.lanes = [Lane(channel) for channel in self.channels]
         if self.config.heartbeat_url:
             self.lanes.append(Lane(Heartbeat(self.config.heartbeat_url)))
@@ -118,7 +122,8 @@ class Duty:
         look = self.watch.look()
         now = self.clock()
         if look.charter is not None:
-            self.names |= {r.id: r.public_name for r in look.charter.registers if r.public_name}
+            titles = {r.id: r.public_name for r in look.charter.registers if r.public_name}
+            self.names |= {number: title for number, title in titles.items() if number not in self.own}
         verdicts = look.judge(now, before_of(self.memory.conditions))
         conditions = (*conditions_of(verdicts, patience_s=self.config.patience_s), *self._whole(look.problem, now))
         paused = self._paused(now)
