@@ -13,7 +13,7 @@ import msgspec
 
 from exclave.formats.edition import BundleLine, Edition, make_bundle
 from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, Sequence, sha256
-from exclave.operations.reading_room import Published, Shown
+from exclave.operations.reading_room import Shown
 from exclave.runners.ports import free_port
 from exclave.serve.reading_admission import Limits
 from exclave.serve.reading_build import Builder
@@ -21,6 +21,7 @@ from exclave.serve.reading_nginx import RoomSettings, StaticLimits
 from exclave.serve.reading_pages import Pages, Room
 from exclave.serve.reading_run import Seen, alone, served
 from exclave.serve.reading_status import band, proven_of
+from exclave.verify.published import Published
 
 STATE = Fingerprint("3f" * 32)
 REGISTER = RegisterId("ab" * 16)

@@ -157,6 +157,8 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
                 f" {when(gone.time)} by warrant {gone.warrant.hex()[:16]}…")  # fmt: skip
         for left in register.exits:
             say(f"{names[register.register]}: {left.text()}")
+        if register.published is not None:
+            say(register.published.text(names[register.register]))
     for register in report.registers:
         for newest in {dated.authority: dated for dated in register.timestamps}.values():
             if newest.sequence is not None:

@@ -1,9 +1,9 @@
 """Brings one site all that it lacks of a register, from other sites or from a carried disk: a rebuild without a writer.
 
 (1) charters, cards, epochs and their boxes; object lists and batches of the identity feed; warrants, statements and
-timestamps · (2) packs · (3) the ledgers, once nothing else is lacking. Needs no key: everything is named by its hash,
-or proven by the state's fingerprint. A process that dies leaves whole objects under their right names, and the next run
-brings only what is missing.
+timestamps · (2) what is published, and packs · (3) the ledgers, once nothing else is lacking. Needs no key: everything
+is named by its hash, or proven by the state's fingerprint. A process that dies leaves whole objects under their right
+names, and the next run brings only what is missing.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from exclave.verify.deletions import Deletions, read_deletions
 from exclave.verify.history import RegisterHistory, collect_history, read_copies
 from exclave.verify.inventory import Inventory, NamedObject, add_batches, add_boxes, read_lists
 from exclave.verify.part import listed_sizes
+from exclave.verify.published import hashed, listed_public, published_names
 from exclave.verify.state import StateView
 
 WORKERS: Final = 4
-"""Objects on their way at once: each at most 16 MiB."""
+"""Objects on their way at once: each at most 16 MiB, or what is published, 32 MiB and a little more."""
 
 
 @dataclass(slots=True)
@@ -125,12 +126,27 @@ def plan_delivery(
     inventory = read_lists(view.state, register, (v.leaf.objects for v in versions), sources)
     add_boxes(inventory, view)
     add_batches(inventory, view, sources, sources)
+    inventory.published = _published(view, history, sources)
     have = listed_sizes(target, inventory)
     lacking = {name: size for name, size in inventory.packs.items() if have.get(name) != size}
     needed = {name: size for name, size in lacking.items() if wanted(name)}
     # A ledger that cannot be believed hides versions: nothing may be called complete then.
     faults = {f"{f.site} {f.what}": f.detail for f in history.findings if f.grave}
     return Delivery(register, logs, history, inventory, deletions, needed, len(lacking) - len(needed), faults=faults)
+
+
+def _published(view: StateView, history: RegisterHistory, sources: Mapping[Label, Site]) -> dict[Digest, int]:
+    """What the ledger says is published, as far as a source lists it: what none has cannot be brought, and `verify`
+    tells of it."""
+    names = published_names(view, sources, history)
+    found: dict[Digest, int] = {}
+    for source in sources.values() if names else ():
+        try:
+            listed = listed_public(source, view, history.register, len(names))
+        except (UnavailableError, IntegrityError):
+            continue
+        found |= {name: listed[name] for name in names & listed.keys()}
+    return found
 
 
 def deliver(
@@ -152,6 +168,7 @@ def deliver(
     ledgers_wrong = bool(plan.faults) if len(sources) == 1 else _undecided(plan)
     carrier = _Carrier(target, label, sources, plan, progress, mend=mend)
     refused = _bring_small(view, plan, label, target, sources, carrier, mend=mend)  # (1)
+    _bring_published(view, plan, target, carrier, mend=mend)
     _bring_packs(plan, carrier)  # (2)
     if ledgers_wrong:
         plan.waits = "the ledgers that it comes from are wrong"
@@ -222,6 +239,25 @@ def _bring_small(
     carrier.carry(item for item in small if item.name in plan.inventory.nodes)
     plan.faults |= carry_public(view, plan.history, label, target, sources, mend=mend)
     return failed.get(label, "")
+
+
+def _bring_published(view: StateView, plan: Delivery, target: Site, carrier: _Carrier, *, mend: bool) -> None:
+    """Editions and bundles that the target lacks; with ``mend``, also those whose bytes are wrong there."""
+    wanted = plan.inventory.published
+    there = listed_public(target, view, plan.register, len(wanted)) if wanted else {}
+    lacking = [name for name, size in wanted.items() if there.get(name) != size]
+    if mend:
+        lacking += [
+            n for n, s in wanted.items() if there.get(n) == s and not _is_right(target, plan.inventory.public(n))
+        ]
+    carrier.carry(plan.inventory.public(name) for name in sorted(lacking))
+
+
+def _is_right(target: Readable, item: NamedObject) -> bool:
+    try:
+        return hashed(target, item.key, item.size_bytes or 0) == item.name
+    except IntegrityError:
+        return False
 
 
 def _bring_packs(plan: Delivery, carrier: _Carrier) -> None:

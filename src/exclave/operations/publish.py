@@ -9,7 +9,7 @@ write a public register may say what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,6 +17,7 @@ from exclave.errors import (
     Fenced,
     HeadMoved,
     IntegrityError,
+    MissingObject,
     PlacementUnmet,
     SourceUnavailable,
     UnavailableError,
@@ -40,11 +41,11 @@ from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
 from exclave.operations.publish_folder import Changes, Outlook, Prover, Source, look
-from exclave.operations.reading_room import Published, fetch_bundle, newest_edition
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.policy import lacking
 from exclave.sites.contract import Readable, Site
 from exclave.verify.history import CountedVersion, RegisterHistory, read_history
+from exclave.verify.published import Published, fetch_bundle, named_editions, newest_edition
 from exclave.verify.state import StateView, read_state
 
 BUNDLE_BYTES: Final = 32 << 20
@@ -111,7 +112,7 @@ def publish(
         before = newest_edition(view, at, history)  # (2)
         outlet = _Outlet(view, register, _level(history, at), {})
         if before is not None:
-            outlet.level_up(before)
+            outlet.level_up(before, {digest for _, _, digest in named_editions(history)})
         if before is not None and before.edition.sequence == version.leaf.sequence:
             return _receipt(before.edition, outlet, 0, 0, (), 0, nothing_new=True)
         if agreed is not None and agreed.sequence != version.leaf.sequence:
@@ -203,10 +204,12 @@ class _Outlet:
         self.shipped += len(data)
         return name
 
-    def level_up(self, before: Published) -> None:
-        """Brings what an earlier edition lists to sites that lack it: they were away, or are new."""
+    def level_up(self, before: Published, named: Set[Digest]) -> None:
+        """Brings what an earlier edition lists to sites that lack it: they were away, or are new; and the editions
+        ``named`` by the ledger, without which they would seem to have lost something."""
         prefix = public_prefix(self.view.state, self.register)
-        wanted = {before.digest, *(line.name for line in before.edition.bundles)}
+        needed = {before.digest, *(line.name for line in before.edition.bundles)}
+        wanted = needed | named
         lacking: dict[Label, set[Digest]] = {}
         for label, site in list(self.sites.items()):
             try:
@@ -216,7 +219,12 @@ class _Outlet:
                 continue
             lacking[label] = {name for name in wanted if name.hex() not in there}
         for name in sorted(set().union(*lacking.values())) if lacking else ():
-            data = fetch_bundle(self.view, self.sites, self.register, name)
+            try:
+                data = fetch_bundle(self.view, self.sites, self.register, name)
+            except MissingObject:
+                if name in needed:
+                    raise
+                continue  # a former edition that is lost everywhere: `verify` says so, and nothing newer needs it
             for label, names in lacking.items():
                 if name in names and label in self.sites:
                     try:

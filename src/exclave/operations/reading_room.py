@@ -10,28 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from exclave.errors import CorruptObject, ExclaveError, IntegrityError, MalformedError, MissingObject, UnavailableError
-from exclave.formats.edition import KIND, MAX_EDITION_BYTES, Edition, parse_edition, parse_published
+from exclave.errors import MissingObject
 from exclave.formats.epochnote import ParsedEpoch
-from exclave.formats.paths import public_key
 from exclave.formats.warrant import Act, parse_warrant
-from exclave.ids import Digest, Fingerprint, Instant, Label, RegisterId, sha256
-from exclave.sites.contract import MAX_OBJECT_BYTES, Readable
-from exclave.verify.history import RegisterHistory, read_history
+from exclave.ids import Fingerprint, Instant, Label, RegisterId
+from exclave.sites.contract import Readable
+from exclave.verify.history import read_history
+from exclave.verify.published import Published, newest_edition
 from exclave.verify.state import StateView, read_state
 
 _LOOKS: Final = (1, 16, 256)
 """Versions that are read from the end of the ledger before all of it is: the newest edition is seldom far."""
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """An edition that the register's ledger names."""
-
-    edition: Edition
-    digest: Digest
-    entered: Instant
-    """When its writer entered it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,52 +78,6 @@ def look(sources: Mapping[Any, Readable], pinned: Fingerprint, register: Registe
         history.latest.leaf.time, rule.rpo_s, view.epoch_chain(rule.id).newest.number, _exile(view, rule.id),
         tuple(str(n) for n in answering), tuple(str(n) for n in sources if n not in answering),
     )  # fmt: skip
-
-
-def newest_edition(view: StateView, sources: Mapping[Any, Readable], history: RegisterHistory) -> Published | None:
-    """The edition that the newest readable fact of ``history`` names; None if it names none.
-
-    ``MissingObject`` if one is named and no source has it. A fact that does not parse is passed over.
-    """
-    for counted in reversed(history.facts):
-        if counted.fact.kind != KIND:
-            continue
-        try:
-            sequence, digest = parse_published(counted.fact)
-        except MalformedError:
-            continue
-        data = fetch_bundle(view, sources, history.register, digest, limit=MAX_EDITION_BYTES)
-        try:
-            edition = parse_edition(data)
-        except MalformedError as error:
-            raise CorruptObject(f"the writer's edition of version {sequence} is none: {error.message}") from error
-        if (edition.state, edition.register, edition.sequence) != (view.state, history.register, sequence):
-            raise CorruptObject("the ledger names an edition of another state, register or version")
-        return Published(edition, digest, counted.fact.time)
-    return None
-
-
-def fetch_bundle(
-    view: StateView,
-    sources: Mapping[Any, Readable],
-    register: RegisterId,
-    name: Digest,
-    *,
-    limit: int = MAX_OBJECT_BYTES,
-) -> bytes:  # fmt: skip
-    """A published object, from the first source that has its right bytes. ``MissingObject`` if none has."""
-    key = public_key(view.state, register, name)
-    last: ExclaveError | None = None
-    for source in sources.values():
-        try:
-            data = source.get(key, limit=limit)
-        except (UnavailableError, IntegrityError) as error:
-            last = error
-            continue
-        if sha256(data) == name:
-            return data
-        last = CorruptObject(f"{key} has other bytes than its name says")
-    raise MissingObject(f"no site has a good copy of {key}", key=key) from last
 
 
 def _exile(view: StateView, register: RegisterId) -> Label | None:

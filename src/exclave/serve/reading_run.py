@@ -22,7 +22,7 @@ import msgspec
 
 from exclave.errors import Busy, ConfigError, ExclaveError, RolledBack, ServiceFailed, UsageError
 from exclave.ids import Digest, Fingerprint, Instant, RegisterId, instant_text
-from exclave.operations.reading_room import fetch_bundle, look
+from exclave.operations.reading_room import look
 from exclave.serve.reading_admission import Admission, Limits
 from exclave.serve.reading_app import SearchApp
 from exclave.serve.reading_build import Builder
@@ -31,6 +31,7 @@ from exclave.serve.reading_nginx import RoomSettings, nginx_config
 from exclave.serve.reading_pages import Pages, Room
 from exclave.serve.reading_status import Proven, band, proven_of
 from exclave.sites.contract import Readable
+from exclave.verify.published import fetch_bundle
 
 NGINX: Final = ("nginx", "/usr/sbin/nginx")
 SOCKET: Final = "search.sock"

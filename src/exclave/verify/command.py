@@ -140,6 +140,8 @@ def _report_lines(report: EmbassyReport) -> Iterator[str]:
         )
         for site in register.sites:
             yield f"  {site.site}: {site.complete} of {site.versions} versions complete"
+        if register.published is not None:
+            yield f"  {register.published.text(register.public_name or register.register)}"
     for found in report.findings:
         yield f"{'FAULT' if found.grave else 'note '} {found.site}: {found.fault}: {found.what}: {found.detail}"
     yield f"{report.packs_read} packs were read."

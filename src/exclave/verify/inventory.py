@@ -9,9 +9,9 @@ from exclave.errors import CorruptObject, ExclaveError, IntegrityError, Malforme
 from exclave.formats.feed import MAX_BATCH_BYTES, parse_batch
 from exclave.formats.objectlist import MAX_NODE_BYTES, ListNode, parse_list_node
 from exclave.formats.pack import BULK_BYTES
-from exclave.formats.paths import box_key, list_key, pack_key
+from exclave.formats.paths import box_key, list_key, pack_key, public_key
 from exclave.ids import Digest, Fingerprint, Key, RegisterId, sha256
-from exclave.sites.contract import Sources
+from exclave.sites.contract import MAX_OBJECT_BYTES, Sources
 from exclave.verify.feeds import MAX_BATCHES, batch_key, fetch_bytes, shown_heads
 from exclave.verify.state import StateView
 
@@ -41,14 +41,20 @@ class Inventory:
     boxes: set[Digest] = field(default_factory=set)
     batches: dict[Key, Digest] = field(default_factory=dict)
     """Of the identity feed."""
+    published: dict[Digest, int] = field(default_factory=dict)
+    """Editions and bundles of what is public, as far as a source lists them: name → size in bytes."""
     lost: dict[Key, ExclaveError] = field(default_factory=dict)
     """List nodes that no source has unharmed: what they name is not known."""
 
     def pack(self, name: Digest) -> NamedObject:
         return NamedObject(pack_key(self.state, self.register, name), name, self.packs[name], BULK_BYTES)
 
+    def public(self, name: Digest) -> NamedObject:
+        key = public_key(self.state, self.register, name)
+        return NamedObject(key, name, self.published[name], MAX_OBJECT_BYTES)
+
     def small(self) -> Iterator[NamedObject]:
-        """All but the packs."""
+        """All but packs and what is published."""
         for name in sorted(self.nodes):
             yield NamedObject(list_key(self.state, self.register, name), name, None, MAX_NODE_BYTES)
         for name in sorted(self.boxes):

@@ -35,7 +35,8 @@ from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterH
 from exclave.verify.inventory import read_lists
 from exclave.verify.ledgers import Beyond, audit_copy, known_leaves, look_beyond
 from exclave.verify.objects import RegisterObjects
-from exclave.verify.report import NOT_ERASED, Dated, RegisterReport, SiteReport
+from exclave.verify.published import PublishedObjects
+from exclave.verify.report import NOT_ERASED, Dated, PublishedReport, RegisterReport, SiteReport
 from exclave.verify.state import Finding, StateView, finding
 
 PUBLISHING_US = 15 * 60 * 1_000_000
@@ -64,6 +65,7 @@ class RegisterCheck:
         """``packs_from``: the same sources, for other threads; None: ``sources``."""
         self.findings: list[Finding] = []
         self.objects: RegisterObjects | None = None
+        self.public: PublishedObjects | None = None
         self._view, self._rule, self._now = view, rule, now
         self._sources = {name: source for name, source in sources.items() if name in view.shown}
         self._packs_from = packs_from
@@ -105,6 +107,9 @@ class RegisterCheck:
         if self.objects is not None:
             self.objects.check_listings(read_packs=read_packs)
         self._still_shown()
+        if self._history.facts:
+            self.public = PublishedObjects(self._view, self._sources, self._history)
+            self.public.check(read=read_packs)
         forget(self._sources.values())
 
     def _ledgers(self) -> None:
@@ -324,6 +329,8 @@ class RegisterCheck:
         if self.objects is not None:
             self.objects.settle_sizes()
             self.findings += self.objects.findings
+        if self.public is not None:
+            self.findings += self.public.findings
         holds = [Label(n) for n in self._sources if latest and self.objects and self.objects.complete(n, latest)]
         lacks = placement_of(charter, self._rule, now=self._now).missing(holds)
         if latest is not None and lacks:
@@ -344,7 +351,15 @@ class RegisterCheck:
             erased=tuple(self._erased[number] for number in sorted(self._erased)),
             exits=self._exits,
             timestamps=self._dated,
+            published=self._published(),
         )
+
+    def _published(self) -> PublishedReport | None:
+        newest = self.public.newest if self.public is not None else None
+        if self.public is None or newest is None:
+            return None
+        complete = tuple(name for name, own in self.public.at.items() if not own.bad)
+        return PublishedReport(newest.sequence, newest.time, len(newest.bundles), complete)
 
     def _age(self, latest: CountedVersion | None, age_s: int | None) -> None:
         if latest is None or age_s is None:

@@ -46,6 +46,24 @@ class Dated:
 
 
 @dataclass(frozen=True, slots=True)
+class PublishedReport:
+    """What is public of a register, by its ledger."""
+
+    sequence: Sequence
+    """The version that is public."""
+    time: Instant
+    """The moment whose state that is."""
+    bundles: int
+    complete: tuple[str, ...]
+    """Sites that hold all that their ledgers say is published; with packs read, unchanged."""
+
+    def text(self, name: str) -> str:
+        """One sentence for people; ``name``: of the register."""
+        where = ", ".join(self.complete) or "NO site"
+        return f"version {self.sequence} of {name} is public; all that was published is at {where}."
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterReport:
     """One register over all sources."""
 
@@ -71,6 +89,8 @@ class RegisterReport:
     """The earliest first."""
     exits: tuple[Exit, ...] = ()
     """Sites that the register has left, and what their operators signed."""
+    published: PublishedReport | None = None
+    """None if nothing was published, or no source shows the edition in force."""
 
     @property
     def rpo_met(self) -> bool:
