@@ -236,19 +236,20 @@ class RegisterObjects:
         for holding in self.holdings.values():
             if not holding.packs:
                 continue
-            sizes = self._listed(holding)
-            for pack in sorted(holding.packs):
-                shown = sizes.get(pack)
-                if shown is None and not read_packs:
-                    shown = self._stat(holding, pack)
+            right, wrong = self._listed(holding, keep_right=not read_packs)
+            unseen = set() if read_packs else holding.packs - right
+            for pack in sorted(wrong.keys() | unseen):
+                shown = wrong[pack] if pack in wrong else self._stat(holding, pack)
                 if shown is not None and shown != self._packs[pack].size_bytes:
                     holding.unsized.add(pack)
                     if not read_packs:
                         self._size_lie(holding, pack, shown)
 
-    def _listed(self, holding: Holding) -> dict[Digest, int]:
+    def _listed(self, holding: Holding, *, keep_right: bool) -> tuple[set[Digest], dict[Digest, int]]:
+        """Packs that ``holding`` has to hold and that are listed in their size (if they are to be kept), and the others
+        with what is listed."""
         prefix = pack_prefix(self._state, self._register)
-        sizes: dict[Digest, int] = {}
+        right, wrong = set[Digest](), dict[Digest, int]()
         most = 2 * len(holding.packs) + _EXTRA_LISTED
         try:
             for place, stat in enumerate(holding.source.list(prefix)):
@@ -257,14 +258,18 @@ class RegisterObjects:
                     self._note(holding.name, prefix, long, grave=False)
                     break
                 try:
-                    name = Digest(bytes.fromhex(stat.key.rpartition("/")[2]))
+                    pack = self._packs.get(Digest(bytes.fromhex(stat.key.rpartition("/")[2])))
                 except ValueError:
                     continue
-                if name in holding.packs and stat.key == pack_key(self._state, self._register, name):
-                    sizes[name] = stat.size_bytes
+                if pack is None or stat.key != pack_key(self._state, self._register, pack.name):
+                    continue
+                if stat.size_bytes != pack.size_bytes and pack.name in holding.packs:
+                    wrong[pack.name] = stat.size_bytes
+                elif keep_right:
+                    right.add(pack.name)
         except (IntegrityError, UnavailableError) as error:
             self._note(holding.name, prefix, error)
-        return sizes
+        return right, wrong
 
     def _stat(self, holding: Holding, pack: Digest) -> int | None:
         key = pack_key(self._state, self._register, pack)
