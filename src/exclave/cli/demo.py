@@ -6,14 +6,17 @@ import re
 import tempfile
 import textwrap
 from pathlib import Path
-from typing import Annotated, Any, Final
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from exclave.cli.output import Json, counted, duration, err, out, print_json, say, table
-from exclave.demo.stage import Report
-from exclave.demo.story import play, require_demo, require_kept, stop_everything
+from exclave.errors import UsageError
 from exclave.operations.home import write_private
+
+if TYPE_CHECKING:
+    from exclave.demo.stage import Report
 
 _WIDTH: Final = 80
 _WORD: Final = r"(?:'[^']*'|[^' ])+"
@@ -34,8 +37,9 @@ def demo(
     json: Json = False,
 ) -> None:
     """Play the whole story: a small state is protected, loses home, and lives on abroad."""
+    story = _story()
     if stop:
-        _stop(folder, json)
+        _stop(story, folder, json)
         return
     root = folder.absolute() if folder else Path(tempfile.mkdtemp(prefix="exclave-demo-"))
     screen = err if json else out
@@ -48,14 +52,26 @@ def demo(
         screen.print()
         screen.rule(text, align="left")
 
-    done = play(root, scale=scale, keep=keep, tell=tell, chapter=chapter)
+    done: Report = story.play(root, scale=scale, keep=keep, tell=tell, chapter=chapter)
     if report is not None:
         write_private(report.absolute(), _json_of(done).encode())
     if json:
         print_json(done)
     else:
         _show(done, keep)
-    require_kept(done)
+    story.require_kept(done)
+
+
+def _story() -> ModuleType:
+    """The story, whose packages no other command needs. ``UsageError`` if one is missing."""
+    try:
+        from exclave.demo import story  # noqa: PLC0415 - see above
+    except ModuleNotFoundError as error:
+        if (error.name or "exclave").startswith("exclave"):
+            raise
+        hint = "Install what it needs with: pip install 'exclave[demo]'"
+        raise UsageError(f"the demo needs {error.name}, which is not installed", hint=hint) from error
+    return story
 
 
 def _folded(line: str) -> str:
@@ -81,10 +97,10 @@ def _json_of(done: Report) -> str:
     return format_.dumps(plain(done), ensure_ascii=False, indent=2) + "\n"
 
 
-def _stop(folder: Path | None, json: bool) -> None:
+def _stop(story: ModuleType, folder: Path | None, json: bool) -> None:
     root = folder.absolute() if folder else _last_demo()
-    require_demo(root)
-    stopped = stop_everything(root)
+    story.require_demo(root)
+    stopped = story.stop_everything(root)
     if json:
         print_json({"stopped": stopped})
     else:

