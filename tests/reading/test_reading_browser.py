@@ -125,7 +125,8 @@ def test_every_page_can_be_read_by_everybody(
     context = chromium.new_context(viewport=size, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     for path in ("/", "/acts/", "/acts/2024", "/act/2024/0002", "/act/2023/0100", "/act/2023/0200", "/search?q=kala",
-                 "/search?q=nothing+here", "/check", "/versions", "/v/1/", "/nothing"):  # fmt: skip
+                 "/search?q=nothing+here", f"/search?q={'w' * 190}", "/check", "/versions", "/v/1/",
+                 "/nothing"):  # fmt: skip
         page.goto(room.url + path)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         assert page.locator("h1").count() == 1

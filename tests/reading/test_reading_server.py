@@ -20,6 +20,7 @@ import pytest
 from exclave.errors import Busy, ConfigError
 from exclave.serve.reading_admission import Limits
 from exclave.serve.reading_nginx import RoomSettings, StaticLimits
+from exclave.serve.reading_pages import style_name
 from exclave.serve.reading_run import alone
 from support.gazette_room import FIRST, Press, RunningRoom, act_files, law, running_room
 from support.login_nginx import server_certificate
@@ -128,8 +129,39 @@ def test_conditional_partial_and_packed_answers(room: RunningRoom) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"])
 def test_nothing_but_reading(room: RunningRoom, method: str) -> None:
-    """Every other method is refused."""
-    assert room.get("/search?q=kala", method=method).status == 405
+    """Every other method is refused, with a page and the fences of every page."""
+    answer = room.get("/search?q=kala", method=method)
+    assert (answer.status, answer.headers["cache-control"]) == (405, "no-store")
+    assert "nothing can be sent" in answer.text
+    assert CSP in answer.headers["content-security-policy"]
+
+
+FRESH = "public, max-age=60, stale-while-revalidate=600, stale-if-error=86400"
+FOREVER = "public, max-age=31536000, immutable"
+DAY = "public, max-age=86400"
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [
+        ("/", FRESH), ("/act/2024/0002", FRESH), ("/act/2024/0002/v2", FRESH), ("/act/2024/0002/v2.txt", FRESH),
+        ("/act/2024/0002/v2.proof", FRESH), ("/v/1/act/2024/0002/v2", DAY), ("/v/1/", DAY),
+        ("/v/1/act/2024/0002/v2.txt", FOREVER), ("/v/1/act/2024/0002/v2.proof", FOREVER),
+        (f"/assets/{style_name()}", FOREVER), ("/status", "public, max-age=20"),
+        ("/search?q=kala", "public, max-age=60"),
+        ("/nothing", "public, max-age=10"), ("/act/2024/9999", "public, max-age=10"),
+    ],
+)  # fmt: skip
+def test_what_stands_in_front_knows_how_long(room: RunningRoom, path: str, kept: str) -> None:
+    """A CDN may keep for good what its address names for good, and briefly what is replaced, or is not there."""
+    assert room.get(path).headers["cache-control"] == kept
+
+
+def test_a_line_that_is_too_long_gets_a_page(room: RunningRoom) -> None:
+    """Also what nginx refuses by itself is said in the room's words, and kept by nobody."""
+    answer = room.get(f"/search?q={'a' * 9000}")
+    assert (answer.status, answer.headers["cache-control"]) == (414, "no-store")
+    assert "State Gazette" in answer.text
 
 
 @pytest.mark.parametrize(
@@ -198,7 +230,7 @@ def test_each_client_has_its_own_measure_of_searches(tmp_path: Path) -> None:
         assert 1 <= flood[200] <= 6
         assert flood[200] + flood[429] == 30
         refused = room.get("/search?q=kala", X_Forwarded_For="198.51.100.1")
-        assert refused.headers["retry-after"] == "5"
+        assert (refused.headers["retry-after"], refused.headers["cache-control"]) == ("5", "no-store")
         assert "Please wait a little" in refused.text
         assert asked(room, "/", "198.51.100.1", 30) == {200: 30}
         assert asked(room, "/search?q=kala", "203.0.113.5", 3) == {200: 3}

@@ -262,6 +262,7 @@ class Builder:
             "acts/index.html": pages.groups(groups),
             "check.html": pages.check(),
             "missing.html": pages.message("There is no such page", "Look for the act by its number or its words."),
+            "refused.html": pages.message("That cannot be asked here", "Pages can be read; nothing can be sent."),
             "limited.html": pages.message("Please wait a little", "Too many requests came from your network at once."),
             "busy.html": pages.message("Please try again soon", "The search is very busy. All acts can be read."),
             "feed.atom": pages.feed(feed, edition.time),
