@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# Servers lie where Debian's ordinary users do not look.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: demo test check bench crash faults clean lock verifier
 

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Debian packages that the tests use and that Python's packages cannot bring; nothing is done where they are there.
 set -eu
+# Where servers lie, which is not on the PATH of Debian's ordinary users.
+PATH=$PATH:/usr/sbin:/sbin
 missing=
 command -v unshare >/dev/null || missing="$missing util-linux"
 command -v fusermount3 >/dev/null || missing="$missing fuse3 libfuse3-3"
@@ -19,6 +21,7 @@ command -v javac >/dev/null || missing="$missing openjdk-17-jdk-headless"
 command -v chromium >/dev/null || missing="$missing chromium"
 command -v ab >/dev/null || missing="$missing apache2-utils"
 command -v wrk >/dev/null || missing="$missing wrk"
+command -v curl >/dev/null || missing="$missing curl"
 command -v h2load >/dev/null || missing="$missing nghttp2-client"
 command -v npm >/dev/null || missing="$missing nodejs npm"
 # The injector of faults for the crash matrix, and what it is compared with.
