@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ from exclave.errors import (
     HeadMoved,
     MalformedError,
     MissingObject,
-    OutcomeUnknown,
     SiteUnavailable,
 )
 from exclave.ids import Key, sha256
 from exclave.sites.coded import CodedSite
-from exclave.sites.coded_form import MAGIC, WHOLE_BYTES, Code, parse_descriptor, part_key
+from exclave.sites.coded_form import MAGIC, WHOLE_BYTES, Code, parse_descriptor, part_key, vote_key
+from exclave.sites.coded_mending import mend
 from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site
 from exclave.sites.directory import DirectorySite
 from exclave.sites.memory import MemorySite
@@ -56,8 +57,11 @@ class Away(Silent):
         return ""
 
 
-def is_head(key: Key) -> bool:
-    return key.endswith("/checkpoint")
+def brought(site: CodedSite) -> set[tuple[Key, int]]:
+    """What a mending brought, all of it taken."""
+    done = list(mend(site))
+    assert not [error for _, _, error in done if error]
+    return {(key, at) for key, at, _ in done}
 
 
 def folders(root: Path, n: int) -> list[Site]:
@@ -130,7 +134,7 @@ def test_a_forged_descriptor_is_outvoted() -> None:
     plan, shards = Code(2, 3).cut(other)
     forger = MemorySite("forger")
     forger.put_same(BULK, plan.encode())
-    forger.put_same(part_key(plan.shards[0]), shards[0])
+    forger.put_same(part_key(BULK, plan.shards[0]), shards[0])
     assert CodedSite([forger, *members[1:]], 2).get(BULK) == data
 
 
@@ -144,10 +148,10 @@ def test_a_lost_member_is_rebuilt() -> None:
     site.replace_if(HEAD, b"head 1", None)
     fresh = MemorySite("fresh")
     again = CodedSite([members[0], fresh, members[2]], 2)
-    assert {key for key, _ in again.mend(is_head)} == {BULK, SMALL, HEAD}
-    assert list(again.mend(is_head)) == []
-    assert {i.key: fresh.get(i.key) for i in fresh.list("")} == {
-        i.key: members[1].get(i.key) for i in members[1].list("")
+    assert brought(again) == {(BULK, 1), (SMALL, 1), (HEAD, 1)}
+    assert brought(again) == set()
+    assert {i.key: fresh.get(i.key) for i in fresh.list("") if i.key != vote_key(HEAD)} == {
+        i.key: members[1].get(i.key) for i in members[1].list("") if i.key != vote_key(HEAD)
     }
     assert CodedSite([MissingSite(members[0]), fresh, members[2]], 2).get(BULK) == data
     assert again.replace_if(HEAD, b"head 2", again.read_head(HEAD).tag)  # type: ignore[union-attr]
@@ -159,33 +163,57 @@ def test_spoilt_shards_are_mended(tmp_path: Path) -> None:
     site = CodedSite(folders(tmp_path, 3), 2)
     data = os.urandom(500_000)
     site.put_same(BULK, data)
-    shard = next(path for path in (tmp_path / "1" / "part").rglob("*") if path.is_file())
+    shard = next(path for path in (tmp_path / "1" / "state" / "part").rglob("*") if path.is_file())
     good = shard.read_bytes()
     shard.chmod(0o600)
     shard.write_bytes(b"spoilt")
     assert site.get(BULK) == data
-    assert [key for key, _ in site.mend(is_head)] == [BULK]
+    assert brought(site) == {(BULK, 1)}
     assert shard.read_bytes() == good
 
 
-def test_a_member_that_is_away_stops_writes() -> None:
-    """Nothing is confirmed that does not lie at all members; what is under way is settled by repeating it."""
-    members: list[Site] = [MemorySite(str(at)) for at in range(3)]
-    away = CodedSite([*members[:2], Away(members[2])], 2)
+@pytest.mark.parametrize(("k", "n", "need"), [(2, 3, 2), (2, 4, None), (3, 5, None), (4, 6, 5), (2, 6, None)])
+def test_writes_go_on_while_enough_members_answer(k: int, n: int, need: int | None) -> None:
+    """Up to n - need members may be away; who lacks what is told, and mended. With one more away nothing counts, and
+    repeating settles it."""
+    members: list[Site] = [MemorySite(str(at)) for at in range(n)]
+    need = CodedSite(members, k, need).need
     data = os.urandom(200_000)
-    with pytest.raises(SiteUnavailable):
-        away.put_same(BULK, data)
-    with pytest.raises((SiteUnavailable, OutcomeUnknown)):
-        away.put_new(SMALL, b"x")
-    whole = CodedSite(members, 2)
-    assert whole.stat(BULK) is None, "no descriptor without all its shards"
-    whole.put_same(BULK, data)
-    whole.put_same(SMALL, b"x")
-    assert whole.get(BULK) == data
+    some = CodedSite([Away(m) if at < n - need else m for at, m in enumerate(members)], k, need)
+    some.put_new(BULK, data)
+    some.put_same(SMALL, b"x")
+    some.replace_if(HEAD, b"two", some.replace_if(HEAD, b"one", None))
+    assert some.lacking == {m.address: 4 if at < n - need else 0 for at, m in enumerate(members)}
+    whole = CodedSite(members, k, need)
+    assert (whole.get(BULK), whole.get(SMALL), whole.get(HEAD)) == (data, b"x", b"two")
+    assert brought(whole) == {(key, at) for key in (BULK, SMALL, HEAD) for at in range(n - need)}
+    assert CodedSite([Away(m) if at >= k else m for at, m in enumerate(members)], k, need).get(BULK) == data
+    few = CodedSite([Away(m) if at <= n - need else m for at, m in enumerate(members)], k, need)
+    other = Key("state/pack/ab/other")
+    for write in (
+        lambda: few.put_same(other, data),
+        lambda: few.put_new(Key("state/stage"), b"x"),
+        lambda: few.replace_if(HEAD, b"three", sha256(b"two").hex()),
+    ):
+        with pytest.raises(SiteUnavailable):
+            write()
+    assert whole.stat(other) is None, "no descriptor without enough shards"
+    assert whole.get(HEAD) == b"two"
+    whole.put_same(other, data)
+    assert whole.get(other) == data
+
+
+def test_how_many_are_needed() -> None:
+    """Fewer than k + 1 only of k + 1 members, and never half of them or fewer."""
+    members = [MemorySite(str(at)) for at in range(6)]
+    assert [CodedSite(members[:n], 2).need for n in (3, 4, 5, 6)] == [3, 3, 4, 4]
+    for k, n, need in ((2, 3, 1), (2, 4, 2), (3, 6, 3), (2, 3, 4), (2, 5, 2)):
+        with pytest.raises(ConfigError):
+            CodedSite(members[:n], k, need)
 
 
 def test_heads(tmp_path: Path) -> None:
-    """One of two writers wins, at the first member; the others follow, and answer while it is away."""
+    """One of two writers wins; every member has it, and any k show it while the others are away or have fallen back."""
     members = folders(tmp_path, 3)
     site = CodedSite(members, 2)
     tag = site.replace_if(HEAD, b"one", None)
@@ -198,6 +226,7 @@ def test_heads(tmp_path: Path) -> None:
     stale.freeze()
     site.replace_if(HEAD, b"three", site.read_head(HEAD).tag)  # type: ignore[union-attr]
     assert CodedSite([*members[:2], stale], 2).get(HEAD) == b"three", "one stale member is outvoted"
+    assert CodedSite([Away(members[0]), members[1], stale], 2).get(HEAD) == b"three"
 
 
 class Boaster(MemorySite):
@@ -219,11 +248,16 @@ def test_a_member_cannot_fill_the_memory_or_hold_a_writer_for_ever() -> None:
     """What lies whole is short, so no member is asked for more; and a head that has always just moved is given up."""
     boaster = Boaster("boaster")
     site = CodedSite([MemorySite("a"), MemorySite("b"), boaster], 2)
-    with pytest.raises(OutcomeUnknown, match="boaster"):
+    with pytest.raises(SiteUnavailable, match="boaster"):
         site.replace_if(HEAD, b"head", None)
-    assert site.get(HEAD) == b"head"
+    two = CodedSite([MemorySite("a"), MemorySite("b"), boaster], 2, 2)
+    two.replace_if(HEAD, b"head", None)
+    two.put_same(SMALL, b"small")
+    assert (two.get(HEAD), two.get(SMALL)) == (b"head", b"small")
+    with pytest.raises(MissingObject):
+        two.get(Key("state/stage"))
     assert boaster.asked == WHOLE_BYTES
-    assert any("boaster" in fault for fault in site.faults)
+    assert any("boaster" in fault for fault in two.faults)
 
 
 def test_other_numbers_are_refused() -> None:
@@ -245,7 +279,7 @@ def test_what_looks_like_a_descriptor() -> None:
     assert parse_descriptor(members[0].get(SMALL)).digest == sha256(MAGIC + b" and more")
     assert site.get(SMALL) == MAGIC + b" and more"
     assert site.stat(SMALL) == ObjectStat(SMALL, len(MAGIC) + 9)
-    for call in (lambda: site.put_same(Key("part/aa"), b"x"), lambda: site.replace_if(HEAD, MAGIC, None)):
+    for call in (lambda: site.put_same(Key("state/part/aa"), b"x"), lambda: site.replace_if(HEAD, MAGIC, None)):
         with pytest.raises(Bug):
             call()
 
@@ -272,13 +306,18 @@ def test_whatever_write_fails(fault: Fault, put: str) -> None:
     """Each write to each member is refused, lost, done unseen or killed: afterwards the object is there whole or not at
     all, and putting it again settles it."""
     data = os.urandom(200_000)
-    for at, nth in itertools.product(range(3), (1, 2)):
+    for at, nth in itertools.product(range(3), (1, 2) if put == "put_same" else (1, 2, 3, 4)):
         members: list[Site] = [MemorySite(str(number)) for number in range(3)]
         failing = FailingSite(members[at], nth=nth, fault=fault)
         site = CodedSite([failing if number == at else m for number, m in enumerate(members)], 2)
-        with pytest.raises((ExclaveError, Killed)):
+        ended = False
+        with suppress(ExclaveError, Killed):
             getattr(site, put)(BULK, data)
+            ended = True
+        assert failing.writes >= nth
+        assert not ended or (put == "put_new" and not failing.dead), "a vote is asked for again"
         again = CodedSite(members, 2)
+        assert not ended or again.get(BULK) == data
         if again.stat(BULK) is not None:
             assert again.get(BULK) == data
         again.put_same(BULK, data)

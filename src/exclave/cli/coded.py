@@ -9,6 +9,7 @@ import typer
 
 from exclave.cli.output import Json, plain, print_json, say, table
 from exclave.cli.progress import work_bar
+from exclave.errors import SiteUnavailable
 from exclave.operations.coded_mend import mend as verb
 from exclave.operations.home import absolute_address
 from exclave.sites.opening import open_site
@@ -30,14 +31,18 @@ def mend(
 ) -> None:
     """Bring every member what it lacks or has wrong, from the others. Needs no key; reads everything once.
 
-    Exit code 21 if too few shards of an object are left.
+    Exit code 21 if too few shards of an object are left, 11 if a member did not take all that it lacks.
     """
     with work_bar("mend", quiet=json) as bar:
         bar.begin("shards")
         done = verb(open_site(absolute_address(Path.cwd(), address)), lambda count: bar.at(f"{count} brought", count))
     if json:
         print_json(plain(done))
-        return
-    table(("member", "objects brought"), done.brought.items())
-    for fault in done.faults:
-        say(f"wrong: {fault}")
+    else:
+        table(("member", "objects brought"), done.brought.items())
+        for fault in done.faults:
+            say(f"wrong: {fault}")
+        for member, why in done.lacking.items():
+            say(f"{member} still lacks something: {why}")
+    if done.lacking:
+        raise typer.Exit(SiteUnavailable.exit_code)

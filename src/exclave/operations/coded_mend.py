@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from exclave.errors import UsageError
 from exclave.sites.coded import CodedSite
+from exclave.sites.coded_mending import mend as mend_site
 from exclave.sites.contract import Site
-from exclave.sites.locking import is_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,8 @@ class Mended:
 
     brought: dict[str, int]
     """Objects by member's address."""
+    lacking: dict[str, str]
+    """Members that did not take all that they lack, and why: the first reason of each."""
     faults: tuple[str, ...]
     """Members that showed what cannot be right, and where; the newest ones."""
 
@@ -31,7 +33,12 @@ def mend(site: Site, progress: Callable[[int], None] = lambda done: None) -> Men
     if not isinstance(site, CodedSite):
         raise UsageError("only a coded site is mended like this", hint="Write its address: coded:2?member=…&member=…")
     brought: Counter[str] = Counter()
-    for done, (_, member) in enumerate(site.mend(is_head), 1):
+    lacking: dict[str, str] = {}
+    for _, at, error in mend_site(site):
+        member = site.members[at].address
+        if error is not None:
+            lacking.setdefault(member, error.message)
+            continue
         brought[member] += 1
-        progress(done)
-    return Mended({member.address: brought[member.address] for member in site.members}, tuple(site.faults))
+        progress(brought.total())
+    return Mended({m.address: brought[m.address] for m in site.members}, lacking, tuple(site.faults))

@@ -1,9 +1,9 @@
 """A site made of n others, any k of which give everything back; no single one holds the whole of an object that is cut.
 
-Order of writes: shards first, at all members; then the descriptor (or the small object itself) at the first member,
-which decides who was first; then at the others. What is confirmed lies at *all* members, so one that is away stops
-writes, never reads, until it is back, or replaced and filled by ``mend``. Heads are read and replaced at the first
-member and carried to the others, which answer for them while it is away.
+A write counts once ``need`` members hold it: shards first, then the descriptor (or the small object itself) at those
+who have their shard. Members that are away are passed over and named in ``lacking``; ``mend`` brings them what they
+lack. Heads, and who was first under a name, are decided by votes (``coded_heads``), so it does not matter which
+members answer. Reads ask k members, and others when a shard is wrong or late.
 
 A member that shows other bytes than its shard's name says is left out and named in ``faults``. Page:
 ``docs/spec/coded.md``.
@@ -12,15 +12,22 @@ A member that shows other bytes than its shard's name says is left out and named
 from __future__ import annotations
 
 import heapq
+import os
+import random
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from itertools import groupby
 from urllib.parse import quote
 
 from exclave.errors import (
+    AlreadyExists,
     Bug,
+    ConfigError,
     CorruptObject,
+    ExclaveError,
     HeadMoved,
     IntegrityError,
     MalformedError,
@@ -37,43 +44,104 @@ from exclave.sites.coded_form import (
     Code,
     Descriptor,
     descriptor_bytes,
+    is_own,
     most_shown,
+    named_digest,
     parse_descriptor,
     part_key,
 )
-from exclave.sites.contract import MAX_OBJECT_BYTES, ObjectStat, Site, Tagged, check_prefix, check_range, check_write
+from exclave.sites.coded_heads import Chance, Heads
+from exclave.sites.coded_members import Asked, Members
+from exclave.sites.coded_votes import Quorum
+from exclave.sites.contract import (
+    MAX_HEAD_BYTES,
+    MAX_OBJECT_BYTES,
+    ObjectStat,
+    Site,
+    Tagged,
+    check_prefix,
+    check_range,
+    check_write,
+)
+from exclave.sites.locking import is_head
 
-MAX_FAULTS = 1000
-_TRIES = 64
-"""Of a head at one member, which says each time that another has just written it."""
+LATE_S = 3.0
+"""So long a read waits for a member before it asks another one too."""
+_AGREE = 2
+"""So many members that show the same under a name are believed without asking the others."""
+_CARRY_TRIES = 64
+
+
+def usual_need(k: int, n: int) -> int:
+    """More than k, so that a write survives the loss of any one that holds it; and so many that a member which has
+    fallen back to a former state forgets no decision."""
+    return max(k + 1, (n + 1) // 2 + 1)
+
+
+def least_need(k: int, n: int) -> int:
+    """More than k (of n = k + 1 members: k), and more than half."""
+    return max(k if n == k + 1 else k + 1, n // 2 + 1)
 
 
 class CodedSite:
-    """``members`` in the order of the address; ``k`` of them are enough to read."""
+    """``members`` in the order of the address; ``k`` of them are enough to read, ``need`` to write."""
 
-    def __init__(self, members: Sequence[Site], k: int) -> None:
-        self.members = tuple(members)
-        self._code = Code(k, len(self.members))
-        self._k, self._n = k, len(self.members)
-        self._pool = ThreadPoolExecutor(2 * self._n, thread_name_prefix="coded")
-        self.faults: deque[str] = deque(maxlen=MAX_FAULTS)
-        """Members that showed what cannot be right, and where; the newest last."""
+    def __init__(
+        self,
+        members: Sequence[Site],
+        k: int,
+        need: int | None = None,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        spread: Callable[[], float] = random.random,
+        nonce: Callable[[], bytes] = lambda: os.urandom(16),
+        late_s: float = LATE_S,
+        executors: Sequence[Executor] | None = None,
+    ) -> None:
+        """``ConfigError`` for impossible numbers."""
+        n = len(members)
+        self._code = Code(k, n)
+        self.k, self.need = k, usual_need(k, n) if need is None else need
+        if not least_need(k, n) <= self.need <= n:
+            raise ConfigError(f"of {n} members with {k} to read, {least_need(k, n)} to {n} can be needed to write")
+        self._asking = Members(members, clock=clock, late_s=late_s, executors=executors)
+        self._heads = Heads(self._asking, Quorum(n, self.need), k, Chance(sleep, spread, nonce))
+        self.faults = self._asking.faults
+
+    @property
+    def members(self) -> tuple[Site, ...]:
+        return self._asking.sites
+
+    @property
+    def heads(self) -> Heads:
+        return self._heads
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """Members' addresses, and how many writes of this process counted although the member did not take them."""
+        return {member.address: self._asking.lacking[at] for at, member in enumerate(self.members)}
 
     @property
     def address(self) -> str:
-        return f"coded:{self._k}?" + "&".join(f"member={quote(m.address, safe=':/')}" for m in self.members)
+        need = "" if self.need == usual_need(self.k, len(self.members)) else f"need={self.need}&"
+        return f"coded:{self.k}?{need}" + "&".join(f"member={quote(m.address, safe=':/')}" for m in self.members)
 
     # Reading
 
     def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
-        data = self._small(key)
+        data = self._certain(key)
         if data is None:
-            raise MissingObject(f"{key} is not at {self.address}", key=key)
-        plan = self._plan(data)
-        size = len(data) if plan is None else plan.size_bytes
-        if size > limit:
-            raise CorruptObject(f"{key} is {size} bytes long; at most {limit} can be right", key=key)
-        return data if plan is None else self._joined(key, plan)
+            named = self.named(key)
+            if named is None:
+                raise MissingObject(f"{key} is not at {self.address}", key=key)
+            plan = self.plan(named)
+            if plan is not None and plan.size_bytes > limit:
+                raise _too_long(key, plan.size_bytes, limit)
+            data = named if plan is None else self._joined(key, plan)
+        if len(data) > limit:
+            raise _too_long(key, len(data), limit)
+        return data
 
     def get_range(self, key: Key, offset: int, length: int) -> bytes:
         """Reads the whole object: only then can a lying member be told from an honest one."""
@@ -84,60 +152,70 @@ class CodedSite:
         return data[offset : offset + length]
 
     def stat(self, key: Key) -> ObjectStat | None:
-        data = self._small(key)
+        data = self.named(key)
         if data is None:
             return None
-        plan = self._plan(data)
+        plan = self.plan(data)
         return ObjectStat(key, len(data) if plan is None else plan.size_bytes)
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Each object that is cut costs one small read for its size."""
+        """Each object that is cut costs small reads for its size."""
         check_prefix(prefix)
-        if prefix.startswith(PARTS):
+        if prefix and is_own(prefix):
             return
         silent: deque[UnavailableError] = deque()
         named = heapq.merge(*(self._listing(member, prefix, silent) for member in self.members), key=_key_of)
         for key, shown in groupby(named, key=_key_of):
             lengths = {item.size_bytes for item in shown}
-            if key.startswith(PARTS):
+            if is_own(key):
                 continue
             stat = ObjectStat(key, lengths.pop())
-            if lengths or stat.size_bytes == descriptor_bytes(self._n):
+            if lengths or stat.size_bytes == descriptor_bytes(len(self.members)):
                 found = self.stat(key)
                 if found is None:
                     continue
                 stat = found
             yield stat
-        if len(silent) > self._n - self._k:
+        if len(silent) > len(self.members) - self.k:
             raise silent[0]
 
     def read_head(self, key: Key) -> Tagged | None:
-        return self.members[0].read_head(key)
+        return self._heads.read(key)
 
     # Writing
 
     def put_new(self, key: Key, data: bytes) -> None:
-        named = self._prepare(key, data)
-        self.members[0].put_new(key, named)  # this decides
+        """The members' votes decide who is first; a restart finds who it is, and ends what he began."""
+        self._check(key)
+        check_write(data)
+        if self.stat(key) is not None:
+            raise AlreadyExists(f"{key} is already at {self.address}", key=key)
+        named, holders = self._prepare(key, data)
         try:
-            self._everywhere(lambda member: member.put_same(key, named), self.members[1:])
+            self._heads.change(key, named, None)
+        except HeadMoved:
+            first = self._heads.read(key)
+            if first is not None:
+                self._place(key, first.data, range(len(self.members)))
+            raise AlreadyExists(f"{key} is already at {self.address}", key=key) from None
+        try:
+            self._place(key, named, holders)
         except UnavailableError as error:
-            raise OutcomeUnknown(f"{key} is not at every member yet: {error.message}", key=key) from error
+            raise OutcomeUnknown(f"{key} is not at enough members yet: {error.message}", key=key) from error
 
     def put_same(self, key: Key, data: bytes | memoryview) -> None:
-        named = self._prepare(key, data)
-        self.members[0].put_same(key, named)
-        self._everywhere(lambda member: member.put_same(key, named), self.members[1:])
+        self._check(key)
+        check_write(data)
+        self._place(key, *self._prepare(key, data))
 
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         self._check(key)
+        check_write(data, limit=MAX_HEAD_BYTES)
         if data.startswith(MAGIC):
             raise Bug("a head that begins like a descriptor was to be written")
-        tag = self.members[0].replace_if(key, data, expected)
-        try:
-            self._everywhere(lambda member: self._carry(member, key, data), self.members[1:])
-        except UnavailableError as error:
-            raise OutcomeUnknown(f"{key} is not at every member yet: {error.message}", key=key) from error
+        tag = self._heads.change(key, data, expected)
+        # Decided above. What follows is for those who read a member by itself: a restart finds the former head there.
+        self._carry_all(key, data)
         return tag
 
     def replace_spoilt(self, key: Key, data: bytes, spoilt: Digest | None) -> None:
@@ -151,125 +229,161 @@ class CodedSite:
             there = None
         if there != data and (None if there is None else sha256(there)) != spoilt:
             raise HeadMoved(f"{key} is no longer what it was when it was read", key=key)
-        named, shards = self._cut(data)
-        for member, shard in zip(self.members, shards, strict=False):
-            _put_right(member, part_key(sha256(shard)), shard)
-        for member in self.members:
-            _put_right(member, key, named)
+        named, shards = self.cut(data)
+        asked = self._asking.ask(lambda at: self.put_right(at, key, named, shards))
+        if len(asked.good) < self.need:
+            raise self._asking.unmet(self.need, asked, key)
 
-    def mend(self, is_head: Callable[[Key], bool], prefix: str = "") -> Iterator[tuple[Key, str]]:
-        """Brings every member what it lacks or has wrong, from the others; (object, member) for each that was.
+    # Parts of it, for mending
 
-        ``is_head``: which names are replaced, and so are never put as write-once ones. ``IntegrityError`` at an object
-        of which fewer than k shards are left. May be repeated: a restart finds what was brought, and brings the rest.
-        """
-        for stat in self.list(prefix):
-            data = self.get(stat.key)
-            if is_head(stat.key):
-                yield from ((stat.key, m.address) for m in self.members if _put_head(m, stat.key, data))
-                continue
-            named, shards = self._cut(data)
-            for index, member in enumerate(self.members):
-                did = bool(shards) and _put_right(member, part_key(sha256(shards[index])), shards[index])
-                if _put_right(member, stat.key, named) or did:
-                    yield stat.key, member.address
-
-    # Parts
-
-    def _check(self, key: Key) -> None:
-        if key.startswith(PARTS):
-            raise Bug(f"{key}: names below {PARTS} are the coded site's own")
-
-    def _cut(self, data: bytes | memoryview) -> tuple[bytes, Sequence[bytes]]:
-        """What stands under the object's name, and its shards if it is cut."""
-        if len(data) <= WHOLE_BYTES and bytes(data[: len(MAGIC)]) != MAGIC:
-            return bytes(data), ()
-        plan, shards = self._code.cut(data)
-        return plan.encode(), shards
-
-    def _prepare(self, key: Key, data: bytes | memoryview) -> bytes:
-        """Shards at all members; what is to stand under the object's name. A restart finds them, and puts the same."""
-        self._check(key)
-        check_write(data)
-        named, shards = self._cut(data)
-        if shards:
-            parts = {id(member): shard for member, shard in zip(self.members, shards, strict=True)}
-            self._everywhere(lambda m: m.put_same(part_key(sha256(parts[id(m)])), parts[id(m)]), self.members)
-        return named
-
-    def _everywhere(self, call: Callable[[Site], None], members: Sequence[Site]) -> None:
-        for done in [self._pool.submit(call, member) for member in members]:
-            done.result()
-
-    def _carry(self, member: Site, key: Key, data: bytes) -> None:
-        """The head that the first member has now; another writer's later one is left alone."""
-        for _ in range(_TRIES):
-            there = member.read_head(key)
-            now = self.members[0].read_head(key)
-            if now is None or now.data != data or (there is not None and there.data == data):
-                return
-            try:
-                member.replace_if(key, data, there.tag if there is not None else None)
-            except HeadMoved:
-                continue
-            return
-        raise SiteUnavailable(f"{member.address} says {_TRIES} times that {key} has moved, and does not take it")
-
-    def _small(self, key: Key) -> bytes | None:
-        """What most members show under ``key``; None if all that answer, k at least, have nothing."""
-        # Nothing longer lies under such a name: a member that shows more would fill the memory n times over.
-        found = [self._pool.submit(_try, member, key, WHOLE_BYTES) for member in self.members]
-        shown, silent = [], []
-        for member, one in zip(self.members, found, strict=True):
-            result = one.result()
-            if isinstance(result, bytes):
-                shown.append(result)
-            elif isinstance(result, UnavailableError):
-                silent.append(result)
-            elif isinstance(result, IntegrityError) and not isinstance(result, MissingObject):
-                self.faults.append(f"{member.address}: {key}: {result.message}")
+    def named(self, key: Key) -> bytes | None:
+        """What stands under ``key``: the object, or its descriptor. None if all that answer, k at least, have none."""
+        if is_head(key):
+            head = self._heads.read(key)
+            return None if head is None else head.data
+        asked = self._asking.some(
+            self._asking.by_speed(), _AGREE, partial(self._small, key), enough=lambda found: _agreed(found) is not None
+        )
+        self._asking.wrong(asked, key)
+        shown = [data for _, data in sorted(asked.good.items()) if data is not None]
         if shown:
             return most_shown(shown)
-        if len(silent) > self._n - self._k:
-            raise silent[0]
+        unwell = [error for error in asked.bad.values() if isinstance(error, IntegrityError)]
+        if len(asked.good) + len(unwell) < self.k:
+            raise self._asking.unmet(self.k, asked, key)
         return None
 
-    def _plan(self, data: bytes) -> Descriptor | None:
+    def plan(self, data: bytes) -> Descriptor | None:
+        """The descriptor, if ``data`` is one. ``CorruptObject`` if it is one of other numbers."""
         if not data.startswith(MAGIC):
             return None
         try:
             plan = parse_descriptor(data)
         except MalformedError as error:
             raise CorruptObject(f"{self.address}: {error.message}") from error
-        if (plan.k, len(plan.shards)) != (self._k, self._n):
-            raise CorruptObject(f"this object was cut {plan.k} of {len(plan.shards)}, not {self._k} of {self._n}")
+        if (plan.k, len(plan.shards)) != (self.k, len(self.members)):
+            raise CorruptObject(
+                f"this object was cut {plan.k} of {len(plan.shards)}, not {self.k} of {len(self.members)}"
+            )
         return plan
+
+    def cut(self, data: bytes | memoryview) -> tuple[bytes, Sequence[bytes]]:
+        """What stands under the object's name, and its shards if it is cut."""
+        if len(data) <= WHOLE_BYTES and bytes(data[: len(MAGIC)]) != MAGIC:
+            return bytes(data), ()
+        plan, shards = self._code.cut(data)
+        return plan.encode(), shards
+
+    def put_right(self, at: int, key: Key, named: bytes, shards: Sequence[bytes]) -> bool:
+        """Puts at one member what it should hold of an object, in the place of wrong bytes if there are any; whether it
+        had to. A restart finds the shard or not, and does the rest."""
+        member = self.members[at]
+        did = bool(shards) and _put_right(member, part_key(key, sha256(shards[at])), shards[at])
+        return _put_right(member, key, named) or did
+
+    def carry(self, key: Key, data: bytes, at: int) -> bool:
+        """Gives one member the head that it voted for under its own name; whether it had to. A later one is left."""
+        member = self.members[at]
+        for _ in range(_CARRY_TRIES):
+            there = member.read_head(key)
+            if there is not None and there.data == data:
+                return False
+            vote = self._heads.votes_of(at, key)
+            if vote.digest != sha256(data):
+                return False
+            try:
+                member.replace_if(key, data, None if there is None else there.tag)
+            except HeadMoved:
+                continue
+            return True
+        raise SiteUnavailable(f"{member.address} says {_CARRY_TRIES} times that {key} has moved, and does not take it")
+
+    # Steps
+
+    def _check(self, key: Key) -> None:
+        if is_own(key):
+            raise Bug(f"{key}: names in {PARTS}/ are the coded site's own")
+
+    def _prepare(self, key: Key, data: bytes | memoryview) -> tuple[bytes, Collection[int]]:
+        """Shards at ``need`` members at least; what is to stand under the object's name, and who may count for it. A
+        restart finds shards that nothing names, and puts the same."""
+        named, shards = self.cut(data)
+        if not shards:
+            return named, range(len(self.members))
+        asked = self._asking.ask(lambda at: self.members[at].put_same(part_key(key, sha256(shards[at])), shards[at]))
+        if len(asked.good) < self.need:
+            raise self._asking.unmet(self.need, asked, key)
+        self._asking.wrong(asked, key)
+        return named, asked.good.keys()
+
+    def _place(self, key: Key, named: bytes, holders: Collection[int]) -> None:
+        """The name itself, everywhere; only those of ``holders`` count, who have what it names. A restart finds it at
+        some members: readers see it or not, and the same put settles it."""
+        asked = self._asking.ask(lambda at: self.members[at].put_same(key, named))
+        held = Asked({at: None for at in asked.good if at in holders}, asked.bad)
+        if len(held.good) < self.need:
+            raise self._asking.unmet(self.need, held, key)
+        self._asking.wrong(asked, key)
+        self._asking.count_lacking(at for at in range(len(self.members)) if at not in held.good)
+
+    def _carry_all(self, key: Key, data: bytes) -> None:
+        asked = self._asking.ask(partial(self.carry, key, data))
+        self._asking.wrong(asked, key)
+        self._asking.count_lacking(asked.bad)
+
+    def _small(self, key: Key, at: int) -> bytes | None:
+        # Nothing longer lies under such a name: a member that shows more would fill the memory n times over.
+        try:
+            return self.members[at].get(key, limit=WHOLE_BYTES)
+        except MissingObject:
+            return None
+
+    def _certain(self, key: Key) -> bytes | None:
+        """The object if its name is its SHA-256 and some member's answer leads to it; one answer is enough then."""
+        digest = named_digest(key)
+        if digest is None:
+            return None
+        order, tried = self._asking.by_speed(), set[bytes]()
+        for count in (1, len(order)):
+            asked = self._asking.some(
+                order, count, partial(self._small, key),
+                enough=lambda found: any(data not in tried and _leads(data, digest) for data in found.good.values()),
+            )  # fmt: skip
+            for at, data in asked.good.items():
+                if data is None or data in tried:
+                    continue
+                tried.add(data)
+                if not _leads(data, digest):
+                    self._asking.fault(at, key, "what stands here is not what it is named by")
+                    continue
+                try:
+                    plan = self.plan(data)
+                    return data if plan is None else self._joined(key, plan)
+                except IntegrityError as error:
+                    self._asking.fault(at, key, error.message)
+        return None
 
     def _joined(self, key: Key, plan: Descriptor) -> bytes:
         """From the first k shards that are right; those that hold the object's own bytes are asked first."""
-        good: dict[int, bytes] = {}
-        silent: UnavailableError | None = None
-        waiting = list(range(self._n))
-        while waiting and len(good) < self._k:
-            now, waiting = waiting[: self._k - len(good)], waiting[self._k - len(good) :]
-            asked = [(at, self._pool.submit(self._shard, plan, at)) for at in now]
-            for at, one in asked:
-                try:
-                    good[at] = one.result()
-                except UnavailableError as error:
-                    silent = error
-                except IntegrityError as error:
-                    self.faults.append(f"{self.members[at].address}: {key}: shard {at}: {error.message}")
-        if len(good) < self._k:
-            if silent is not None:
-                raise SiteUnavailable(f"{len(good)} of {self._k} shards of {key} can be read now") from silent
-            raise CorruptObject(f"only {len(good)} of {self._k} shards of {key} are right", key=key)
-        return self._code.join(plan, good)
+        order = self._asking.by_speed()
+        asked = self._asking.some(
+            order, self.k, partial(self._shard, key, plan), enough=lambda found: len(found.good) >= self.k
+        )
+        for at, error in asked.bad.items():
+            if isinstance(error, IntegrityError):
+                self._asking.fault(at, key, f"shard {at}: {error.message}")
+        if len(asked.good) < self.k:
+            away = next((e for e in asked.bad.values() if not isinstance(e, IntegrityError)), None)
+            if away is not None:
+                raise SiteUnavailable(f"{len(asked.good)} of {self.k} shards of {key} can be read now") from away
+            raise CorruptObject(f"only {len(asked.good)} of {self.k} shards of {key} are right", key=key)
+        best = sorted(asked.good)[: self.k]
+        return self._code.join(plan, {at: asked.good[at] for at in best})
 
-    def _shard(self, plan: Descriptor, index: int) -> bytes:
-        name = plan.shards[index]
-        data = self.members[index].get(part_key(name), limit=plan.length_of(index))
-        if len(data) != plan.length_of(index) or sha256(data) != name:
+    def _shard(self, key: Key, plan: Descriptor, at: int) -> bytes:
+        name = plan.shards[at]
+        data = self.members[at].get(part_key(key, name), limit=plan.length_of(at))
+        if len(data) != plan.length_of(at) or sha256(data) != name:
             raise CorruptObject("its bytes are not those that it is named by")
         return data
 
@@ -278,41 +392,44 @@ class CodedSite:
             yield from member.list(prefix)
         except UnavailableError as error:
             silent.append(error)
-            if len(silent) > self._n - self._k:
+            if len(silent) > len(self.members) - self.k:
                 raise
+
+
+def _agreed(found: Asked[bytes | None]) -> bytes | None:
+    """What two show alike. That there is nothing is believed of all only: a member may have been away."""
+    shown = [data for data in found.good.values() if data is not None]
+    return next((data for data in shown if shown.count(data) >= _AGREE), None)
+
+
+def _leads(data: bytes | None, digest: Digest) -> bool:
+    """Whether it is the object of that SHA-256, or a descriptor that says so: its shards will tell."""
+    if data is None:
+        return False
+    try:
+        return sha256(data) == digest or parse_descriptor(data).digest == digest
+    except MalformedError:
+        return False
+
+
+def _too_long(key: Key, size: int, limit: int) -> CorruptObject:
+    return CorruptObject(f"{key} is {size} bytes long; at most {limit} can be right", key=key)
 
 
 def _key_of(stat: ObjectStat) -> Key:
     return stat.key
 
 
-def _try(member: Site, key: Key, limit: int) -> bytes | IntegrityError | UnavailableError:
-    try:
-        return member.get(key, limit=limit)
-    except (IntegrityError, UnavailableError) as error:
-        return error
-
-
-def _put_head(member: Site, key: Key, data: bytes) -> bool:
-    """Gives a member that has no head the one that most show; one that has another is left to its writer."""
-    if member.read_head(key) is not None:
-        return False
-    try:
-        member.replace_if(key, data, None)
-    except HeadMoved:
-        return False
-    return True
-
-
 def _put_right(member: Site, key: Key, data: bytes) -> bool:
     """Puts ``data`` at one member, in the place of wrong bytes if there are any; whether it had to."""
-    found = _try(member, key, MAX_OBJECT_BYTES)
-    if isinstance(found, UnavailableError):
-        raise found
+    try:
+        found: bytes | ExclaveError = member.get(key)
+    except MissingObject:
+        member.put_same(key, data)
+        return True
+    except IntegrityError as error:
+        found = error
     if found == data:
         return False
-    if isinstance(found, MissingObject):
-        member.put_same(key, data)
-    else:
-        member.replace_spoilt(key, data, sha256(found) if isinstance(found, bytes) else None)
+    member.replace_spoilt(key, data, sha256(found) if isinstance(found, bytes) else None)
     return True

@@ -2,7 +2,8 @@
 
 An object longer than ``WHOLE_BYTES`` becomes n shards, any k of which give it back: k hold its bytes in order, the
 others are Reed-Solomon parity (Cauchy matrix, GF(2^8), as ISA-L makes it). The shards stand under the SHA-256 of their
-bytes; a *descriptor* under the object's own name says which they are. All else lies whole at every member.
+bytes; a *descriptor* under the object's own name says which they are. All else lies whole at every member. What is the
+coded site's own (shards, votes about names) stands in the folder ``part`` beside the objects that it is for.
 
 Descriptor, 52 + 32 n bytes, numbers big-endian::
 
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exclave.errors import ConfigError, CorruptObject, MalformedError
-from exclave.ids import Digest, Key, sha256
+from exclave.ids import Digest, Key, parse_digest, sha256
 
 if TYPE_CHECKING:
     from pyeclib.ec_iface import ECDriver
@@ -34,7 +35,9 @@ MAGIC = b"EXCLSHD1"
 WHOLE_BYTES = 64 << 10
 """Up to so many bytes an object lies whole at every member; so does everything that is ever replaced."""
 MAX_MEMBERS = 16
-PARTS = "part/"
+PARTS = "part"
+"""Folder of the coded site's own names: below an object's first folder, so that each state's are its own."""
+_MAX_AREA = 100
 _HEAD = struct.Struct(">8sBBHQ32s")
 _ALIGN = 16
 _MOST = 64 << 20
@@ -86,10 +89,33 @@ def descriptor_bytes(n: int) -> int:
     return _HEAD.size + 32 * n
 
 
-def part_key(shard: Digest) -> Key:
-    """Where a shard stands at its member."""
+def _area(key: Key) -> str:
+    first, slash, _ = key.partition("/")
+    return f"{first}/{PARTS}/" if slash and len(first) <= _MAX_AREA else f"{PARTS}/"
+
+
+def part_key(key: Key, shard: Digest) -> Key:
+    """Where a shard of the object ``key`` stands at its member."""
     text = shard.hex()
-    return Key(f"{PARTS}{text[:2]}/{text}")
+    return Key(f"{_area(key)}{text[:2]}/{text}")
+
+
+def vote_key(key: Key) -> Key:
+    """Where a member keeps its vote about the name ``key``."""
+    return Key(f"{_area(key)}vote/{sha256(key.encode()).hex()}/head")
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is the coded site's own, and no object."""
+    return PARTS in name.split("/")[:2]
+
+
+def named_digest(key: Key) -> Digest | None:
+    """The SHA-256 that an object must have by its name: of names whose last part is 64 hex digits."""
+    try:
+        return parse_digest(key.rpartition("/")[2])
+    except MalformedError:
+        return None
 
 
 class Code:

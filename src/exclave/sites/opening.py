@@ -8,14 +8,14 @@
     gs://bucket/prefix?…        a bucket of Google Cloud Storage: ``open_gcs``
     https://host:port/FINGERPRINT?…  a host that runs `exclave serve site`: ``open_gateway``
     web:https://host/path?…     a site's folder behind any web server, for reading: ``open_web``
-    coded:K?member=…&member=…   several of these, any K of which are enough: ``coded``
+    coded:K?member=…&member=…   several of these, any K of which are enough: ``open_coded``
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from exclave.errors import ConfigError
 from exclave.sites.contract import Site
@@ -45,7 +45,7 @@ def open_site(url: str, environment: Mapping[str, str] | None = None, patience: 
             raise ConfigError(f"a folder is written dir:/absolute/path, not {url!r}")
         return DirectorySite(path)
     if parts.scheme == "coded":
-        return _open_coded(parts, environment, patience)
+        return _open_coded(url, environment, patience)
     if parts.scheme not in _NETWORK:
         known = ", ".join(f"{scheme}:" for scheme in ("dir", *_NETWORK, "coded"))
         raise ConfigError(f"unknown kind of site {parts.scheme!r}: an address starts with one of {known}")
@@ -68,19 +68,10 @@ def _opener(scheme: str) -> _Opener:
     return opener
 
 
-def _open_coded(parts: SplitResult, environment: Mapping[str, str] | None, patience: Patience) -> Site:
-    """Several sites as one. The order of the members belongs to the address."""
+def _open_coded(url: str, environment: Mapping[str, str] | None, patience: Patience) -> Site:
+    """Several sites as one."""
     from exclave.sites.coded import CodedSite  # noqa: PLC0415 - see ``_opener``
-    from exclave.sites.coded_form import MAX_MEMBERS  # noqa: PLC0415
+    from exclave.sites.open_coded import read_coded  # noqa: PLC0415
 
-    try:
-        asked = parse_qsl(parts.query, strict_parsing=True, max_num_fields=MAX_MEMBERS)
-    except ValueError as error:
-        raise ConfigError("a coded site is written coded:2?member=ADDRESS&member=ADDRESS&member=ADDRESS") from error
-    members = [address for name, address in asked if name == "member"]
-    k = int(parts.path) if parts.path.isascii() and parts.path.isdigit() and len(parts.path) < 3 else 0
-    if len(members) != len(asked) or len(set(members)) != len(members) or not k:
-        raise ConfigError("a coded site is written coded:2?member=ADDRESS&member=ADDRESS&member=ADDRESS, all different")
-    if any(address.startswith("coded:") for address in members):
-        raise ConfigError("a member of a coded site cannot be a coded site itself")
-    return CodedSite([open_site(address, environment, patience) for address in members], k)
+    address = read_coded(url)
+    return CodedSite([open_site(one, environment, patience) for one in address.members], address.k, address.need)
