@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from types import ModuleType
 import cryptography
 import pytest
 
-from support.small_home import Register, SmallHome
+from support.small_home import Register, SmallHome, run
 
 ROOT = Path(__file__).resolve().parents[2]
 VERIFIER = ROOT / "packaging" / "verifier"
@@ -44,6 +46,13 @@ class Recorded(Register):
 
     def block(self) -> str:
         return super().block().replace("rto_s = 900", "rto_s = 900\nrecords = true", 1)
+
+
+class Hasty(Register):
+    """May be a second old."""
+
+    def block(self) -> str:
+        return super().block().replace("rpo_s = 3600", "rpo_s = 1", 1)
 
 
 @pytest.fixture(scope="module")
@@ -222,3 +231,46 @@ def test_a_call_that_is_wrong(auditor: Auditor, town: SmallHome) -> None:
         done = auditor.run(*wrong)
         assert done.returncode in (2, 3), wrong
         assert "Traceback" not in done.stderr
+
+
+def test_what_readers_saw(auditor: Auditor, town: SmallHome, tmp_path: Path) -> None:
+    """It keeps what it saw, finds a rollback by that, and by another reader's file that both saw one history."""
+    first, second = tmp_path / "first.seen", tmp_path / "second.seen"
+    pinned = ("--fingerprint", town.fingerprint, "--quick")
+    old = tmp_path / "old"
+    shutil.copytree(town.site("lux"), old)
+    (town.root / "deeds" / "deed-2.txt").write_text("Deed 2: Luc sells to Maria.\n")
+    town.backup()
+    seen = auditor.run(*pinned, "--remember", str(first), *sites(town))
+    assert seen.returncode == 0, seen.stdout + seen.stderr
+    assert f"What was seen stands in {first}." in seen.stdout
+    both = auditor.run(*pinned, "--remember", str(second), "--compare", str(first), *sites(town))
+    assert both.returncode == 0
+    assert "Both were shown one history." in both.stdout
+    back = auditor.run(*pinned, "--json", "--remember", str(first), f"lux=dir:{old}")
+    assert back.returncode == 23
+    assert "rolled-back" in {one["verdict"] for one in json.loads(back.stdout)["compared"]}
+    assert first.read_bytes() != b""
+    assert run("verify", "--quick", "--compare", str(first), *town.where()).code == 0, "one form for both programs"
+    other = auditor.run("--fingerprint", "0" * 64, "--compare", str(first), *sites(town))
+    assert other.returncode == 2
+    assert "another state" in other.stderr
+    assert auditor.run(*pinned, "--compare", str(town.root / "deeds"), *sites(town)).returncode == 2
+
+
+def test_an_old_copy(auditor: Auditor, tmp_path: Path) -> None:
+    """A copy that is older than its charter allows ends with exit code 1, unless less was asked for."""
+    acts = tmp_path / "acts"
+    acts.mkdir()
+    (acts / "act").write_text("Act")
+    made = SmallHome(tmp_path, [Hasty("gazette", [("acts", "files", {"path": str(acts)})])]).found()
+    made.backup()
+    pinned = ("--fingerprint", made.fingerprint, "--json")
+    while not json.loads((told := auditor.run(*pinned, *sites(made))).stdout)["old"]:
+        time.sleep(0.2)
+    assert (told.returncode, json.loads(told.stdout)["ok"]) == (1, False)
+    for asked, code in {"any": 0, "2020-01-01": 0, "2020-01-01T12:00:00Z": 0, "2999-01-01": 1, "soon": 2}.items():
+        assert auditor.run(*pinned, "--at-least", asked, *sites(made)).returncode == code, asked
+        assert run("verify", "--at-least", asked, *made.where()).code == code, asked
+    assert "is OLD" in run("verify", *made.where()).out
+    assert "is OLD" not in run("verify", "--at-least", "any", *made.where()).out

@@ -51,7 +51,7 @@ def test_too_few_copies(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fault", ["site-unavailable", "not-erased", "placement", "rpo"])
 def test_what_unsettles(fault: str) -> None:
-    """Each of the three alone is enough; what only a writer can help, as the age of a version, is not."""
+    """Each of the three alone is enough; the age of a version is asked about apart (`EmbassyReport.old`)."""
     report = world().report()
     assert report.ok
     assert report.settled
@@ -61,3 +61,28 @@ def test_what_unsettles(fault: str) -> None:
         changed = replace(report, findings=(Finding("lux", fault, "packs", "", None, grave=False),))
     assert changed.ok
     assert changed.settled == (fault == "rpo")
+
+
+def test_a_site_that_is_not_in_the_charter_yet(tmp_path: Path) -> None:
+    """Between `site add` and the charter that names it a site is empty and no fault: it is said what it waits for."""
+    home = _home(tmp_path, copies=2)
+    new = tmp_path / "sites" / "new"
+    new.mkdir()
+    block = f'\n[[site]]\nname = "new"\nurl = "dir:{new}"\ncountry = "FI"\noperator = "new-it"\n'
+    with open(home.folder / "exclave.toml", "a") as file:
+        file.write(block)
+    said = run("verify", *home.home)
+    assert said.code == 1
+    assert "FAULT" not in said.out
+    assert "not yet in the charter" in said.out.replace("\n", " ")
+
+
+def test_who_only_verifies_is_asked_for_the_fingerprint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home nobody is told to make one, but what to name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tlog-proof").write_bytes(b"proof")
+    for arguments in (("--proof", "a.tlog-proof"), ()):
+        said = run("verify", *arguments)
+        assert said.code == 2
+        assert "--fingerprint" in said.err
+        assert "init" not in said.err

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from exclave.cli.output import counted, print_json, say, table, when
-from exclave.errors import MalformedError, UsageError
 from exclave.formats.proof import MAX_PROOF_BYTES
 from exclave.formats.record import FileRecord, RowRecord, table_name
 from exclave.ids import Fingerprint, instant_text
+from exclave.verify.localfiles import blocks, limited
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
 
-_BLOCK = 1 << 20
 _PLAIN = re.compile(r"[0-9A-Za-z_.]+")
 
 
 def check_proof(path: Path, record: Path | None, pinned: Fingerprint, *, least_charter: int, json: bool) -> None:
     """``exclave verify --proof``: says what the file proves, and whether ``record`` is the document that it is of."""
-    proven = verify_proof(_read(path), pinned, least_charter=least_charter)
+    proven = verify_proof(limited(path, MAX_PROOF_BYTES), pinned, least_charter=least_charter)
     if record is not None:
-        verify_document(proven.record, _blocks(record))
+        verify_document(proven.record, blocks(record))
     if json:
         print_json({"ok": True, "document_checked": record is not None, **proof_json(proven)})
         return
@@ -94,29 +92,3 @@ def proof_json(proven: VerifiedProof) -> dict[str, Any]:
         "witnesses_needed": proven.witnesses_needed, "charter": proven.charter,
         "charter_issued": instant_text(proven.charter_issued), "record": shown,
     }  # fmt: skip
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _read(path: Path) -> bytes:
-    data = b"".join(_first(path))
-    if len(data) > MAX_PROOF_BYTES:
-        raise MalformedError(f"{path} is too long for a proof")
-    return data
-
-
-def _first(path: Path) -> Iterator[bytes]:
-    """No more of a file than shows that it is too long."""
-    left = MAX_PROOF_BYTES
-    for block in _blocks(path):
-        yield block
-        left -= len(block)
-        if left < 0:
-            return

@@ -25,9 +25,10 @@ from exclave.cli.output import (
 )
 from exclave.cli.progress import counting, read_of, work_bar
 from exclave.errors import IntegrityError, UsageError, all_errors
-from exclave.ids import RegisterId, now, parse_fingerprint
+from exclave.ids import Instant, RegisterId, now, parse_fingerprint
 from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
+from exclave.verify.report import parse_at_least
 
 _EXAMPLE = "Example: exclave verify --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
 UNSETTLED = 1
@@ -64,17 +65,28 @@ def verify(
         list[Path] | None,
         typer.Option(help="Another reader's file: find whether sites show each of you another chain."),
     ] = None,
+    at_least: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME|any",
+            help="Data up to then is not too old (2026-11-27, or with T12:00:00Z);"
+            " any: of any age. Default: what the charter allows.",
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Check whole sites without any key: signatures, history, completeness, every byte. Exit code 20 on faults.
 
-    Exit code 1: what was read is right, but a site could not be read, a placement rule is not met though all its sites
-    were named, a site still shows what was erased, or another reader's file cannot be compared wholly. Exit codes 23
-    and 24: by what readers saw, the sites were rolled back, or show two histories.
-    """
+    Exit code 1: what was read is right, but a register is older than its charter allows, a site could not be read, a
+    placement rule is not met though all its sites were named, a site still shows what was erased, or another reader's
+    file cannot be compared wholly. Exit codes 23 and 24: by what readers saw, the sites were rolled back, or show two
+    histories.
+    """  # fmt: skip
     if proof is not None:
         from exclave.cli.proof_check import check_proof  # noqa: PLC0415 - each loads what the others do not need
 
+        if not fingerprint:
+            _require_home(home, "--proof needs --fingerprint, or the folder of a home")
         pinned = typed(parse_fingerprint, fingerprint) if fingerprint else open_home(home).fingerprint()
         check_proof(proof, record, pinned, least_charter=least_charter, json=json)
         return
@@ -86,10 +98,12 @@ def verify(
         sites, pinned = open_named_sites(site), typed(parse_fingerprint, fingerprint)
         names: dict[RegisterId, str] = {}
     else:
+        _require_home(home, "name sites with --site, and the state with --fingerprint; or the folder of a home")
         opened = open_home(home)
         sites, pinned = open_sites(opened), opened.fingerprint()
         names = {number: str(name) for name, number in opened.register_ids().items()}
 
+    since = typed(parse_at_least, at_least) if at_least else None
     if statement is not None:
         from exclave.cli.statement_check import verify_statement  # noqa: PLC0415
 
@@ -97,7 +111,7 @@ def verify(
         return
     readers = None
     if remember or compare:
-        from exclave.cli.seen_check import ReadersCheck  # noqa: PLC0415
+        from exclave.verify.seen_check import ReadersCheck  # noqa: PLC0415
 
         readers = ReadersCheck(remember, compare or (), pinned)
     counted = counting(sites)
@@ -113,19 +127,30 @@ def verify(
             readers.run(counted, pinned)
     compared = readers.exit_code if readers is not None else 0
     if json:
-        ok = report.ok and report.settled and not compared
-        told = {"unread": report.unread, "not_erased": report.not_erased}
-        print_json({"ok": ok, **plain(report), **told, **({"compared": readers.told()} if readers is not None else {})})
+        ok = report.ok and report.settled and not report.old(since) and not compared
+        told: dict[str, object] = {"unread": report.unread, "not_erased": report.not_erased, "old": report.old(since)}
+        if readers is not None:
+            told["compared"] = [{"file": name, **plain(one)} for name, one in readers.told]
+        print_json({"ok": ok, **plain(report), **told})
     else:
-        _show(report, names)
-        if readers is not None and report.charter:
-            readers.show(names)
+        _show(report, names, since)
+        for line in readers.lines(names, when) if readers is not None and report.charter else ():
+            say(line)
     if compared > UNSETTLED:
         raise typer.Exit(compared)
     if not report.ok:
         raise typer.Exit(_exit_code(report))
-    if compared or not report.settled:
+    if compared or not report.settled or report.old(since):
         raise typer.Exit(UNSETTLED)
+
+
+def _require_home(home: Path, otherwise: str) -> None:
+    """``UsageError`` if ``home`` is no home: who only verifies has none, and shall not be told to make one."""
+    if not (home / "exclave.toml").exists():
+        raise UsageError(
+            f"there is no home in {home.absolute()}: {otherwise}",
+            hint="The fingerprint stands on what the state printed: nobody else can say whose data this is.",
+        )
 
 
 def _exit_code(report: EmbassyReport) -> int:
@@ -137,7 +162,7 @@ def _exit_code(report: EmbassyReport) -> int:
     return IntegrityError.exit_code
 
 
-def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
+def _show(report: EmbassyReport, known: Mapping[RegisterId, str], since: Instant | None) -> None:
     names = {r.register: known.get(r.register, r.public_name or r.register) for r in report.registers}
     table(
         ("register", "epoch", "versions", "last", "age", "placement rule", "versions complete at"),
@@ -177,7 +202,7 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str]) -> None:
         say(f"What was erased is still shown by: {', '.join(report.not_erased)}.")
     for sentence in advice(report, names):
         say(sentence)
-    for sentence in report.verdict:
+    for sentence in report.verdict(since):
         say(sentence)
     if report.unread:
         say(f"{counted(len(report.unread), 'site was', 'sites were')} NOT looked at, or not wholly:"

@@ -1,7 +1,7 @@
 """``exclave-verify``: the checks alone, for an auditor's machine; needs no key, and no other part of Exclave.
 
 ``exclave verify`` says the same with tables and a progress bar. Exit codes are the same: 0 right; 1 nothing is wrong,
-but not all was read or settled; 20 faults; else the code of the error.
+but not all was read or settled, or it is old; 20 faults; 23 and 24 what readers saw; else the code of the error.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ from exclave.sites.contract import Readable
 from exclave.sites.opening import open_site
 from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
+from exclave.verify.localfiles import blocks, limited
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
+from exclave.verify.report import parse_at_least
+from exclave.verify.seen_check import ReadersCheck
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
 
 UNSETTLED = 1
 _INTERRUPTED = 130
-_BLOCK = 1 << 20
 _EXAMPLES = """examples:
   exclave-verify --fingerprint 3f9a… lux=dir:/mnt/lux fin=dir:/mnt/fin
   exclave-verify --fingerprint 3f9a… --statement statement.note lux=s3://bucket/state?anonymous=yes
+  exclave-verify --fingerprint 3f9a… --remember seen.txt --compare theirs.txt lux=https://lux.example/state
   exclave-verify --fingerprint 3f9a… --proof deed-17.tlog-proof deed-17.txt
 """
 
@@ -72,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--proof", type=Path, metavar="FILE", help="check this proof of a record; no site is asked")
     what.add_argument("--statement", type=Path, metavar="FILE", help="look for all that this public statement claims")
     parser.add_argument("--least-charter", type=int, default=1, metavar="N", help="with --proof: one of N or later")
+    parser.add_argument("--at-least", default="", metavar="TIME|any", help="data up to then is not too old: 2026-11-27,"
+                        " or with T12:00:00Z; any: of any age; default: what the charter allows")  # fmt: skip
+    parser.add_argument("--remember", type=Path, metavar="FILE", help="compare with what this file says you saw before,"
+                        " then write what you saw now")  # fmt: skip
+    parser.add_argument("--compare", type=Path, action="append", default=[], metavar="FILE", help="another reader's"
+                        " file: find whether sites show each of you another chain")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("what", nargs="*", metavar="SITE|DOCUMENT", help="NAME=ADDRESS of each site, as the charter"
                         " calls it; with --proof: your copy of the document")  # fmt: skip
@@ -86,16 +95,35 @@ def _check(options: argparse.Namespace) -> int:
         return _proof(options, pinned, *map(Path, options.what))
     sites = open_sites(options.what)
     if options.statement is not None:
-        data = b"".join(_first(options.statement, MAX_NOTE_BYTES))
+        data = limited(options.statement, MAX_NOTE_BYTES)
         return _told_statement(check_statement(data, sites, pinned, now=now(), choose=secrets.randbelow), options.json)
+    since = _argument("--at-least", lambda: parse_at_least(options.at_least)) if options.at_least else None
+    readers = ReadersCheck(options.remember, options.compare, pinned) if options.remember or options.compare else None
     report = verify_embassy(sites, pinned, now=now(), read_packs=not options.quick)
-    if options.json:
-        _print_json({"ok": report.ok and report.settled, **_plain(report), "unread": report.unread})
+    if readers is not None and report.charter:
+        readers.run(sites, pinned)
+    return _told(report, readers, since, options.json)
+
+
+def _told(report: EmbassyReport, readers: ReadersCheck | None, since: Instant | None, as_json: bool) -> int:
+    """Says what was found; the exit code."""
+    compared = readers.exit_code if readers is not None else 0
+    unsettled = bool(compared or not report.settled or report.old(since))
+    if as_json:
+        told: dict[str, Any] = {"unread": report.unread, "not_erased": report.not_erased, "old": report.old(since)}
+        if readers is not None:
+            told["compared"] = [{"file": name, **_plain(one)} for name, one in readers.told]
+        _print_json({"ok": report.ok and not unsettled, **_plain(report), **told})
     else:
-        _say(_report_lines(report))
+        _say(_report_lines(report, since))
+        if readers is not None and report.charter:
+            names = {r.register: r.public_name for r in report.registers if r.public_name}
+            _say(readers.lines(names, _when))
+    if compared > UNSETTLED:
+        return compared
     if not report.ok:
         return _fault_code(report)
-    return 0 if report.settled else UNSETTLED
+    return UNSETTLED if unsettled else 0
 
 
 def open_sites(addresses: Iterable[str]) -> dict[Label, Readable]:
@@ -131,7 +159,7 @@ def _fault_code(report: EmbassyReport) -> int:
     return IntegrityError.exit_code
 
 
-def _report_lines(report: EmbassyReport) -> Iterator[str]:
+def _report_lines(report: EmbassyReport, since: Instant | None) -> Iterator[str]:
     for register in report.registers:
         last = _when(register.latest_time) if register.latest_time else "never"
         yield (
@@ -150,14 +178,14 @@ def _report_lines(report: EmbassyReport) -> Iterator[str]:
     if report.unread:
         yield f"NOT looked at, or not wholly: {', '.join(report.unread)}."
     yield from advice(report, {r.register: r.public_name for r in report.registers if r.public_name})
-    yield from report.verdict
+    yield from report.verdict(since)
 
 
 def _proof(options: argparse.Namespace, pinned: Fingerprint, document: Path | None = None) -> int:
-    data = b"".join(_first(options.proof, MAX_PROOF_BYTES))
+    data = limited(options.proof, MAX_PROOF_BYTES)
     proven = verify_proof(data, pinned, least_charter=options.least_charter)
     if document is not None:
-        verify_document(proven.record, _blocks(document))
+        verify_document(proven.record, blocks(document))
     if options.json:
         _print_json({"ok": True, "document_checked": document is not None, **_plain(proven)})
         return 0
@@ -202,24 +230,6 @@ def _told_statement(found: CheckedStatement, as_json: bool) -> int:
     if found.truth is Truth.FALSE:
         return IntegrityError.exit_code
     return 0 if found.truth is Truth.HOLDS and found.current else UNSETTLED
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    try:
-        with open(path, "rb") as file:
-            while block := file.read(_BLOCK):
-                yield block
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _first(path: Path, limit: int) -> Iterator[bytes]:
-    """No more of a file than shows that it is too long. ``MalformedError``"""
-    for block in _blocks(path):
-        limit -= len(block)
-        if limit < 0:
-            raise MalformedError(f"{path} is too long for what it is said to be")
-        yield block
 
 
 def _when(instant: Instant) -> str:

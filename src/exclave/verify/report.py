@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exclave.errors import PlacementUnmet, UnavailableError, all_errors
-from exclave.ids import Country, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
+from exclave.ids import Country, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence, instant_text, parse_instant
 from exclave.verify.deletions import Erased
 from exclave.verify.exits import Exit
-from exclave.verify.state import Finding
+from exclave.verify.shown import NOT_IN_CHARTER, Finding
 
 NOT_ERASED = "not-erased"
 """What a finding says of packs that should be gone."""
@@ -96,14 +96,19 @@ class RegisterReport:
     def rpo_met(self) -> bool:
         return self.age_s is not None and self.age_s <= self.rpo_s
 
-    @property
-    def too_old(self) -> str:
-        """That its newest version is older than its charter allows, as a sentence; empty if it is not."""
-        if self.age_s is None or self.rpo_met:
-            return ""
+    def is_old(self, since: Instant | None = None) -> bool:
+        """Whether its newest version is older than its charter allows, or than ``since`` if that is given."""
+        if self.latest_time is None:
+            return False
+        return not self.rpo_met if since is None else self.latest_time < since
+
+    def too_old(self, since: Instant | None = None) -> str:
+        """That it is, as a sentence."""
+        age_s = self.age_s or 0
+        asked = f"the charter allows {self.rpo_s} s" if since is None else f"{instant_text(since)} was asked for"
         return (
-            f"But {self.public_name or self.register} is OLD: its newest version is of {self.age_s // 86400} d"
-            f" {self.age_s % 86400 // 3600} h ago, and the charter allows {self.rpo_s} s. Ask other sites and the"
+            f"But {self.public_name or self.register} is OLD: its newest version is of {age_s // 86400} d"
+            f" {age_s % 86400 // 3600} h ago, and {asked}. Ask other sites and the"
             " witnesses whether they know a newer one."
         )
 
@@ -135,17 +140,33 @@ class EmbassyReport:
 
     @property
     def settled(self) -> bool:
-        """All that was named was read, lies where it must, and is gone where it must be."""
-        return not (self.unread or self.placement_unmet or self.not_erased)
+        """All that was named was read, lies where it must, and is gone where it must be. It may be old."""
+        return not (self.unread or self.placement_unmet or self.not_erased or self.not_in_charter)
+
+    @property
+    def not_in_charter(self) -> tuple[str, ...]:
+        """Empty sources whose names the charter in force does not know."""
+        return tuple(sorted({f.site for f in self.findings if f.fault == NOT_IN_CHARTER}))
 
     @property
     def ok(self) -> bool:
         """No finding is grave."""
         return not any(f.grave for f in self.findings)
 
-    @property
-    def verdict(self) -> tuple[str, ...]:
+    def old(self, since: Instant | None = None) -> tuple[RegisterId, ...]:
+        """Registers whose newest version is older than their charter allows, or than ``since`` if that is given."""
+        return tuple(register.register for register in self.registers if register.is_old(since))
+
+    def verdict(self, since: Instant | None = None) -> tuple[str, ...]:
         """What it comes to, in sentences: right or not, and which registers are older than they may be."""
         right = "Every signature, history and byte that was read is right."
-        old = (register.too_old for register in self.registers)
-        return (right if self.ok else "There are faults: see above.", *filter(None, old))
+        old = (register.too_old(since) for register in self.registers if register.is_old(since))
+        return (right if self.ok else "There are faults: see above.", *old)
+
+
+def parse_at_least(text: str) -> Instant:
+    """The moment that a reader asks for: ``any``, a day, or a time to the second, both UTC. ``MalformedError``"""
+    if text == "any":
+        return Instant(0)
+    whole = text + "T00:00:00Z" if len(text) == 10 else text
+    return parse_instant(whole[:-1] + ".000000Z" if len(whole) == 20 and whole.endswith("Z") else whole)

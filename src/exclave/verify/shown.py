@@ -52,6 +52,10 @@ WARRANT = Kind(b"exclave/warrant/v1\n", 512 << 10)
 EPOCH = Kind(b"exclave/epoch/v1\n", 256 << 10)
 
 
+NOT_IN_CHARTER = "not-in-charter"
+"""The fault of a source that the charter does not name and where nothing of the state lies."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """Something that is not as it should be at one site.

@@ -41,6 +41,7 @@ from exclave.sites.contract import Readable, Sources
 from exclave.verify.ahead import Ahead, foresee_below
 from exclave.verify.logs import LogReader
 from exclave.verify.shown import (
+    NOT_IN_CHARTER,
     CharterSearch,
     Finding,
     Shown,
@@ -297,6 +298,14 @@ def _named_epochs(chain: CharterChain, register: RegisterId) -> set[Digest]:
 def _check_site(view: StateView, name: str, source: Readable) -> None:
     """(4) What ``name`` alone lacks of what all sites together show."""
     shown, chain = view.shown[name], view.chain
+    named = any(site.label == name for site in chain.newest.charter.sites)
+    if not (named or shown.charters or shown.cards or any(shown.epochs.values())):
+        text = (
+            f"number {chain.newest.charter.number} is in force and does not name it, and nothing of the state lies"
+            " here: it is not yet in the charter"
+        )
+        view.findings.append(Finding(name, NOT_IN_CHARTER, "charter", text, grave=False))
+        return
     _compare(view, name, "charter", len(chain.charters), lambda: _own_charters(view, shown))
     charters = [c.charter for c in chain.charters]
     needed = {p.card for c in charters for p in c.custodians} | {w.card for c in charters for w in c.witnesses}
