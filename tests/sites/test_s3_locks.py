@@ -163,6 +163,8 @@ def test_roles() -> None:
     bad = [*good, Promise("one-replacer-wins", False, "")]
     assert {r.name: r.why for r in roles_of(bad) if not r.given} == {KEEPS_HEADS: "broken: one-replacer-wins"}
     assert roles_of([])[2].name == CANNOT_BE_DELETED_FROM
+    untried = [Promise(name, False, "keeps objects: it lies", tried=False) for name in ("round-trip", "replace-if")]
+    assert [role.why for role in roles_of(untried)[:2]] == ["refused keeps objects: it lies"] * 2
 
 
 def test_heads_move_once(engine: Engine) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from exclave.app import open_home, witness_addresses
-from exclave.cli.output import HomeFolder, Json, note, out, print_json, say, table, typed
+from exclave.cli.output import HomeFolder, Json, note, out, print_json, say, table, typed, visible
 from exclave.cli.where import Where, view_of
 from exclave.errors import ConfigError, ExclaveError, IntegrityError
 from exclave.formats.sitefacts import PROBED, ProbeLine
@@ -47,7 +48,7 @@ def probe(
     promises: list[Promise] = []
     for promise in tried:
         promises.append(promise)
-        if not json:
+        if not json and promise.tried:
             _show(promise)
     roles = roles_of(promises)
     entered, problems = _enter(where, label, promises, roles) if enter else ([], {})
@@ -56,6 +57,7 @@ def probe(
         print_json({"site": target.address, "ok": not broken, "promises": promises, "roles": roles, "unseen": UNSEEN,
                     "entered": entered, "problems": problems})  # fmt: skip
     else:
+        _show_untried(promises)
         say(f"{len(promises) - len(broken)} of {len(promises)} promises kept at {target.address}.\n")
         table(("role", "", "why not"), ((r.name, "yes" if r.given else "NO", r.why) for r in roles))
         note(UNSEEN)
@@ -94,6 +96,15 @@ def _show(promise: Promise) -> None:
         out.print(f"       {promise.detail}", markup=False)
 
 
+def _show_untried(promises: Sequence[Promise]) -> None:
+    """Each reason once, with what was not tried because of it."""
+    for why in dict.fromkeys(p.detail for p in promises if not p.tried):
+        out.print(f"[bold red]REFUSED[/bold red] {escape(visible(why))}", highlight=False)
+        names = [p.name for p in promises if not p.tried and p.detail == why]
+        say(f"       so nothing is written there, and this was not tried: {', '.join(names)}")
+        say("       What to ask its operator for instead: docs/runbooks/host.md#bucket")
+
+
 def _enter(
     where: Where | None, label: Label | None, promises: Sequence[Promise], roles: Sequence[Role]
 ) -> tuple[list[RegisterId], dict[RegisterId, str]]:
@@ -103,8 +114,13 @@ def _enter(
     given = [role.given for role in roles]
     kept = [p for p in promises if p.kept]
     line = ProbeLine(label, len(kept), len(promises), *given)
-    broken = " ".join(p.name for p in promises if not p.kept)[:_MOST_NAMED]
-    told = (line.encode(), *((f"broken {broken}",) if broken else ()))
+    broken = " ".join(p.name for p in promises if p.tried and not p.kept)[:_MOST_NAMED]
+    refused = dict.fromkeys(p.detail for p in promises if not p.tried)
+    told = (
+        line.encode(),
+        *((f"broken {broken}",) if broken else ()),
+        *(f"refused {why}"[:_MOST_NAMED] for why in refused),
+    )
     entered, problems = list[RegisterId](), dict[RegisterId, str]()
     # A site that no charter names yet is tried before it is used: then no ledger tells of it.
     for number in [rule.id for rule in where.view.chain.newest.charter.registers if label in rule.at]:

@@ -23,6 +23,9 @@ _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
 _FULL_CODES = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "InsufficientCapacity", "TooManyBytes"}
 _WRONG_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "ExpiredToken"}
 _NO_BUCKET_CODES = {"NoSuchBucket", "ContainerNotFound"}
+_UNREACHED = (
+    "Nothing answers there: check the endpoint's host and port in the address, or ask its operator whether it runs."
+)
 _NOT_DONE = {408, 409, 429, 503}  # the engine says that it did nothing and wants to be asked again
 
 
@@ -56,7 +59,8 @@ def explain_answer(
     """``status``: 0 if there was no answer; ``sent``: whether the request can have reached the engine."""
     said = f"{key} at {address}: HTTP {status} {code}".rstrip()
     if code in _NO_BUCKET_CODES:
-        return SiteUnavailable(f"there is no bucket at {address}", permanent=True)
+        hint = "Correct the bucket's name in the address, or create it; these keys may also not be allowed to see it."
+        return SiteUnavailable(f"there is no bucket at {address}", permanent=True, hint=hint)
     if condition_failed:
         return AlreadyExists(f"{key} is already at {address}", key=key)
     if status == 507 or code in _FULL_CODES:
@@ -74,7 +78,7 @@ def explain_answer(
         return CorruptObject(f"{key} at {address} is too short", key=key)
     if status:
         return SiteUnavailable(said, key=key, permanent=400 <= status < 500 and status not in _NOT_DONE)
-    return SiteUnavailable(f"{key} at {address}: {why}", key=key, silent=True)
+    return SiteUnavailable(f"{key} at {address}: {why}", key=key, silent=True, hint="" if sent else _UNREACHED)
 
 
 def _explain_failed_write(status: int, why: str, said: str, key: Key, *, sent: bool) -> ExclaveError:
@@ -83,7 +87,7 @@ def _explain_failed_write(status: int, why: str, said: str, key: Key, *, sent: b
     if 400 <= status < 500:
         return SiteUnavailable(f"{said}: {why}", key=key, permanent=True)
     if not sent:
-        return SiteUnavailable(f"{said}: {why}", key=key, silent=True)
+        return SiteUnavailable(f"{said}: {why}", key=key, silent=True, hint=_UNREACHED)
     return OutcomeUnknown(f"{said}: {why}", key=key, silent=not status)
 
 

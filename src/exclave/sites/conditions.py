@@ -60,9 +60,9 @@ def _refused(write: Callable[[Key, bytes], object]) -> bool:
 
 
 def refusal(address: str, role: str, why: str, hint: str = "") -> SiteUnavailable:
-    """Why a site is not given ``role``, before anything relies on it."""
+    """Why a site is not given ``role``, before anything relies on it. It has the facts ``role`` and ``why``."""
     return SiteUnavailable(
         f"{address} is refused the role \"{role}\": {why}",
         hint=hint or "Run `exclave site probe` on it; the runbook new-site says which buckets an engine can give.",
-        permanent=True, role=role,
+        permanent=True, role=role, why=why,
     )  # fmt: skip

@@ -34,10 +34,15 @@ _PATIENT_S = 10.0
 class Broken(Exception):
     """The exchange did not come to its end."""
 
-    def __init__(self, why: str, *, sent: bool, silent: bool) -> None:
-        """``sent``: the server may have the request. ``silent``: nothing of an answer came."""
+    def __init__(self, why: str, *, sent: bool, silent: bool, hint: str = "") -> None:
+        """``sent``: the server may have the request. ``silent``: nothing of an answer came. ``hint``: what to do."""
         super().__init__(why)
-        self.why, self.sent, self.silent = why, sent, silent
+        self.why, self.sent, self.silent, self.hint = why, sent, silent, hint
+
+    @classmethod
+    def by(cls, error: Exception, *, sent: bool, silent: bool) -> Broken:
+        """What the system or TLS said."""
+        return cls(_why(error), sent=sent, silent=silent, hint=_hint(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,7 @@ class Wire:
                 sock.close()
                 raise
         except (OSError, ValueError) as error:
-            raise Broken(_why(error), sent=False, silent=not isinstance(error, ssl.SSLError)) from error
+            raise Broken.by(error, sent=False, silent=not isinstance(error, ssl.SSLError)) from error
 
     @property
     def stale(self) -> bool:
@@ -112,7 +117,7 @@ class Wire:
             except TimeoutError:
                 return None
             except (OSError, ValueError) as error:
-                raise Broken(_why(error), sent=False, silent=True) from error
+                raise Broken.by(error, sent=False, silent=True) from error
             if not self._read:
                 raise Broken("it ended the connection", sent=False, silent=True)
         head = self._head()
@@ -135,7 +140,7 @@ class Wire:
             try:
                 count = self._pipe.read_into(view[at:], self._deadline)
             except (OSError, ValueError) as error:
-                raise Broken(_why(error), sent=True, silent=False) from error
+                raise Broken.by(error, sent=True, silent=False) from error
             if not count:
                 raise Broken(f"its answer ended {len(view) - at} bytes too early", sent=True, silent=False)
             at += count
@@ -152,7 +157,7 @@ class Wire:
         try:
             self._pipe.write(data, self._deadline)
         except (OSError, ValueError) as error:
-            raise Broken(_why(error), sent=True, silent=True) from error
+            raise Broken.by(error, sent=True, silent=True) from error
 
     def _head(self) -> AnswerHead:
         while (end := self._read.find(_END)) < 0:
@@ -161,7 +166,7 @@ class Wire:
             try:
                 more = self._receive(self._deadline)
             except (OSError, ValueError) as error:
-                raise Broken(_why(error), sent=True, silent=not self._read) from error
+                raise Broken.by(error, sent=True, silent=not self._read) from error
             if not more:
                 raise Broken("it ended the connection without an answer", sent=True, silent=not self._read)
             self._read += more
@@ -191,8 +196,42 @@ def _why(error: Exception) -> str:
     """On one line of plain characters."""
     if isinstance(error, TimeoutError):
         return "it took too long"
-    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text: object = f"its certificate is not accepted: {error.verify_message}"
+    elif _is_alert(error):
+        text = f"it does not accept this client's certificate ({error.reason})"  # type: ignore[attr-defined]
+    else:
+        text = getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)
     return "".join(c for c in str(text) if c.isprintable())[:200]
+
+
+def _hint(error: Exception) -> str:
+    match error:
+        case ssl.SSLCertVerificationError():
+            return (
+                "Ask the host's operator for its certificate's SHA-256 by telephone, and compare; authorities= in the"
+                " address names the file of the certificate or authority, and the host's name must stand in it."
+            )
+        case ssl.SSLError() if _is_alert(error):
+            return (
+                "Send the certificate named in the address to the host's operator: it must stand in the host's"
+                " host.toml, and the gateway be restarted."
+            )
+        case ssl.SSLError():
+            return "What listens there does not speak TLS 1.3 as a gateway does: check the address's port."
+        case socket.gaierror():
+            return "Correct the host's name in the address, or look why this machine cannot resolve names."
+        case ConnectionRefusedError():
+            return "Nothing listens there: check host and port in the address, or ask the operator whether it runs."
+        case TimeoutError():
+            return "Look whether this machine reaches the host at all: its name, its port, firewalls in between."
+    return ""
+
+
+def _is_alert(error: Exception) -> bool:
+    """Whether the gateway turned the client away: a TLS alert about its certificate."""
+    reason = error.reason if isinstance(error, ssl.SSLError) and isinstance(error.reason, str) else ""
+    return "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason or "ACCESS_DENIED" in reason)
 
 
 class Pool:

@@ -12,10 +12,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-from exclave.errors import AlreadyExists, CorruptObject, ExclaveError, HeadMoved, MissingObject
+from exclave.errors import (
+    AlreadyExists,
+    CorruptObject,
+    ExclaveError,
+    HeadMoved,
+    MissingObject,
+    SiteFull,
+    SiteReadOnly,
+    UnavailableError,
+)
 from exclave.ids import Key, parse_key, sha256
 from exclave.sites.contract import MAX_HEAD_BYTES, ObjectStat, Site, Tagged
 
+_REACHED = Key("probe/reached")
 _RACERS = 8
 _LARGE_BYTES = 16 << 20
 _EVERY_CHARACTER = "_-0123456789abcdefghijklmnopqrstuvwxyz._-"
@@ -29,6 +39,15 @@ class Promise:
     kept: bool
     detail: str
     """What was seen."""
+    tried: bool = True
+    """False: nothing is written there, since the site was refused a role; ``detail`` is that role and the reason."""
+
+
+def unkept(name: str, error: ExclaveError) -> Promise:
+    """What a failure says of the promise that was being tried."""
+    if "role" in error.facts:
+        return Promise(name, False, f"{error.facts['role']}: {error.facts['why']}", tried=False)
+    return Promise(name, False, f"{error.code}: {error.message}")
 
 
 class _Broken(Exception):
@@ -56,14 +75,37 @@ def probe(site: Site, *, token: str) -> Iterator[Promise]:
         yield try_promise(site, name, token=token)
 
 
+def while_reached(site: Site, promises: Iterator[Promise]) -> Iterator[Promise]:
+    """``promises`` as long as the site can be reached, is not full and takes this client's writes.
+
+    Else there is nothing to judge: what the site raises (an ``UnavailableError``) comes instead of a verdict.
+    """
+    site.stat(_REACHED)
+    try:
+        site.put_same(_REACHED, b"Exclave writes this to see whether it may.\n")
+    except (SiteFull, SiteReadOnly):
+        raise
+    except UnavailableError as error:
+        if error.facts.get("silent"):
+            raise
+    except ExclaveError:
+        pass  # what it refuses or does wrongly, the promises name
+    for promise in promises:
+        if not promise.kept:
+            site.stat(_REACHED)
+        yield promise
+
+
 def try_promise(site: Site, name: str, *, token: str) -> Promise:
-    """Tries one of ``PROMISES``."""
+    """Tries one of ``PROMISES``. ``SiteFull`` is raised: it says nothing about any of them."""
     try:
         detail = PROMISES[name](_Scratch(site, token, name))
     except _Broken as broken:
         return Promise(name, False, str(broken))
+    except SiteFull:
+        raise
     except ExclaveError as error:
-        return Promise(name, False, f"{error.code}: {error.message}")
+        return unkept(name, error)
     return Promise(name, True, detail)
 
 
@@ -81,14 +123,16 @@ def _refused(kind: type[ExclaveError], call: Callable[[], object]) -> None:
 
 
 def _race(calls: Sequence[Callable[[], object]]) -> int:
-    """Runs all at the same moment; how many did not fail."""
+    """Runs all at the same moment; how many did not fail. Who is refused a role does not race."""
     start = threading.Barrier(len(calls))
 
     def run(call: Callable[[], object]) -> bool:
         start.wait()
         try:
             call()
-        except ExclaveError:  # a loser may also be told to come again
+        except ExclaveError as error:  # a loser may also be told to come again
+            if "role" in error.facts:
+                raise
             return False
         return True
 

@@ -37,13 +37,16 @@ def roles_of(promises: Sequence[Promise]) -> tuple[Role, ...]:
         _role(
             CANNOT_BE_DELETED_FROM,
             locks,
-            "no lock=compliance tried: who has a bucket's keys can delete; a gateway knows no request that deletes",
+            "no lock=compliance in the address: who has the keys of a bucket, or writes to a folder, can delete there;"
+            " a gateway knows no request that deletes",
         ),
     )
 
 
 def _role(name: str, promises: Sequence[Promise], untried: str) -> Role:
-    broken = [promise.name for promise in promises if not promise.kept]
     if not promises:
         return Role(name, False, untried)
-    return Role(name, not broken, f"broken: {', '.join(broken)}" if broken else "")
+    refused = list(dict.fromkeys(promise.detail for promise in promises if not promise.tried))
+    broken = [promise.name for promise in promises if promise.tried and not promise.kept]
+    why = [f"broken: {', '.join(broken)}"] if broken else []
+    return Role(name, not (broken or refused), "; ".join([*why, *(f"refused {detail}" for detail in refused)]))

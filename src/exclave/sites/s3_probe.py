@@ -22,7 +22,7 @@ from exclave.sites.contract import Site
 from exclave.sites.locking import Locking, locking_of
 from exclave.sites.open_s3 import open_read_s3, read_s3
 from exclave.sites.patience import USUAL
-from exclave.sites.probe import Promise
+from exclave.sites.probe import Promise, unkept
 from exclave.sites.s3_versions import open_client
 
 PROBE_LOCK_DAYS = 1
@@ -58,7 +58,7 @@ class LockProbe:
         except _Broken as broken:
             return Promise(name, False, str(broken))
         except ExclaveError as error:
-            return Promise(name, False, f"{error.code}: {error.message}")
+            return unkept(name, error)
         except (ClientError, BotoCoreError) as error:
             return Promise(name, False, f"{type(error).__name__}: {str(error)[:200]}")
 
