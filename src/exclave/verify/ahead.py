@@ -47,17 +47,18 @@ class AheadSource:
         self._lock = threading.Lock()
         self._listings: dict[str, Future[_Listing]] = {}
         self._objects: dict[Key, Future[bytes]] = {}
+        self._ended = False
 
     def foresee(self, key: Key) -> None:
         """``key`` will be asked for."""
         with self._lock:
-            if key not in self._objects and len(self._objects) < MOST_OBJECTS:
+            if not self._ended and key not in self._objects and len(self._objects) < MOST_OBJECTS:
                 self._objects[key] = self._pool.submit(self.inner.get, key, limit=SMALL_BYTES)
 
     def foresee_below(self, prefix: str, *, objects: bool) -> None:
         """``prefix`` will be listed; with ``objects``, the first ones there will be asked for."""
         with self._lock:
-            if prefix not in self._listings:
+            if not self._ended and prefix not in self._listings:
                 self._listings[prefix] = self._pool.submit(self._begin, prefix, objects)
 
     def forget(self) -> None:
@@ -71,7 +72,10 @@ class AheadSource:
             self._listings.clear()
 
     def end(self) -> None:
-        """What is still on its way is given up."""
+        """What is still on its way is given up, and nothing more is foreseen."""
+        with self._lock:
+            self._ended = True
+        self.forget()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, prefix: str, objects: bool) -> _Listing:

@@ -119,6 +119,7 @@ class ProvenTree:
     def edge(self) -> Edge:
         """The right edge, verified against the root."""
         if self._edge is None:
+            foresee((self._source,), (tile_key(self._prefix, tile) for tile in edge_tiles(self.size)))
             held = {tile.level: self.unproven_tile(tile) for tile in edge_tiles(self.size)}
             edge = Edge(self.size, tuple(held.get(level, ()) for level in range(len(edge_widths(self.size)))))
             if edge.root != self.head.root:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 from exclave.errors import (
     CorruptObject,
     ExclaveError,
@@ -18,14 +16,14 @@ from exclave.errors import (
 )
 from exclave.formats.charter import CharterRegister
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
-from exclave.formats.paths import box_key, ledger_prefix, pack_key
+from exclave.formats.paths import box_key, ledger_prefix, pack_key, pack_prefix
 from exclave.formats.tile import checkpoint_key
 from exclave.ids import Digest, Epoch, Instant, Key, Label, instant_text, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
-from exclave.verify.ahead import foresee, forget
+from exclave.verify.ahead import foresee, foresee_below, forget
 from exclave.verify.copies import LogCopies
 from exclave.verify.deletions import Erased, read_deletions
 from exclave.verify.erasable import keys_due
@@ -90,13 +88,16 @@ class RegisterCheck:
         self._deleted()
 
     def _foresee(self) -> None:
-        """What is asked for below, whatever it says: each log's head, and the boxes."""
-        view, register = self._view, self._rule.id
-        epochs = view.epochs[register].epochs
-        prefixes = (ledger_prefix(view.state, register, epoch.number, epoch.digest) for epoch in reversed(epochs))
-        foresee(self._sources.values(), map(checkpoint_key, itertools.islice(prefixes, _LOGS_AHEAD)))
-        boxes = (box_key(view.state, register, digest) for digest in self._wanted_boxes())
-        foresee((self._sources[name] for name in self._duty), boxes)
+        """What is asked for below, whatever it says: heads of logs and feeds, boxes, and names of what lies there."""
+        view, register, every = self._view, self._rule.id, self._sources.values()
+        duty = [self._sources[name] for name in self._duty]
+        epochs = view.epochs[register].epochs[-_LOGS_AHEAD:]
+        logs = [ledger_prefix(view.state, register, epoch.number, epoch.digest) for epoch in epochs]
+        foresee(every, map(checkpoint_key, logs))
+        foresee(duty, (head_key(view.state, epoch) for epoch in epochs))
+        foresee(duty, (box_key(view.state, register, digest) for digest in self._wanted_boxes()))
+        foresee_below(duty, logs, objects=False)
+        foresee_below(every, [pack_prefix(view.state, register)], objects=False)
 
     def rest(self, *, read_packs: bool) -> None:
         """Everything but the packs themselves: each source's copy of each log, boxes, feeds, timestamps, listings."""
