@@ -190,6 +190,34 @@ def test_all_carriers_killed_while_clients_ask(gateway: Running) -> None:
         assert site.get(key) == int(key.rpartition("/")[2]).to_bytes(4, "big") * 300_000
 
 
+def test_a_stop_takes_no_answer_back(tmp_path: Path) -> None:
+    """The answer to a write that was done is still sent by its carrier when the gateway has stopped meanwhile."""
+    reached, go_on = Event(), Event()
+
+    def guard(write: Write) -> Refusal | None:
+        reached.set()
+        assert go_on.wait(60)
+        return None
+
+    with (
+        running_gateway(host_place(tmp_path), Duties(guards=[guard]), processes=2) as gateway,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        put = pool.submit(gateway.site().put_new, Key("a/b"), b"x")
+        assert reached.wait(60)
+        pids = gateway.carriers.pids
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            go_on.set()
+            wait_until(lambda: all(one.idle_since for one in gateway.gateway._open), "it is answered, but not sent")
+            gateway.gateway.stop(within_s=0)
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
+        put.result(60)
+
+
 def test_a_neighbours_crowd_at_every_carrier(tmp_path: Path) -> None:
     """All of a state's connections wait in a guard, at both carriers: its neighbour is served."""
     reached, go_on = Barrier(WRITERS + 1), Event()

@@ -27,6 +27,7 @@ from exclave.formats.hostconfig import parse_host_config
 from exclave.ids import Key, sha256
 from exclave.serve.site import read_hosting
 from exclave.serve.site_contract import Duties, HostedState, Refusal, Write
+from exclave.sites import gateway as client
 from exclave.sites.gateway_wire import Wire
 from exclave.sites.opening import open_site
 from support.gateway import (
@@ -208,6 +209,20 @@ def test_wrong_bytes_never_get_a_name(gateway: Running) -> None:
     told = site._send(K, memoryview(b"bytes"), head)
     assert told.status == 422
     assert site.stat(K) is None
+
+
+def test_a_name_that_is_a_hash_is_told_as_it_is(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large object under its own SHA-256 is hashed by the host alone; under another's it is hashed here after all."""
+    site, data = gateway.site(), os.urandom(2 * MIB)
+    right, wrong = Key(f"pack/{sha256(data).hex()}"), Key(f"pack/{'0' * 64}")
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "sha256", lambda _data: pytest.fail("hashed for nothing"))
+        site.put_same(right, data)
+    for _ in range(2):
+        site.put_same(wrong, data)
+    assert (site.get(right), site.get(wrong)) == (data, data)
+    with pytest.raises(CorruptObject):
+        site.put_same(wrong, bytes(2 * MIB))
 
 
 def test_guard_is_asked_before_and_after_the_bytes(place: HostPlace) -> None:

@@ -29,6 +29,8 @@ _log = logging.getLogger("exclave.site")
 _START_S: Final = 60.0
 _GRACE_S: Final = 5.0
 """So much later than its own deadline an answer of a carrier may come."""
+_DISK_S: Final = 600.0
+"""So long an act on the disk may take; a carrier that stands still must not hold a turn for ever."""
 _AGAIN_S: Final = 1.0
 _GIVE_S: Final = 1.0
 
@@ -92,9 +94,9 @@ class CarriedPipe:
             self._ask(Act.END_WRITING, None)
 
     def wake(self) -> None:
-        for sock in (self._client, self._asking):
-            with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        # Not for writing: an answer may be on its way through the carrier. What the client does not take has an end.
+        with suppress(OSError):
+            self._client.shutdown(socket.SHUT_RD)
 
     def close(self) -> None:
         self._asking.close()  # the carrier closes its side of all then
@@ -111,7 +113,7 @@ class CarriedPipe:
         data: bytes | memoryview = b"",
         fds: Sequence[int] = (),
     ) -> Told:
-        """None: the disk takes its time, as it does for whoever decides. The answer's data hold until the next act."""
+        """``deadline``: None where the disk is asked. The answer's data hold until the next act."""
         self._tell(act, deadline, length, at, data=data, fds=fds)
         count = self._asking.recv_into(self._answer)
         if not count:
@@ -132,7 +134,7 @@ class CarriedPipe:
         if deadline is not None and within_s <= 0:
             raise TimeoutError("timed out")
         message = Asked(act, length, at, within_s, data).encode()
-        self._asking.settimeout(None if deadline is None else within_s + _GRACE_S)
+        self._asking.settimeout(_DISK_S if deadline is None else within_s + _GRACE_S)
         if fds:
             socket.send_fds(self._asking, [message], list(fds))
         else:
@@ -184,7 +186,7 @@ class _Carrier:
         socket.send_fds(self._control, [b"+"], [asking.fileno(), client.fileno()])
 
     def close(self) -> None:
-        """Ends it, with what it has under way."""
+        """Ends it, with what it has under way then; what was answered is sent."""
         self._control.close()
         try:
             self.process.wait(_START_S)

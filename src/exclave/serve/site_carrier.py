@@ -26,6 +26,8 @@ from exclave.serve.site_tls import TlsFiles
 READY: Final = b"ready"
 SWITCH_S: Final = 0.001
 """How long a thread may keep the interpreter while others wait: a head's update must not wait behind a pack's loop."""
+_LAST_S: Final = 5.0
+"""So long connections may take at the end: what was answered is sent."""
 
 
 def main() -> None:
@@ -37,25 +39,34 @@ def main() -> None:
     context = TlsFiles.decode(sys.stdin.buffer.read()).context()
     control = socket.socket(fileno=int(sys.argv[1]))
     control.sendall(READY)
+    carrying: list[Thread] = []
     while True:
         message, fds, _, _ = socket.recv_fds(control, 16, 2)
         if not message:
-            os._exit(0)  # threads that still wait for clients do not hold it up
-        _begin(fds, context)
+            break
+        carrying = [thread for thread in carrying if thread.is_alive()]
+        carrying += _begun(fds, context)
+    deadline = time.monotonic() + _LAST_S
+    for thread in carrying:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    os._exit(0)  # whoever still waits for a client does not hold it up
 
 
-def _begin(fds: list[int], context: ssl.SSLContext) -> None:
-    """A connection came: its socket pair and the client's socket."""
+def _begun(fds: list[int], context: ssl.SSLContext) -> list[Thread]:
+    """A connection came: its socket pair and the client's socket; the thread that carries it, if there is one."""
     if len(fds) != 2:  # none was left: the other side finds the pair closed
         for fd in fds:
             os.close(fd)
-        return
+        return []
     asking, client = socket.socket(fileno=fds[0]), socket.socket(fileno=fds[1])
     try:
-        Thread(target=_carry, args=(asking, client, context), daemon=True).start()
+        thread = Thread(target=_carry, args=(asking, client, context), daemon=True)
+        thread.start()
     except RuntimeError:  # no thread left
         asking.close()
         client.close()
+        return []
+    return [thread]
 
 
 def _carry(asking: socket.socket, client: socket.socket, context: ssl.SSLContext) -> None:
@@ -93,6 +104,8 @@ class Carried:
 
     def act(self, asked: Asked, fds: list[int]) -> Told | None:
         """Does what is asked; every failure is told, that of a ``WRITE`` with the next act."""
+        for fd in fds if asked.act is not Act.USE else ():
+            os.close(fd)
         if asked.act is not Act.WRITE:
             return self._lost or self._told(asked, fds)
         if self._lost is None:
