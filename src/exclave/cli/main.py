@@ -15,6 +15,7 @@ import typer
 
 from exclave.app import keep_freed_memory
 from exclave.cli.output import fail
+from exclave.cli.overview import add_all
 from exclave.errors import Bug, ExclaveError, UsageError
 
 _INTERRUPTED = 130
@@ -90,6 +91,26 @@ def build(only: str = "") -> typer.Typer:
 
     A module is loaded when its command is called: servers and web pages take longer to load than `exclave status` runs.
     """
+    made = _root_app()
+    known = only in _ALONE or only in _GROUPS
+    for name in _ALONE:
+        if not known or name == only:
+            import_module(f"exclave.cli.{name}").register(made)
+    for name in _GROUPS:
+        if not known or name == only:
+            made.add_typer(import_module(f"exclave.cli.{name}").app, name=name)
+    _complete_help(made)
+    return made
+
+
+def first_page() -> typer.Typer:
+    """What the command line is when no command is named: its help, without loading any."""
+    made = _root_app()
+    add_all(made)
+    return made
+
+
+def _root_app() -> typer.Typer:
     made = typer.Typer(
         name="exclave",
         help="A virtual data embassy: a state survives the loss of its own data centres.",
@@ -100,14 +121,6 @@ def build(only: str = "") -> typer.Typer:
         rich_markup_mode=None,
     )
     made.callback()(_root)
-    known = only in _ALONE or only in _GROUPS
-    for name in _ALONE:
-        if not known or name == only:
-            import_module(f"exclave.cli.{name}").register(made)
-    for name in _GROUPS:
-        if not known or name == only:
-            made.add_typer(import_module(f"exclave.cli.{name}").app, name=name)
-    _complete_help(made)
     return made
 
 
@@ -164,7 +177,9 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     keep_freed_memory()
     try:
-        result = build(_asked(arguments))(args=arguments, prog_name="exclave", standalone_mode=False)
+        asked = _asked(arguments)
+        made = build(asked) if asked else first_page()
+        result = made(args=arguments, prog_name="exclave", standalone_mode=False)
     except ExclaveError as error:
         return fail(error, as_json)
     except typer.Exit as error:
@@ -183,7 +198,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _asked(arguments: list[str]) -> str:
-    """The command or group that is called; empty if an option comes first (then all of them are loaded)."""
+    """The command or group that is called; empty if none is: an option that comes first, such as `--help`, ends all."""
     return arguments[0] if arguments and not arguments[0].startswith("-") else ""
 
 
