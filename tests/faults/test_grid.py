@@ -8,7 +8,6 @@ found, healed and lost.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,13 +15,10 @@ from dataclasses import dataclass
 import pytest
 
 from exclave.ids import Label
-from exclave.sites.recording import Call, RecordingSite
-from support.fault_case import play
+from support.fault_case import EVERYTHING, play, steps
 from support.fault_table import FAULTS, OPERATIONS, FaultTable, Row
 from support.fault_world import World, empty, world
 from support.struck import MANNERS, WRITES, Struck
-
-EVERYTHING = os.environ.get("EXCLAVE_FAULTS") == "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,16 +29,6 @@ class Case:
     at: int
     step: str
     manner: str
-
-
-def steps(made: World, operation: str) -> dict[Label, tuple[Call, ...]]:
-    """What the operation asks of each site when nothing happens to any."""
-    made.begin(operation)
-    recording = {label: RecordingSite(site, keep_calls=True) for label, site in made.plain().items()}
-    done = made.run(operation, recording)
-    assert done.ok
-    assert [f for f in made.verified(made.plain()).findings if f.grave] == []
-    return {label: site.calls for label, site in recording.items()}
 
 
 def cases(made: World, operation: str, fault: str) -> Iterator[Case]:

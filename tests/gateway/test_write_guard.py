@@ -15,6 +15,7 @@ from exclave.errors import (
     Fenced,
     Forked,
     HeadMoved,
+    IntegrityError,
     MalformedError,
     NotAuthorised,
     RolledBack,
@@ -195,17 +196,38 @@ def test_an_ended_log_is_completed_up_to_its_cut(tmp_path: Path) -> None:
     hosted.state.append(b"entry 3\n", publish_to=())
     hosted.state.new_epoch(Act.FAILOVER, by=machine("rescue"))
     fork, more = [*ENTRIES, b"forged\n"], [*ENTRIES, b"entry 3\n"]
+    wrong = encode_tile([leaf_hash(e) for e in fork])
     hosted.lay_out(fork, put=False)
     with pytest.raises(Forked):
         hosted.replace(hosted.head_key, hosted.head(fork))
-    # The forger's tile lies where the right one belongs: the head that is here proves neither, so nobody repairs it.
-    hosted.site.replace_spoilt(bundle_key(hosted.prefix, 0, 4), encode_bundle(more), sha256(encode_bundle(fork)))
+    # The forger's tile lies where the right one belongs: until the log reaches to its cut, a repair may replace it.
     tile = tile_key(hosted.prefix, Tile(0, 0, 4))
-    wrong = encode_tile([leaf_hash(e) for e in fork])
-    hosted.site.replace_spoilt(tile, encode_tile([leaf_hash(e) for e in more]), sha256(wrong))
+    hosted.repair(bundle_key(hosted.prefix, 0, 4), encode_bundle(more))
+    hosted.repair(tile, encode_tile([leaf_hash(e) for e in more]))
     hosted.replace(hosted.head_key, hosted.head(more))
     with pytest.raises(Fenced):
         hosted.replace(hosted.head_key, hosted.head([*more, b"late\n"]))
+    with pytest.raises(Forked):
+        hosted.repair(tile, wrong)
+
+
+def test_an_ended_log_whose_disk_died_is_repaired(tmp_path: Path) -> None:
+    """Head, tile and bundle are spoilt, and the epoch is over: all are replaced, and then the head proves them."""
+    hosted = Hosted(tmp_path)
+    hosted.state.new_epoch(Act.FAILOVER, by=machine("rescue"))
+    tile, bundle = tile_key(hosted.prefix, Tile(0, 0, 3)), bundle_key(hosted.prefix, 0, 3)
+    right = {bundle: encode_bundle(ENTRIES), tile: encode_tile([leaf_hash(e) for e in ENTRIES])}
+    head = hosted.site.get(hosted.head_key)
+    for key in (*right, hosted.head_key):
+        (hosted.folder / key).chmod(0o600)
+        (hosted.folder / key).write_bytes(b"what a dying disk left")
+    for key, data in right.items():
+        hosted.repair(key, data)
+    hosted.replace(hosted.head_key, head)
+    assert {key: hosted.site.get(key) for key in right} == right
+    for key, data in right.items():
+        with pytest.raises(IntegrityError):
+            hosted.repair(key, data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def test_an_unknown_epoch_has_no_ledger(hosted: Hosted) -> None:

@@ -283,6 +283,19 @@ def test_rebuild_heals_every_kind(made: Town, kind: str) -> None:
     assert_whole(made, target)
 
 
+def test_one_rebuild_heals_all_kinds_at_once(made: Town) -> None:
+    """Spoilt notes keep the ledger away at first, and without it nothing tells of spoilt packs: all of it is mended."""
+    target = made.site("lux")
+    for kind in KINDS:
+        for key in made.keys(kind):
+            target._objects[key] = target.get(key)[:-1] + b"?"
+    sites = {**others(made), LUX: target}
+    view = read_state(sites, made.state)
+    done = rebuild(Syncing(view, sites, now()), LUX, target, seed=bytes(32), choose=lambda n: 0, clock=now)
+    assert done.ok, (done.synced, done.found, [f for f in done.report.findings if f.grave])
+    assert_whole(made, target)
+
+
 _FULL = """
     import subprocess, sys
     from exclave.cli import main as cli

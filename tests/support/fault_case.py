@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from exclave.ids import Label
+from exclave.sites.recording import Call, RecordingSite
 from support.fault_table import Row
 from support.fault_world import Sites, World
 from support.struck import Struck
 
 MUST_GO_ON = ("backup", "failover")
 """What one bad site of three does not stop."""
+EVERYTHING = os.environ.get("EXCLAVE_FAULTS") == "all"
+"""Whether more than a sample is to be tried."""
+
+
+def steps(made: World, operation: str) -> dict[Label, tuple[Call, ...]]:
+    """What the operation asks of each site when nothing happens to any."""
+    made.begin(operation)
+    recording = {label: RecordingSite(site, keep_calls=True) for label, site in made.plain().items()}
+    done = made.run(operation, recording)
+    assert done.ok
+    assert [f for f in made.verified(made.plain()).findings if f.grave] == []
+    return {label: site.calls for label, site in recording.items()}
 
 
 def play(

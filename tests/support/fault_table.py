@@ -17,7 +17,19 @@ _NAME = "exclave fault"
 FAULTS = ("killed", "cut off", "filled", "slow", "hostile")
 """What happens to a site in the grid, at a step of each of ``OPERATIONS``."""
 OPERATIONS = ("backup", "failover", "sync", "rebuild", "evacuate")
+REAL = {
+    ("gateway", "killed"): ("backup", "failover", "rebuild"),
+    ("gateway", "filled"): ("backup", "rebuild", "evacuate"),
+    ("gateway", "slow"): ("backup", "sync", "failover"),
+    ("gateway", "hostile"): ("backup", "failover", "evacuate"),
+    ("s3", "killed"): ("backup", "evacuate"),
+    ("s3", "filled"): ("backup", "sync"),
+    ("s3", "slow"): ("failover", "sync"),
+    ("s3", "hostile"): ("backup", "rebuild"),
+}
+"""What happens to a real host, and the operations at whose steps it is tried by default."""
 OTHERS = (
+    *((f"{kind}: {operation}", fault) for (kind, fault), operations in REAL.items() for operation in operations),
     ("restore", "hostile host, any object"),
     ("backup", "host lies about writes"),
     ("backup", "host hides what it was given"),
@@ -133,7 +145,7 @@ class FaultTablePlugin:
 
 def lines(rows: dict[tuple[str, str], Row]) -> Iterator[str]:
     """The table, with its sum."""
-    form = "{:<10}{:<30}{:>7}{:>10}{:>7}{:>8}{:>6}"
+    form = "{:<18}{:<30}{:>7}{:>10}{:>7}{:>8}{:>6}"
     yield form.format("operation", "fault or attack", "tried", "harmless", "found", "healed", "lost")
     total = Row()
     known = [place for place in EXPECTED if place in rows]

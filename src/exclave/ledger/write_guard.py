@@ -252,14 +252,18 @@ class WriteGuard:
             return None
 
     def _check_proven(self, name: ObjectName, known: KnownEpoch, key: Key, data: bytes) -> None:
-        """The bytes are what the head here promises; beyond the head nothing is promised yet."""
+        """The bytes are what the head here promises; beyond the head nothing is promised yet.
+
+        There, bytes come in the place of wrong ones as they would in the place of none: of an epoch that is over, until
+        its log here reaches to its cut.
+        """
         head = self._head(known)
         width = 0 if head is None else min(TILE_WIDTH, (head.size >> (8 * name.level)) - name.number * TILE_WIDTH)
         if head is None or width < 1:
-            known.require_open()
+            self._require_unfinished(known)
             return
         if name.width > width:
-            known.require_open()
+            self._require_unfinished(known)
             if not _same_start(name, data, LogTree(self._site, name.prefix, head), width):
                 raise Forked(f"{key} does not begin with what the head here promises")
             return

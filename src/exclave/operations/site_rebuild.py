@@ -1,8 +1,9 @@
 """Rebuilds an empty or damaged site from the others, without home and without any key, and ends with a verification.
 
 (1) what is lacking, wrong bytes under its names replaced · (2) every byte there is read, and what is wrong repaired ·
-(3) once more (1), if something was still in its way · (4) the outsider's checker, with this site alone. Each step may
-die and is done again: what it brought is there, and the head that promises it comes last.
+(3) once more (1), if something was still in its way, and then (2), if that hid the rest from it · (4) the outsider's
+checker, with this site alone. Each step may die and is done again: what it brought is there, and the head that promises
+it comes last.
 """
 
 from __future__ import annotations
@@ -71,6 +72,12 @@ def rebuild(
         synced = _sync(_again(syncing, label, site), label, site)
         more = _brought(synced)
         objects, size = objects + more[0], size + more[1]
+    if any(one.repaired_from is None for _, one in found):
+        # A ledger that could not be read says nothing of its objects; now it is there, or never will be.
+        repaired = tuple(one for one in found if one[1].repaired_from is not None)
+        again, more_read = _scrub(_again(syncing, label, site), label, site, seed, choose, workers, read)
+        found, bytes_read = (*repaired, *again), bytes_read + more_read
+        synced = _sync(_again(syncing, label, site), label, site) if again else synced
     step("verification")
     # What (2) has read and found right need not be read twice.
     report = verify_embassy(
