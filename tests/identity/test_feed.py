@@ -20,7 +20,7 @@ from exclave.identity.journal import Journal
 from exclave.ids import Epoch, Instant, Label
 from exclave.keys.file import KeyKind
 from exclave.sites.contract import Site
-from exclave.verify.feeds import batch_key, head_key, read_heads, verify_feed_head
+from exclave.verify.feeds import as_of, batch_key, head_key, read_heads, verify_feed_head
 from exclave.verify.state import read_state
 from support.custody import actor
 from support.hostile import FailingSite, Fault
@@ -311,8 +311,10 @@ def test_anybody_finds_what_a_host_did_to_the_feed(place: Place) -> None:
     """Without a key: a dropped or altered batch, a head that was taken back, a head of nobody."""
     from exclave.verify.embassy import verify_embassy
 
+    later = Instant(NOW + 86_400_000_000)
+
     def wrong() -> set[tuple[str, str]]:
-        report = verify_embassy(place.sites, place.state.state, now=NOW)
+        report = verify_embassy(place.sites, place.state.state, now=later)
         return {(f.site, f.fault) for f in report.findings if "/feed/" in f.what}
 
     place.enter("a")
@@ -320,7 +322,7 @@ def test_anybody_finds_what_a_host_did_to_the_feed(place: Place) -> None:
     head = next(p for p in place.state.paths("feed", "lux") if p.name == "head")
     old = head.read_bytes()
     place.enter("b")
-    place.push(now=Instant(NOW + 86_400_000_000))
+    place.push(now=later)
     assert wrong() == set()
     new = head.read_bytes()
     head.write_bytes(old)
@@ -332,3 +334,21 @@ def test_anybody_finds_what_a_host_did_to_the_feed(place: Place) -> None:
     batch.chmod(0o600)
     batch.write_bytes(b"x" + batch.read_bytes()[1:])
     assert wrong() == {("lux", "missing-object")}
+
+
+def test_a_head_that_is_dated_ahead_counts_for_nothing(place: Place) -> None:
+    """More than an hour ahead of the reader's clock it is refused, with the reason; it tells no age either, and whoever
+    asks only how far the feed went still hears it."""
+    place.enter("a")
+    place.push()
+    chain, state = place.chain, place.state.state
+    shown = read_heads(state, chain.newest, place.sites).best
+    assert shown is not None
+    early = Instant(shown.time - 3_600_000_000 - 1)
+    refused = read_heads(state, chain.newest, place.sites, now=early)
+    assert refused.best is None
+    assert all("ahead of this clock" in why for why in refused.problems.values())
+    assert read_heads(state, chain.newest, place.sites, now=Instant(early + 1)).best == shown
+    heads = read_heads(state, chain.newest, place.sites)
+    assert as_of(heads, shown.head, early) == 0
+    assert as_of(heads, shown.head, Instant(early + 1)) == shown.time

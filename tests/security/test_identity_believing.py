@@ -74,13 +74,19 @@ def test_an_epoch_that_was_seen_is_not_forgotten_with_the_process(state: MovingP
 
 
 def test_a_clock_of_home_that_was_ahead_makes_no_answer_fresh(state: MovingPlaces) -> None:
-    """A head that tells of tomorrow: the embassy knows what it knows as of now, and it grows old from then on."""
-    state.step("home", clock=lambda: Instant(now() + 24 * HOUR))
+    """A head that is dated half an hour ahead: the embassy knows what it knows as of now, and it grows old from then
+    on. One of tomorrow counts for nothing, so nobody can make old answers look fresh for ever; why is told."""
+    state.step("home", clock=lambda: Instant(now() + HOUR // 2))
     began = now()
     with state.place("lux") as place:
         place.watch.look_at_feed(place.journal.head())
-        assert place.authority().as_of <= now()
-        assert place.authority().as_of >= began
+        assert began <= place.authority().as_of <= now()
+    state.step("home", clock=lambda: Instant(now() + 24 * HOUR))
+    with state.place("lux") as place:
+        heads = place.watch.look_at_feed(place.journal.head())
+        assert heads is not None
+        assert heads.best is None
+        assert {why.partition(" ahead of this clock")[0][-6:] for why in heads.problems.values()} == {"24.0 h"}
 
 
 def test_a_clock_that_was_set_back_does_not_prolong_the_lease() -> None:

@@ -15,13 +15,16 @@ import pytest
 
 from exclave.errors import CorruptObject, MalformedError, NotAuthorised, WrongFingerprint
 from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.paths import public_statement_key
 from exclave.formats.publicstatement import PublicStatement, RegisterLine, Role, SealedTotal, parse_public_statement
 from exclave.ids import Digest, Fingerprint, Instant, Label, Sequence, now, sha256
 from exclave.keys.file import KeyFile, load
 from exclave.operations.home import Home, key_card
+from exclave.operations.statement import newest_statement
 from exclave.rules.signatures import sign_text
 from exclave.sites.contract import Site
 from exclave.sites.opening import open_site
+from exclave.verify.state import read_state
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
 from support.hostile import MissingSite, StaleSite, containing
 from support.hostile_town import Silent
@@ -363,3 +366,15 @@ def test_wrong_words(republic: Republic, tmp_path: Path) -> None:
     stranger = home.fails(30, "statement", "make", out, "--key", str(tmp_path / "mallory.key"), *home.where())
     assert stranger["error"] == "not-authorised"
     assert not Path(out).exists()
+
+
+def test_a_statement_of_tomorrow_is_not_the_newest(republic: Republic) -> None:
+    """Who has a witness's or the writer's key cannot put a statement before all later ones by its date."""
+    view = read_state(republic.sites, Fingerprint(republic.home.fingerprint))
+    later = Instant(republic.said.verified + 3 * HOUR_US)
+    made = republic.signed(replace(republic.said, verified=later, next_by=Instant(later + HOUR_US)))
+    for site in republic.sites.values():
+        site.put_same(public_statement_key(view.state, later, made), made)
+    found = newest_statement(republic.sites, view, now=now(), days=2)
+    assert found.note == republic.note
+    assert newest_statement(republic.sites, view, now=later, days=2).note == made

@@ -29,7 +29,7 @@ from exclave.formats.paths import (
     warrant_key,
 )
 from exclave.formats.timestamp import MAX_TOKEN_BYTES, timestamp_prefix
-from exclave.ids import Digest, Key, Label, RegisterId, sha256
+from exclave.ids import Digest, Instant, Key, Label, RegisterId, sha256
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import signers
 from exclave.sites.contract import MAX_HEAD_BYTES, Readable, Site, digest_of
@@ -210,7 +210,7 @@ def _is_signed(view: StateView, data: bytes) -> bool:
 
 
 def bring_feed_heads(
-    view: StateView, register: RegisterId, label: Label, target: Site, sources: Mapping[Label, Site]
+    view: StateView, register: RegisterId, label: Label, target: Site, sources: Mapping[Label, Site], *, now: Instant
 ) -> dict[str, str]:
     """Brings each identity feed's head forward at ``target``, once its batches are there; what could not be, and why.
 
@@ -220,7 +220,7 @@ def bring_feed_heads(
     chain = view.epochs.get(register)
     for epoch in chain.epochs if chain is not None else ():
         try:
-            why = _bring_head(view, epoch, label, target, sources)
+            why = _bring_head(view, epoch, label, target, sources, now)
         except (IntegrityError, ConflictError, OutcomeUnknown) as error:
             why = error.message
         if why:
@@ -229,9 +229,9 @@ def bring_feed_heads(
 
 
 def _bring_head(
-    view: StateView, epoch: VerifiedEpoch, label: Label, target: Site, sources: Mapping[Label, Site]
+    view: StateView, epoch: VerifiedEpoch, label: Label, target: Site, sources: Mapping[Label, Site], now: Instant
 ) -> str:
-    best = read_heads(view.state, epoch, {str(name): source for name, source in sources.items()}).best
+    best = read_heads(view.state, epoch, {str(name): source for name, source in sources.items()}, now=now).best
     if best is None:
         return ""
     key = head_key(view.state, epoch)

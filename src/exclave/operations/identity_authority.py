@@ -182,7 +182,7 @@ class AuthorityWatch:
         view = self.view
         if view is None:
             return None
-        heads = read_heads(self.state, view.epoch_chain(self.register).newest, self.sites)
+        heads = read_heads(self.state, view.epoch_chain(self.register).newest, self.sites, now=self.clock())
         self.note_as_of(as_of(heads, have))
         return heads
 

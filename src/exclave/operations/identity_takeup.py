@@ -128,7 +128,8 @@ def bring(
                 have = journal.extend(entries, to=after(have, entries))
     except ExclaveError as error:
         return Brought(journal.head(), last_time(journal), error.message, isinstance(error, Forked))
-    return Brought(have, max(as_of(heads, have), last_time(journal)), "")
+    # What a head leads to counts whatever its date says; the date itself does not if it is yet to come.
+    return Brought(have, max(as_of(heads, have, run.clock()), last_time(journal)), "")
 
 
 def after(head: Head, entries: Iterable[bytes]) -> Head:

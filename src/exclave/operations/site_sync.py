@@ -109,7 +109,7 @@ class Syncing:
         self.plan_done(f"{label}, register {register[:8]}", plan.needed_bytes)
         deliver(self.view, plan, label, target, sources, mend=self.mend, progress=self.progress)  # (2), (3)
         if not plan.lacking:
-            plan.faults |= bring_feed_heads(self.view, register, label, target, sources)
+            plan.faults |= bring_feed_heads(self.view, register, label, target, sources, now=self.now)
         return _result(label, plan)
 
 

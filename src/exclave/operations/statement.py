@@ -26,6 +26,7 @@ from exclave.ids import Fingerprint, Instant, Key, Label
 from exclave.keys.file import KeyFile
 from exclave.operations.home import key_card, make_folder, sync_folder
 from exclave.operations.watch import Look, Watch
+from exclave.rules.freshness import dated_ahead
 from exclave.rules.signatures import sign_text
 from exclave.rules.statement import SealedShown, role_of, statement_of
 from exclave.sites.contract import Readable, Site, Sources
@@ -104,7 +105,7 @@ def write_statement(made: SignedStatement, folder: Path, text: str, page: str) -
 
 def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: int) -> SignedStatement:
     """The newest one of the last ``days`` at any source that somebody whom the charter knows has signed; those of one
-    day whose signer it still knows before others.
+    day whose signer it still knows before others, and none that is dated more than an hour ahead of ``now``.
 
     ``MissingObject`` if there is none. It may still be old, or false: ``verify/statements.py`` tells.
     """
@@ -113,7 +114,8 @@ def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: i
         found: list[SignedStatement] = []
         for source in sources.values():
             try:
-                found += _of_day(source, public_statement_prefix(view.state, day), view)
+                shown = _of_day(source, public_statement_prefix(view.state, day), view)
+                found += (one for one in shown if not dated_ahead(one.statement.verified, now))
             except (UnavailableError, IntegrityError):
                 continue  # another source may have it
         if found:

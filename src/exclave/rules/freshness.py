@@ -19,6 +19,19 @@ CLOCK_SKEW_S = 300
 """How far the clock of whoever dated the status may be ahead of ours."""
 
 
+MOST_AHEAD_US = 3600 * 1_000_000
+"""How far what is signed may be dated ahead of its reader's clock: further, and one of the two clocks is wrong, or
+somebody wants it to seem fresh for ever."""
+
+
+def dated_ahead(time: Instant, now: Instant) -> str:
+    """Why something of ``time`` does not count at ``now``, as the rest of a sentence; empty if it does."""
+    if time <= now + MOST_AHEAD_US:
+        return ""
+    hours = (time - now) / 3_600_000_000
+    return f"is dated {instant_text(time)}, {hours:.1f} h ahead of this clock: one of the clocks is wrong, or it lies"
+
+
 class Verdict(StrEnum):
     ACCEPT = "accept"
     ACCEPT_WITH_WARNING = "accept-with-warning"

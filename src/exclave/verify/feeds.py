@@ -16,6 +16,7 @@ from exclave.formats.note import parse_note
 from exclave.formats.paths import feed_prefix
 from exclave.ids import Digest, Fingerprint, Instant, Key, sha256
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.freshness import dated_ahead
 from exclave.rules.signatures import verify_signed_by
 from exclave.sites.contract import MAX_HEAD_BYTES, Readable, Sources
 from exclave.verify.remembered import newest_head
@@ -43,20 +44,27 @@ def batch_key(state: Fingerprint, epoch: VerifiedEpoch, batch: Digest) -> Key:
     return Key(feed_prefix(state, epoch.register, epoch.number, epoch.digest) + batch.hex())
 
 
-def verify_feed_head(data: bytes, epoch: VerifiedEpoch) -> ParsedFeedHead:
-    """The head in ``data`` if the writer of ``epoch`` signed it. ``MalformedError``, ``NotAuthorised``,
-    ``CorruptObject`` otherwise."""
+def verify_feed_head(data: bytes, epoch: VerifiedEpoch, now: Instant | None = None) -> ParsedFeedHead:
+    """The head in ``data`` if the writer of ``epoch`` signed it, and, with ``now``, did not date it more than an hour
+    ahead. ``MalformedError``, ``NotAuthorised``, ``CorruptObject`` otherwise."""
     note = parse_note(data)
     head = parse_feed_head(note.text)
     if head.register != epoch.register or head.epoch != epoch.number:
         raise CorruptObject("a feed's head speaks of another register or epoch")
     verify_signed_by(note, epoch.writer)
+    if now is not None and (ahead := dated_ahead(head.time, now)):
+        raise CorruptObject(f"the identity feed's head {ahead}", hint="Compare both clocks; nothing was taken over.")
     return head
 
 
-def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> FeedHeads:
-    """The heads that ``sources`` show. ``Forked`` if two that count cannot both be true."""
-    found, problems = shown_heads(state, epoch, sources)
+def read_heads(
+    state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, *, now: Instant | None = None
+) -> FeedHeads:  # fmt: skip
+    """The heads that ``sources`` show. ``Forked`` if two that count cannot both be true.
+
+    ``now``: for whoever goes by their times; None for whoever only asks how far a feed went.
+    """
+    found, problems = shown_heads(state, epoch, sources, now=now)
     chains: dict[int, Digest] = {}
     for name, head in found.items():
         if chains.setdefault(head.head.number, head.head.chain) != head.head.chain:
@@ -68,7 +76,7 @@ def read_heads(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources) -> Fe
 
 
 def shown_heads(
-    state: Fingerprint, epoch: VerifiedEpoch, sources: Sources
+    state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, *, now: Instant | None = None
 ) -> tuple[dict[str, ParsedFeedHead], dict[str, str]]:
     """By site: the verified head that it shows, or why none counts. They may contradict each other."""
     found: dict[str, ParsedFeedHead] = {}
@@ -77,7 +85,7 @@ def shown_heads(
     for name, source in sources.items():
         try:
             found[str(name)] = newest_head(
-                source, key, MAX_HEAD_BYTES, lambda data: verify_feed_head(data, epoch),
+                source, key, MAX_HEAD_BYTES, lambda data: verify_feed_head(data, epoch, now),
                 lambda head: (head.head.number, head.time),
             )  # fmt: skip
         except MissingObject:
@@ -105,9 +113,11 @@ def fetch_bytes(state: Fingerprint, epoch: VerifiedEpoch, sources: Sources, batc
     raise MissingObject(f"no site has a good copy of batch {batch.hex()[:16]}… of the identity feed") from last
 
 
-def as_of(heads: FeedHeads, have: Head) -> Instant:
-    """The moment up to which a journal that stands at ``have`` is complete, as far as the heads tell; 0: not known."""
-    return max((h.time for h in heads.by_site.values() if h.head == have), default=Instant(0))
+def as_of(heads: FeedHeads, have: Head, now: Instant | None = None) -> Instant:
+    """The moment up to which a journal that stands at ``have`` is complete, as far as the heads tell; 0: not known.
+    With ``now``, heads that are dated more than an hour ahead tell nothing of it."""
+    times = (h.time for h in heads.by_site.values() if h.head == have)
+    return max((time for time in times if now is None or not dated_ahead(time, now)), default=Instant(0))
 
 
 def absent_batches(

@@ -21,6 +21,7 @@ from exclave.formats.tile import checkpoint_key
 from exclave.ids import Digest, Epoch, Instant, Key, Label, instant_text, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
+from exclave.rules.freshness import dated_ahead
 from exclave.rules.placement import placement_of
 from exclave.sites.contract import Sources
 from exclave.verify.ahead import foresee, foresee_below, forget
@@ -136,6 +137,8 @@ class RegisterCheck:
         """Whether what ``name`` shows of a log is all it should show by now."""
         head, what = copies.heads.get(name), checkpoint_key(copies.prefix)
         shown = head.size if head else 0
+        if head is not None and (ahead := dated_ahead(head.time, self._now)):
+            self._note(name, what, CorruptObject(f"its head {ahead}: it tells no age"), grave=False)
         if name in copies.refused or copies.agreed.get(name, 0) < min(shown, copies.size):
             return  # Unreadable or forked: said already.
         odd: list[Finding] = []
@@ -269,7 +272,7 @@ class RegisterCheck:
             sources = {name: self._sources[name] for name in self._duty}
             key = head_key(self._view.state, epoch)
             try:
-                heads = read_heads(self._view.state, epoch, sources)
+                heads = read_heads(self._view.state, epoch, sources, now=self._now)
             except Forked as error:
                 self._note(str(error.facts.get("site", "?")), key, error)
                 continue
