@@ -105,6 +105,8 @@ def open_named_sites(addresses: Iterable[str], patience: Patience = USUAL) -> di
     found: dict[Label, Site] = {}
     for number, address in enumerate(addresses, 1):
         name, equals, url = address.partition("=")
+        if not equals and ":" not in address:
+            raise UsageError(f"--site takes NAME=URL, not {address[:80]!r}", hint="For instance: lux=dir:/mnt/lux")
         if not equals or not name or "/" in name or ":" in name:
             name, url = f"site-{number}", address
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import shutil
@@ -40,6 +41,36 @@ def test_a_no_is_an_answer(home: SmallHome, tmp_path: Path, monkeypatch: pytest.
     said = run("warrant", "sign", str(warrant), "--key", str(home.key("kaja")), *home.where())
     assert (said.code, said.out.endswith("Not signed.\n"), said.err) == (2, True, "")
     assert list(warrant.parent.glob("declined-*.answer")) == []
+
+
+def test_where_nobody_can_be_asked(home: SmallHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a timer or a pipe nothing is signed, and it is said what to do; that is no interruption."""
+    draft = str(tmp_path / "draft")
+    home.ok("charter", "propose", draft, *home.home)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    said = run("charter", "sign", draft, "--key", str(home.key("kaja")), *home.where())
+    assert said.code == 2
+    assert "nobody can be asked here, so nothing was signed" in said.err
+    assert "--yes" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("site", "add"), "`exclave site add NAME URL …`. `exclave site add --help`"),
+        (("diff", "gazette", "--home", "x"), "`exclave diff REGISTER BEFORE AFTER …`"),
+        (("backup", "--to"), "`exclave backup [REGISTERS] …`"),
+        (("status", "--site", "lux", "--fingerprint", "00"), "lux=dir:/mnt/lux"),
+        (("nosuch",), "`exclave --help`"),
+        (("failover", "status", "--dir", "/nowhere"), "`exclave failover run`"),
+    ],
+)
+def test_what_was_mistyped_gets_a_next_step(arguments: tuple[str, ...], told: str) -> None:
+    """The hint names the command that was called, how it is called, and where more of it stands."""
+    said = run(*arguments)
+    assert said.code == 2
+    assert told in said.err
+    assert "Possible options: --help" not in said.err
 
 
 def test_one_is_no_plural(home: SmallHome) -> None:

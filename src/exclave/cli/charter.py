@@ -10,7 +10,20 @@ import typer
 
 from exclave.app import open_home, open_named_sites, open_sites
 from exclave.cli.keys import load_key
-from exclave.cli.output import HomeFolder, Json, Sites, counted, not_signed, note, print_json, say, table, typed, when
+from exclave.cli.output import (
+    HomeFolder,
+    Json,
+    Sites,
+    confirmed,
+    counted,
+    not_signed,
+    note,
+    print_json,
+    say,
+    table,
+    typed,
+    when,
+)
 from exclave.cli.warrant import require_yes
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.ids import Digest, Label, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id, sha256
@@ -88,7 +101,7 @@ def sign(
         for name, annex in read.annexes.items():
             note(f"Annex of {name}:")
             print_json(verb.annex_summary(annex))
-        if not typer.confirm("Sign this charter?"):
+        if not confirmed("Sign this charter?", "nothing was signed"):
             raise not_signed()
     signed = verb.sign(draft, load_key(key), view)
     if json:
@@ -101,13 +114,17 @@ def sign(
 
 def _show_quorums(signed: verb.Signed) -> None:
     if len(signed.quorums) == 1:
-        say(f"{signed.signatures} of at least {signed.threshold} signatures are there.")
+        say(f"{_there(signed.signatures, signed.threshold)}.")
         return
     for quorum, whose in zip(signed.quorums, ("the former charter", "this charter"), strict=True):
         names = f" ({', '.join(quorum.signed)})" if quorum.signed else ""
         rest = "" if quorum.met else f"; {', '.join(quorum.may_sign)} may still sign"
-        count = f"{len(quorum.signed)} of at least {quorum.threshold} signatures are there"
+        count = _there(len(quorum.signed), quorum.threshold)
         say(f"Custodians of {whose}: {count}{names}{rest}.")
+
+
+def _there(signatures: int, threshold: int) -> str:
+    return f"{signatures} of at least {threshold} signatures {'is' if signatures == 1 else 'are'} there"
 
 
 @app.command(epilog="Example: exclave charter publish draft-1")

@@ -145,7 +145,10 @@ def status(folder: Folder, json: Json = False) -> None:
     """How far a failover has come, and what runs."""
     progress, services = read_progress(folder.absolute()), served(folder.absolute())
     if not progress:
-        raise UsageError(f"no failover was begun in {folder}")
+        raise UsageError(
+            f"no failover was begun in {folder.absolute()}",
+            hint="Name the folder of `exclave failover run` with --dir.",
+        )
     if json:
         print_json({"registers": progress, "services": services})
         return

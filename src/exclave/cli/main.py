@@ -181,11 +181,13 @@ def run(arguments: list[str]) -> int:
         made = build(asked) if asked else first_page()
         result = made(args=arguments, prog_name="exclave", standalone_mode=False)
     except ExclaveError as error:
+        if error.hint == UsageError.default_hint:
+            error.hint = _how(arguments)
         return fail(error, as_json)
     except typer.Exit as error:
         return error.exit_code
     except typer.TyperException as error:
-        return _misused(error, as_json)
+        return _misused(error, arguments, as_json)
     except (KeyboardInterrupt, typer.Abort):
         result = _INTERRUPTED
     except BrokenPipeError:
@@ -207,13 +209,26 @@ def _broken_off(arguments: list[str]) -> str:
     return _IF_INTERRUPTED.get(" ".join(arguments[:2]), _IF_INTERRUPTED.get(_asked(arguments), _WRITTEN))
 
 
-def _misused(error: typer.TyperException, as_json: bool) -> int:
+def _misused(error: typer.TyperException, arguments: list[str], as_json: bool) -> int:
     """A command line that typer refused. Of a group without a command, what it says is the group's help."""
     message = error.format_message()
     if message.startswith("Usage: ") and not as_json:
         sys.stderr.write(message + "\n")
         return UsageError.exit_code
-    return fail(UsageError(message), as_json)
+    return fail(UsageError(message.removesuffix(" (Possible options: --help)"), hint=_how(arguments)), as_json)
+
+
+def _how(arguments: list[str]) -> str:
+    """Where the command that was called tells what it takes, and its arguments if it has any."""
+    path, command = "exclave", typer.main.get_command(build(_asked(arguments)))
+    words = [word for word in arguments if not word.startswith("-")]
+    while words and words[0] in (inner := getattr(command, "commands", {})):
+        path, command = f"{path} {words[0]}", inner[words[0]]
+        words = words[1:]
+    named = [one for one in command.params if one.param_type_name == "argument"]
+    shown = [str(one.name).upper() if one.required else f"[{str(one.name).upper()}]" for one in named]
+    called = f"It is called `{' '.join((path, *shown))} …`. " if shown else ""
+    return f"{called}`{path} --help` tells what it takes."
 
 
 def _bug(error: Exception) -> Bug:

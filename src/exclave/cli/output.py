@@ -106,6 +106,17 @@ def say(text: str) -> None:
     out.print(visible(text), markup=False)
 
 
+def confirmed(question: str, without: str) -> bool:
+    """The answer of the person at the keyboard. ``UsageError`` if there is nobody: ``without`` says what then holds."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort as error:
+        if sys.stdin.isatty():
+            raise
+        hint = "Read what it shows; then run it again with --yes, which does not ask."
+        raise UsageError(f"nobody can be asked here, so {without}", hint=hint) from error
+
+
 def not_signed() -> typer.Exit:
     """For a person who was asked, and said no: nothing is wrong with the command."""
     say("Not signed.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +9,7 @@ from typing import Annotated
 import typer
 
 from exclave.app import open_home, open_publishing, open_sites, witness_addresses
-from exclave.cli.output import HomeFolder, Json, counted, note, print_json, say, size_text, when
+from exclave.cli.output import HomeFolder, Json, confirmed, counted, note, print_json, say, size_text, when
 from exclave.cli.progress import work_bar
 from exclave.errors import QuorumMissing, UsageError
 from exclave.ids import now
@@ -67,9 +66,7 @@ def publish(
 
 
 def _ask() -> None:
-    if not sys.stdin.isatty():
-        raise UsageError("nobody can be asked here, so nothing was published", hint="Read the above; then add --yes.")
-    if not typer.confirm("Publish this? It can never be taken back."):
+    if not confirmed("Publish this? It can never be taken back.", "nothing was published"):
         say("Nothing was published.")
         raise typer.Exit(UsageError.exit_code)
 

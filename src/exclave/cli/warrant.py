@@ -9,7 +9,20 @@ import typer
 
 from exclave.cli.deletion_told import show_objected, unasked
 from exclave.cli.keys import load_key
-from exclave.cli.output import Json, Pinned, Sites, counted, not_signed, note, plain, print_json, say, typed, when
+from exclave.cli.output import (
+    Json,
+    Pinned,
+    Sites,
+    confirmed,
+    counted,
+    not_signed,
+    note,
+    plain,
+    print_json,
+    say,
+    typed,
+    when,
+)
 from exclave.cli.where import Where, view_of
 from exclave.errors import UsageError, WarrantForeign
 from exclave.formats.deletion import DeletionOrder
@@ -101,7 +114,7 @@ def sign(
     objected = objected_before(where.view, where.sites, order, now=now()) if order is not None else ()
     if order is not None and not json:
         _show_before(where, order, objected)
-    if not yes and not typer.confirm("Allow this?"):
+    if not yes and not confirmed("Allow this?", "nothing was signed"):
         raise not_signed()
     target = out or warrant.with_name(f"{warrant.stem}-{secret.name}.answer")
     done = sign_warrant(warrant, where.view, where.sites, secret, target.absolute(), now=now(), object=object)

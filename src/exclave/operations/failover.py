@@ -41,6 +41,7 @@ from exclave.verify.history import read_history
 from exclave.verify.state import StateView
 
 _MACHINE_FILE = "writer.key"
+_WHERE = "Name the folder of `exclave failover run` with --dir."
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +284,7 @@ def stop_all(folder: Path) -> tuple[str, ...]:
     """Stops every service of an embassy's folder, the last started register first; names of those that ran."""
     progress = load_progress(folder)
     if not progress:
-        raise UsageError(f"no failover was made in {folder}")
+        raise UsageError(f"no failover was begun in {folder}", hint=_WHERE)
     stopped: list[str] = []
     for name in sorted(progress, reverse=True):
         order = list(progress[name].ports)

@@ -51,7 +51,10 @@ class Home:
                 f"there is no {CONFIG_NAME} in {folder}", hint="Run `exclave init` there, or name the home with --home."
             ) from error
         except OSError as error:
-            raise UsageError(f"cannot read {path}: {error.strerror}") from error
+            raise UsageError(
+                f"cannot read {path}: {error.strerror}",
+                hint="Name with --home the folder in which exclave.toml is, and run it as a user who may read it.",
+            ) from error
         return cls(folder, parse_config(data))
 
     # Keys
