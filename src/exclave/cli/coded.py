@@ -42,6 +42,8 @@ def mend(
         table(("member", "objects brought"), done.brought.items())
         for fault in done.faults:
             say(f"wrong: {fault}")
+        for member, why in done.refused.items():
+            say(f"{member} does not take some of it, by its own rules: {why}")
         for member, why in done.lacking.items():
             say(f"{member} still lacks something: {why}")
     if done.lacking:

@@ -37,10 +37,15 @@ class Part(StrEnum):
     TIMESTAMP = "timestamp"
     TILE = "tile"
     BUNDLE = "bundle"
+    SHARD = "shard"
+    VOTE = "vote"
 
 
-REPLACED = frozenset({Part.HEAD, Part.FEED_HEAD})
+REPLACED = frozenset({Part.HEAD, Part.FEED_HEAD, Part.VOTE})
 """The only objects that are ever replaced."""
+
+CUT = frozenset({Part.BOX, Part.PACK, Part.LIST, Part.PUBLIC, Part.BATCH})
+"""What may lie in shards at a member of a coded site; a descriptor that names the object's hash stands in its place."""
 
 _OF_STATE = frozenset({Part.CHARTER, Part.CARD, Part.WARRANT})
 _PLAIN = frozenset({Part.EPOCH, Part.BOX, Part.LIST, Part.STATEMENT, Part.DELETION, Part.OBJECTION})
@@ -86,6 +91,8 @@ def parse_object_name(key: Key) -> ObjectName:
         return ObjectName(Part(parts[1]), state, digest=parse_digest(parts[2]))
     if parts[1] == "statement" and len(parts) == 4 and _DAY.match(parts[2]):
         return ObjectName(Part.STATEMENT, state, digest=parse_digest(parts[3]))
+    if parts[1] == "part":
+        return _of_coded(key, parts, state)
     register, part = parse_register_id(parts[1]), parts[2]
     if part in _PLAIN and len(parts) == 4:
         return ObjectName(Part(part), state, register, parse_digest(parts[3]))
@@ -97,6 +104,16 @@ def parse_object_name(key: Key) -> ObjectName:
     prefix = "/".join(parts[:4]) + "/"
     at = ObjectName(Part.HEAD, state, register, None, prefix, Epoch(int(place[1])), place[2])
     return _in_feed(key, at) if part == "feed" else _in_log(key, at)
+
+
+def _of_coded(key: Key, parts: list[str], state: Fingerprint) -> ObjectName:
+    """What a coded site keeps at its members besides the state's own objects."""
+    if len(parts) == 4 and parts[2] == parts[3][:2]:
+        return ObjectName(Part.SHARD, state, digest=parse_digest(parts[3]))
+    if len(parts) == 5 and (parts[2], parts[4]) == ("vote", "head"):
+        parse_digest(parts[3])
+        return ObjectName(Part.VOTE, state)
+    raise _unknown(key)
 
 
 def _in_feed(key: Key, at: ObjectName) -> ObjectName:

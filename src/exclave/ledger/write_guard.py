@@ -8,7 +8,6 @@ prove that lie here. An epoch that a warrant has ended is closed: its log is com
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from exclave.errors import (
     ConflictError,
@@ -28,7 +27,8 @@ from exclave.formats.objectname import REPLACED, ObjectName, Part, parse_object_
 from exclave.formats.stage import MAX_STAGE_BYTES, parse_stage
 from exclave.formats.tile import HASH_BYTES, MAX_BUNDLE_BYTES, TILE_WIDTH, Tile, parse_bundle
 from exclave.formats.timestamp import MAX_TOKEN_BYTES
-from exclave.ids import Digest, Key
+from exclave.ids import Key
+from exclave.ledger.coded_guard import Wanted, check_vote, is_descriptor, require_spoilt
 from exclave.ledger.public_notes import NOTES, check_form, is_vouched_for
 from exclave.rules.checkpoints import VerifiedCheckpoint, cosigners
 from exclave.rules.signatures import verify_signed_by
@@ -43,16 +43,6 @@ MAX_UNVOUCHED = 1000
 """Notes and cards of one kind that nobody of the state vouches for, of one register or state: more are refused."""
 _SCRATCH = "probe/"
 _SCRATCH_DEPTH = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A write as it is asked about. ``data`` is None while it has not come, and of objects over ``GUARDED_BYTES``."""
-
-    key: Key
-    digest: Digest
-    size_bytes: int
-    data: bytes | None
 
 
 class WriteGuard:
@@ -85,6 +75,9 @@ class WriteGuard:
         name = self._named(wanted)
         if name.part not in REPLACED:
             raise NotAuthorised(f"{wanted.key} is write-once: nothing replaces it")
+        if name.part is Part.VOTE:
+            check_vote(self, self._site, wanted, expected)
+            return
         known = self._epoch(name)
         if name.part is Part.FEED_HEAD and not known.same_pen:
             known.require_open()
@@ -107,6 +100,8 @@ class WriteGuard:
         if name.part in REPLACED:
             raise NotAuthorised(f"{wanted.key} is a head: it is replaced where it is as expected, and not repaired")
         if name.digest is not None:
+            if name.digest != wanted.digest:
+                require_spoilt(self._site, wanted.key, name.digest)
             return
         known = self._epoch(name)
         if wanted.data is None:
@@ -123,7 +118,7 @@ class WriteGuard:
         name = parse_object_name(wanted.key)
         if name.state != self._view.state:
             raise NotAuthorised(f"{wanted.key[:80]} belongs to another state")
-        if name.digest is not None and name.digest != wanted.digest:
+        if name.digest is not None and name.digest != wanted.digest and not is_descriptor(name, wanted):
             raise CorruptObject(f"the bytes do not have the hash that {wanted.key} is named by", key=wanted.key)
         return name
 

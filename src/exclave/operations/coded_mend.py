@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exclave.errors import UsageError
+from exclave.errors import NotAuthorised, UsageError
 from exclave.sites.coded import CodedSite
 from exclave.sites.coded_mending import mend as mend_site
 from exclave.sites.contract import Site
@@ -24,6 +24,8 @@ class Mended:
     """Objects by member's address."""
     lacking: dict[str, str]
     """Members that did not take all that they lack, and why: the first reason of each."""
+    refused: dict[str, str]
+    """Hosts that hold some of it against their rules, as what belongs to an epoch that is over; the first reason."""
     faults: tuple[str, ...]
     """Members that showed what cannot be right, and where; the newest ones."""
 
@@ -33,12 +35,12 @@ def mend(site: Site, progress: Callable[[int], None] = lambda done: None) -> Men
     if not isinstance(site, CodedSite):
         raise UsageError("only a coded site is mended like this", hint="Write its address: coded:2?member=…&member=…")
     brought: Counter[str] = Counter()
-    lacking: dict[str, str] = {}
+    lacking, refused = dict[str, str](), dict[str, str]()
     for _, at, error in mend_site(site):
         member = site.members[at].address
         if error is not None:
-            lacking.setdefault(member, error.message)
+            (refused if isinstance(error, NotAuthorised) else lacking).setdefault(member, error.message)
             continue
         brought[member] += 1
         progress(brought.total())
-    return Mended({m.address: brought[m.address] for m in site.members}, lacking, tuple(site.faults))
+    return Mended({m.address: brought[m.address] for m in site.members}, lacking, refused, tuple(site.faults))

@@ -135,7 +135,7 @@ class CodedSite:
             named = self.named(key)
             if named is None:
                 raise MissingObject(f"{key} is not at {self.address}", key=key)
-            plan = self.plan(named)
+            plan = self.plan(key, named)
             if plan is not None and plan.size_bytes > limit:
                 raise _too_long(key, plan.size_bytes, limit)
             data = named if plan is None else self._joined(key, plan)
@@ -155,7 +155,7 @@ class CodedSite:
         data = self.named(key)
         if data is None:
             return None
-        plan = self.plan(data)
+        plan = self.plan(key, data)
         return ObjectStat(key, len(data) if plan is None else plan.size_bytes)
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
@@ -163,14 +163,14 @@ class CodedSite:
         check_prefix(prefix)
         if prefix and is_own(prefix):
             return
-        silent: deque[UnavailableError] = deque()
+        shortest, silent = descriptor_bytes(len(self.members)), deque[UnavailableError]()
         named = heapq.merge(*(self._listing(member, prefix, silent) for member in self.members), key=_key_of)
         for key, shown in groupby(named, key=_key_of):
             lengths = {item.size_bytes for item in shown}
             if is_own(key):
                 continue
             stat = ObjectStat(key, lengths.pop())
-            if lengths or stat.size_bytes == descriptor_bytes(len(self.members)):
+            if lengths or (stat.size_bytes == shortest and named_digest(key)):
                 found = self.stat(key)
                 if found is None:
                     continue
@@ -211,8 +211,6 @@ class CodedSite:
     def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
         self._check(key)
         check_write(data, limit=MAX_HEAD_BYTES)
-        if data.startswith(MAGIC):
-            raise Bug("a head that begins like a descriptor was to be written")
         tag = self._heads.change(key, data, expected)
         # Decided above. What follows is for those who read a member by itself: a restart finds the former head there.
         self._carry_all(key, data)
@@ -229,7 +227,7 @@ class CodedSite:
             there = None
         if there != data and (None if there is None else sha256(there)) != spoilt:
             raise HeadMoved(f"{key} is no longer what it was when it was read", key=key)
-        named, shards = self.cut(data)
+        named, shards = self.cut(key, data)
         asked = self._asking.ask(lambda at: self.put_right(at, key, named, shards))
         if len(asked.good) < self.need:
             raise self._asking.unmet(self.need, asked, key)
@@ -253,9 +251,9 @@ class CodedSite:
             raise self._asking.unmet(self.k, asked, key)
         return None
 
-    def plan(self, data: bytes) -> Descriptor | None:
+    def plan(self, key: Key, data: bytes) -> Descriptor | None:
         """The descriptor, if ``data`` is one. ``CorruptObject`` if it is one of other numbers."""
-        if not data.startswith(MAGIC):
+        if not data.startswith(MAGIC) or named_digest(key) is None:
             return None
         try:
             plan = parse_descriptor(data)
@@ -267,9 +265,10 @@ class CodedSite:
             )
         return plan
 
-    def cut(self, data: bytes | memoryview) -> tuple[bytes, Sequence[bytes]]:
+    def cut(self, key: Key, data: bytes | memoryview) -> tuple[bytes, Sequence[bytes]]:
         """What stands under the object's name, and its shards if it is cut."""
-        if len(data) <= WHOLE_BYTES and bytes(data[: len(MAGIC)]) != MAGIC:
+        short = len(data) <= WHOLE_BYTES and bytes(data[: len(MAGIC)]) != MAGIC
+        if short or named_digest(key) is None:
             return bytes(data), ()
         plan, shards = self._code.cut(data)
         return plan.encode(), shards
@@ -307,7 +306,7 @@ class CodedSite:
     def _prepare(self, key: Key, data: bytes | memoryview) -> tuple[bytes, Collection[int]]:
         """Shards at ``need`` members at least; what is to stand under the object's name, and who may count for it. A
         restart finds shards that nothing names, and puts the same."""
-        named, shards = self.cut(data)
+        named, shards = self.cut(key, data)
         if not shards:
             return named, range(len(self.members))
         asked = self._asking.ask(lambda at: self.members[at].put_same(part_key(key, sha256(shards[at])), shards[at]))
@@ -333,8 +332,9 @@ class CodedSite:
 
     def _small(self, key: Key, at: int) -> bytes | None:
         # Nothing longer lies under such a name: a member that shows more would fill the memory n times over.
+        limit = MAX_OBJECT_BYTES if named_digest(key) is None else WHOLE_BYTES
         try:
-            return self.members[at].get(key, limit=WHOLE_BYTES)
+            return self.members[at].get(key, limit=limit)
         except MissingObject:
             return None
 
@@ -357,7 +357,7 @@ class CodedSite:
                     self._asking.fault(at, key, "what stands here is not what it is named by")
                     continue
                 try:
-                    plan = self.plan(data)
+                    plan = self.plan(key, data)
                     return data if plan is None else self._joined(key, plan)
                 except IntegrityError as error:
                     self._asking.fault(at, key, error.message)

@@ -1,9 +1,10 @@
 """How a coded site cuts an object across its members. Page: ``docs/spec/coded.md``.
 
-An object longer than ``WHOLE_BYTES`` becomes n shards, any k of which give it back: k hold its bytes in order, the
-others are Reed-Solomon parity (Cauchy matrix, GF(2^8), as ISA-L makes it). The shards stand under the SHA-256 of their
-bytes; a *descriptor* under the object's own name says which they are. All else lies whole at every member. What is the
-coded site's own (shards, votes about names) stands in the folder ``part`` beside the objects that it is for.
+An object longer than ``WHOLE_BYTES`` that is named by its SHA-256 becomes n shards, any k of which give it back: k hold
+its bytes in order, the others are Reed-Solomon parity (Cauchy matrix, GF(2^8), as ISA-L makes it). The shards stand
+under the SHA-256 of their bytes; a *descriptor* under the object's own name says which they are. All else lies whole at
+every member. What is the coded site's own (shards, votes about names) stands in the folder ``part`` beside the objects
+that it is for.
 
 Descriptor, 52 + 32 n bytes, numbers big-endian::
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"EXCLSHD1"
 WHOLE_BYTES = 64 << 10
-"""Up to so many bytes an object lies whole at every member; so does everything that is ever replaced."""
+"""Up to so many bytes an object lies whole at every member; so does all that is named by its place: ledgers, heads."""
 MAX_MEMBERS = 16
 PARTS = "part"
 """Folder of the coded site's own names: below an object's first folder, so that each state's are its own."""

@@ -26,7 +26,7 @@ from exclave.ids import Key, sha256
 from exclave.sites.coded_form import part_key, vote_key
 from exclave.sites.coded_members import Members
 from exclave.sites.coded_votes import MAX_INLINE_BYTES, Ballot, Quorum, Vote, accept, parse_vote, promise
-from exclave.sites.contract import MAX_HEAD_BYTES, Tagged
+from exclave.sites.contract import MAX_OBJECT_BYTES, Tagged
 
 _TRIES = 20
 _STEP_TRIES = 64
@@ -187,7 +187,7 @@ class Heads:
         name = part_key(vote.key, vote.digest)
 
         def fetch(at: int) -> bytes:
-            data = self._members.sites[at].get(name, limit=MAX_HEAD_BYTES)
+            data = self._members.sites[at].get(name, limit=MAX_OBJECT_BYTES)
             if sha256(data) != vote.digest:
                 raise CorruptObject("its bytes are not those that it is named by")
             return data

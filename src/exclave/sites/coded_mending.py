@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from exclave.errors import ExclaveError, MissingObject
 from exclave.ids import Key
 from exclave.sites.coded import CodedSite
+from exclave.sites.coded_form import named_digest
 from exclave.sites.locking import is_head
 
 
@@ -17,8 +18,19 @@ def mend(site: CodedSite, prefix: str = "") -> Iterator[tuple[Key, int, ExclaveE
     ``CorruptObject`` at an object of which fewer than k shards are left; ``SiteUnavailable`` if fewer than k members
     answer, or too few for a head.
     """
-    for stat in site.list(prefix):
-        yield from _head(site, stat.key) if is_head(stat.key) else _object(site, stat.key)
+    # A host checks a ledger by the notes that lie there, and a head by the tiles: so first what is named by its hash.
+    for wanted in (_by_hash, _by_place, is_head):
+        for stat in site.list(prefix):
+            if wanted(stat.key):
+                yield from _head(site, stat.key) if is_head(stat.key) else _object(site, stat.key)
+
+
+def _by_hash(key: Key) -> bool:
+    return named_digest(key) is not None
+
+
+def _by_place(key: Key) -> bool:
+    return not _by_hash(key) and not is_head(key)
 
 
 def _object(site: CodedSite, key: Key) -> Iterator[tuple[Key, int, ExclaveError | None]]:
@@ -26,7 +38,7 @@ def _object(site: CodedSite, key: Key) -> Iterator[tuple[Key, int, ExclaveError 
         data = site.get(key)
     except MissingObject:
         return  # erased meanwhile
-    named, shards = site.cut(data)
+    named, shards = site.cut(key, data)
     for at in range(len(site.members)):
         try:
             if site.put_right(at, key, named, shards):
