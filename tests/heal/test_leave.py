@@ -13,10 +13,10 @@ import pytest
 
 from exclave.app import open_named_sites
 from exclave.cli.keys import load_key
-from exclave.errors import MalformedError, SiteFull, SiteUnavailable, UsageError
-from exclave.formats.exit import ExitHead, ExitList
+from exclave.errors import MalformedError, NotAuthorised, SiteFull, SiteUnavailable, UsageError
+from exclave.formats.exit import ExitHead, ExitList, object_line
 from exclave.formats.note import ParsedNote
-from exclave.ids import Instant, Key, Label, RegisterId, now, parse_fingerprint, sha256
+from exclave.ids import Digest, Instant, Key, Label, RegisterId, now, parse_fingerprint, sha256
 from exclave.operations import site_left
 from exclave.operations.erasure import Here
 from exclave.operations.home import Home, key_card
@@ -26,6 +26,7 @@ from exclave.rules.deletion import OrderState
 from exclave.rules.signatures import sign_text
 from exclave.sites.contract import Site
 from exclave.sites.erasing import DirectoryEraser, ErasingSite, Locked
+from exclave.sites.opening import open_site
 from exclave.verify.state import read_state
 from support.deleting import DyingEraser, Killed
 from support.hostile import MissingSite, containing
@@ -466,3 +467,34 @@ def test_list_is_strict(home: Leaving) -> None:
         with pytest.raises(kind, match=r"exit\.list"):
             leave_now(home)
     assert len(objects(home)) > 10
+
+
+def planted(home: Leaving, *lines: bytes, charter: bytes = b"") -> None:
+    """A list in the operator's folder as a run would have begun it, by somebody else."""
+    view = read_state({Label("home"): open_site(home.urls["home"])}, parse_fingerprint(home.fingerprint))
+    newest = view.chain.newest
+    head = ExitHead(view.state, Label("lux"), newest.charter.number, Digest(charter or newest.digest), now())
+    (home.root / "exit").mkdir(exist_ok=True)
+    (home.root / "exit" / "exit.list").write_bytes(head.encode().encode() + b"".join(lines))
+
+
+def test_a_planted_list_takes_nothing_away(home: Leaving) -> None:
+    """What stands in the folder where list and statement go decides nothing: no other state's objects, none that no
+    charter lets go, no charter that never was, and no delay is cut short by it."""
+    left_out(home)
+    before = objects(home)
+    foreign = Key(f"{'0' * 64}/charter/{'1' * 64}")
+    planted(home, object_line(foreign, 1))
+    with pytest.raises(MalformedError, match="another state"):
+        leave_now(home)
+    planted(home, object_line(Key(f"{home.fingerprint}/{'2' * 32}/box/{'3' * 64}"), 1))
+    with pytest.raises(NotAuthorised, match="no charter"):
+        leave_now(home)
+    planted(home, charter=bytes(32))
+    with pytest.raises(NotAuthorised, match="none with that digest"):
+        leave_now(home)
+    planted(home)
+    assert leave_now(home, later_s=0).verdict.state is OrderState.WAITING
+    assert objects(home) == before
+    assert leave_now(home).done
+    assert objects(home) == []

@@ -21,7 +21,7 @@ The list that ``root`` binds, kept by the operator::
     site <label>
     charter <n> <sha256 of its text>
     begun <instant>
-    object <size> <key>                     0 or more, sorted by key
+    object <size> <key>                     0 or more, sorted by key, all of that state
 
 The fact in the ledger of each register that lay there, of kind ``site-left``, has two lines: ``site <label>``, and
 ``statement <sha256 of the note>``.
@@ -166,6 +166,8 @@ class ExitList:
             found = self._lines.value(parse_key, key), self._lines.value(parse_count, size)
             if found[0] <= before:
                 raise self._lines.fail("objects must be sorted and different")
+            if not found[0].startswith(f"{self.head.state}/"):
+                raise self._lines.fail("an object belongs to another state than the list")
             before = found[0]
             yield found
 

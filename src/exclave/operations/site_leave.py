@@ -2,7 +2,8 @@
 
 Everything is verified anew from what lies at the sites, as by any outsider: (1) charters, holds, what remains elsewhere
 · (2) the list of all that lies here, durable before anything goes · (3) objects of registers, one by one · (4) cards,
-warrants and charters · (5) the statement. A crash leaves fewer objects and the list: the next run goes on by it.
+warrants, charters and statements · (5) what the operator states. A crash leaves fewer objects and the list: the next
+run goes on by it, and judges anew as long as the charter that leaves the site out lies here.
 """
 
 from __future__ import annotations
@@ -79,8 +80,7 @@ def leave(
     """
     path = folder / LIST_NAME
     begun = _head_of(path, here.label, pinned) if path.exists() else None
-    # A run that took charters away already cannot be judged by them again; its list says that it was judged.
-    view = read_state(others if begun is not None else {here.label: here.site, **others}, pinned)  # (1)
+    view = read_state({here.label: here.site, **others}, pinned)  # (1)
     if begun is None:
         verdict = _judge(view, here, others, clock())
         if verdict.state is not OrderState.DUE or look:
@@ -89,8 +89,11 @@ def leave(
         begun = ExitHead(pinned, here.label, newest.charter.number, newest.digest, clock())
     else:
         verdict = _still(view, others, begun, clock())
+        if verdict.state is OrderState.DUE and _can_be_judged(view, here, begun):
+            verdict = _judge(view, here, others, clock())
         if verdict.state is not OrderState.DUE or look:
             return Left(here.label, verdict)
+        _require_own(path, view, begun)
     listed = {rule.id for rule in view.chain.newest.charter.registers}
     total, size, root = _write_list(path, begun, here, listed)  # (2)
     erased, locked = 0, []
@@ -133,8 +136,22 @@ def _judge(view: StateView, here: Here, others: Mapping[Label, Site], now: Insta
     return judge_exit(Leaving(here.label, charters, since, holders, unheard, risk), now)
 
 
+def _can_be_judged(view: StateView, here: Here, begun: ExitHead) -> bool:
+    """Whether the charter of a list that is there still lies here: then nobody's list is believed that it was judged.
+    A run that took charters away already cannot be judged by them again."""
+    meant = next((c for c in view.chain.charters if c.digest == begun.charter_digest), None)
+    return meant is not None and here.label in view.shown and _public_since(view, here, meant) is not None
+
+
 def _still(view: StateView, others: Mapping[Label, Site], begun: ExitHead, now: Instant) -> Verdict:
     """Of an exit that was judged and begun: whether the sites that remain still hold all, and nobody took it back."""
+    charters = [c.charter for c in view.chain.charters]
+    meant = next((c for c in charters if (c.number, c.digest) == (begun.charter, begun.charter_digest)), None)
+    if meant is None or not left_out_by([c for c in charters if c.number <= meant.number], begun.site):
+        raise NotAuthorised(
+            f"the list says that charter {begun.charter} leaves {begun.site} out, and none with that digest does",
+            hint="Somebody else wrote that list: nothing was erased. Name another folder with --out.",
+        )
     if view.chain.newest.charter.site(begun.site) is not None:
         why = f"charter {view.chain.newest.charter.number} names this site again"
         return Verdict(OrderState.STOPPED, why, None)
@@ -216,6 +233,19 @@ def _head_of(path: Path, site: Label, state: Fingerprint) -> ExitHead:
     return head
 
 
+def _require_own(path: Path, view: StateView, begun: ExitHead) -> None:
+    """``NotAuthorised`` if a list that is there names what no run of this command would have taken away: the folder may
+    be another's, and what stands in it decides what is erased."""
+    listing = [c.charter for c in view.chain.charters if c.charter.number >= begun.charter]
+    parts = {*_LATE, *(rule.id for charter in listing for rule in charter.registers)}
+    foreign = next((key for key, _ in _read_list(path) if key.split("/")[1] not in parts), None)
+    if foreign is not None:
+        raise NotAuthorised(
+            f"{path} names {foreign}, which no charter since number {begun.charter} lets go",
+            hint="Somebody else wrote that list: nothing was erased. Name another folder with --out.",
+        )
+
+
 def _read_list(path: Path) -> Iterator[tuple[Key, int]]:
     with open(path, "rb") as file:
         yield from ExitList(file).objects()
@@ -256,7 +286,7 @@ def _there(here: Here, state: Fingerprint, listed: set[RegisterId]) -> Iterator[
             yield stat.key, stat.size_bytes
 
 
-_LATE = ("card", "warrant", "charter")
+_LATE = ("card", "warrant", "charter", "statement")
 
 
 def _is_late(key: Key) -> bool:
