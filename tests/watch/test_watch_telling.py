@@ -19,7 +19,7 @@ from exclave.ids import Fingerprint, instant_text
 from exclave.operations import telling
 from exclave.operations.telling import open_channels
 from exclave.operations.watch_round import Duty, Round, read_memory
-from support.alarm_receivers import http_receiver, mail_receiver, mute
+from support.alarm_receivers import endless, http_receiver, mail_receiver, mute
 from support.hostile import MissingSite, containing
 from support.hostile_town import Silent
 from support.loopback_tls import loopback_tls
@@ -212,6 +212,17 @@ def test_a_server_that_says_nothing_is_given_up(
         made = duty(country, tmp_path, mail(port, "none"))
         done(made)
         assert made.health[made.channels[0].name].failures == 1
+
+
+def test_a_server_that_never_comes_to_the_end_is_left(country: World, tmp_path: Path) -> None:
+    """A mail server whose answer has line after line costs a hundred lines and a failure."""
+    country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
+    with endless() as port:
+        made = duty(country, tmp_path, mail(port, "none"))
+        done(made)
+        health = made.health[made.channels[0].name]
+        assert health.failures == 1
+        assert "more than 100 lines in one answer" in health.problem
 
 
 def test_silence_is_told_after_patience(country: World, tmp_path: Path) -> None:

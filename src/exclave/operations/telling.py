@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import httpx
 
@@ -26,6 +26,10 @@ from exclave.rules.alarms import Event, Happened
 TIMEOUT_S = 10.0
 """Of each step of a delivery."""
 MAX_SECRET_BYTES = 4096
+MAX_REPLY_LINES = 100
+"""Of one answer of a mail server; each has at most 8 KiB."""
+MAX_SAID_CHARS = 500
+"""Of what a server says when it refuses."""
 MAX_SHOWN = 100
 """Most events that one e-mail spells out; the rest is counted."""
 FORMAT = "exclave/watch-events/v1"
@@ -155,6 +159,43 @@ def _post(url: str, body: bytes, headers: dict[str, str], tls: ssl.SSLContext | 
         raise UnavailableError(f"{name}: {type(error).__name__}: {error}") from error
 
 
+class _Lines:
+    """A mail server's answers, so many lines of each: who continues them without end is left."""
+
+    def __init__(self, inner: BinaryIO) -> None:
+        self._inner, self.left = inner, 0
+
+    def readline(self, limit: int) -> bytes:
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(f"more than {MAX_REPLY_LINES} lines in one answer")
+        return self._inner.readline(limit)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class _FewLines:
+    """Of ``smtplib``'s clients: bounds the lines of one answer, which they do not."""
+
+    file: Any
+    sock: Any
+
+    def getreply(self) -> tuple[int, bytes]:
+        if self.file is None:
+            self.file = _Lines(self.sock.makefile("rb"))
+        self.file.left = MAX_REPLY_LINES
+        return super().getreply()  # type: ignore[misc,no-any-return]
+
+
+class _Smtp(_FewLines, smtplib.SMTP):
+    pass
+
+
+class _SmtpTls(_FewLines, smtplib.SMTP_SSL):
+    pass
+
+
 class Mail:
     """One e-mail for all that a round has to tell."""
 
@@ -176,14 +217,14 @@ class Mail:
         try:
             self._send(letter)
         except (smtplib.SMTPException, OSError) as error:
-            raise UnavailableError(f"{self.name}: {type(error).__name__}: {error}") from error
+            raise UnavailableError(f"{self.name}: {type(error).__name__}: {str(error)[:MAX_SAID_CHARS]}") from error
 
     def _send(self, letter: EmailMessage) -> None:
         server: smtplib.SMTP
         if self._config.tls == "tls":
-            server = smtplib.SMTP_SSL(self._host, self._port, timeout=TIMEOUT_S, context=self._tls)
+            server = _SmtpTls(self._host, self._port, timeout=TIMEOUT_S, context=self._tls)
         else:
-            server = smtplib.SMTP(self._host, self._port, timeout=TIMEOUT_S)
+            server = _Smtp(self._host, self._port, timeout=TIMEOUT_S)
         with server:
             if self._config.tls == "starttls":
                 server.starttls(context=self._tls)
