@@ -6,7 +6,6 @@ file; what is in force is the signed charter, never this file.
 
 from __future__ import annotations
 
-import tomllib
 from typing import Literal
 
 import msgspec
@@ -15,6 +14,7 @@ from exclave.errors import ConfigError, MalformedError
 from exclave.formats.limits import parse_limits, parse_zone
 from exclave.formats.policy import NOBODY, WitnessGroup, WitnessPolicy, check_policy
 from exclave.formats.timestamp import ANY, parse_authority_url, parse_policy
+from exclave.formats.toml import read_toml
 from exclave.formats.watchconfig import WatchConfig, check_watch
 from exclave.ids import Label, parse_country, parse_day, parse_label
 
@@ -208,14 +208,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def parse_config(data: bytes) -> Config:
     """Strict; every reference between the parts is checked. Raises ``ConfigError`` saying where."""
-    if len(data) > MAX_CONFIG_BYTES:
-        raise ConfigError(f"exclave.toml is longer than {MAX_CONFIG_BYTES} bytes")
-    try:
-        config = msgspec.convert(tomllib.loads(data.decode("utf-8")), Config, strict=True)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"exclave.toml is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"exclave.toml: {error}") from error
+    config = read_toml(data, Config, name="exclave.toml", limit=MAX_CONFIG_BYTES)
     try:
         _check(config)
     except MalformedError as error:

@@ -35,7 +35,7 @@ from exclave.errors import MalformedError
 from exclave.formats.charter import MAX_CUSTODIANS, MAX_SECONDS
 from exclave.formats.epochnote import MAX_EPOCH
 from exclave.formats.leaf import MAX_SEQUENCE
-from exclave.formats.lines import LineReader, plain_text
+from exclave.formats.lines import LineReader, plain_text, text_of
 from exclave.ids import (
     Digest,
     Epoch,
@@ -117,7 +117,7 @@ class DeletionOrder:
 
 def parse_deletion(data: bytes) -> DeletionOrder:
     """Strict inverse of ``DeletionOrder.encode``. Raises ``MalformedError``."""
-    lines = LineReader(_text(data, MAX_ORDER_CHARS, "an order to delete"), what="order", limit=MAX_ORDER_CHARS)
+    lines = LineReader(text_of(data, MAX_ORDER_CHARS, "an order to delete"), what="order", limit=MAX_ORDER_CHARS)
     lines.exactly(HEADER)
     state = parse_fingerprint(lines.field("state"))
     register = parse_register_id(lines.field("register"))
@@ -224,12 +224,3 @@ def _against(lines: LineReader) -> Digest | None:
 def erased_digest(names: set[Digest]) -> Digest:
     """What the last record of a deletion binds: SHA-256 of the erased packs' names in hex, sorted, a line each."""
     return sha256("".join(f"{name.hex()}\n" for name in sorted(names)).encode())
-
-
-def _text(data: bytes, limit: int, what: str) -> str:
-    if len(data) > limit:
-        raise MalformedError(f"{what} is longer than {limit} bytes")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError(f"{what} is not UTF-8 text") from error

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
 from exclave.errors import ConfigError, MalformedError
+from exclave.formats.toml import read_toml
 from exclave.ids import Label, parse_b64, parse_label
 
 MAX_PLAN_BYTES = 256 << 10
@@ -83,12 +83,7 @@ class TsigKey:
 
 def parse_dns_plan(data: bytes) -> DnsPlan:
     """Strict. Raises ``ConfigError`` saying where."""
-    if len(data) > MAX_PLAN_BYTES:
-        raise ConfigError(f"names.toml is longer than {MAX_PLAN_BYTES} bytes", hint=_SEE)
-    try:
-        plan = msgspec.convert(tomllib.loads(data.decode("utf-8")), DnsPlan, strict=True)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"names.toml: {error}", hint=_SEE) from error
+    plan = read_toml(data, DnsPlan, name="names.toml", limit=MAX_PLAN_BYTES, hint=_SEE)
     try:
         _check(plan)
     except MalformedError as error:

@@ -31,7 +31,7 @@ from msgspec import Meta
 
 from exclave.errors import CorruptObject, MalformedError
 from exclave.formats.fact import Fact
-from exclave.formats.lines import LineReader, plain_text
+from exclave.formats.lines import LineReader, plain_text, text_of
 from exclave.ids import (
     Digest,
     Fingerprint,
@@ -101,13 +101,7 @@ class Edition:
 
 def parse_edition(data: bytes) -> Edition:
     """Strict inverse of ``Edition.encode``. Raises ``MalformedError``."""
-    if len(data) > MAX_EDITION_BYTES:
-        raise MalformedError(f"an edition has at most {MAX_EDITION_BYTES} bytes")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError("an edition is not UTF-8 text") from error
-    lines = LineReader(text, what="edition", limit=MAX_EDITION_BYTES)
+    lines = LineReader(text_of(data, MAX_EDITION_BYTES, "an edition"), what="edition", limit=MAX_EDITION_BYTES)
     lines.exactly(HEADER)
     state = parse_fingerprint(lines.field("state"))
     register = parse_register_id(lines.field("register"))

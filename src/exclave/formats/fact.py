@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from exclave.errors import MalformedError
-from exclave.formats.lines import LineReader, plain_text
+from exclave.formats.lines import LineReader, plain_text, text_of
 from exclave.formats.tile import MAX_ENTRY_BYTES
 from exclave.ids import (
     Digest,
@@ -85,9 +85,4 @@ def parse_fact(data: bytes) -> Fact:
 
 def entry_text(data: bytes) -> str:
     """A ledger entry as text. Raises ``MalformedError`` if it is too long or not UTF-8."""
-    if len(data) > MAX_ENTRY_BYTES:
-        raise MalformedError(f"a ledger entry is longer than {MAX_ENTRY_BYTES} bytes")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise MalformedError("a ledger entry is not UTF-8 text") from error
+    return text_of(data, MAX_ENTRY_BYTES, "a ledger entry")

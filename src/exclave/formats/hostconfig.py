@@ -5,14 +5,15 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import msgspec
 
 from exclave.errors import ConfigError, MalformedError
+from exclave.formats.toml import read_toml
 from exclave.ids import parse_fingerprint, parse_label
 
 MAX_CONFIG_BYTES = 1 << 20
+_HINT = "Correct host.toml and run the command again; nothing was changed."
 MAX_STATES = 1000
 MAX_CERTIFICATES = 100
 MAX_PROCESSES = 64
@@ -97,14 +98,7 @@ class HostConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def parse_host_config(data: bytes) -> HostConfig:
     """Strict. Raises ``ConfigError`` saying where."""
-    if len(data) > MAX_CONFIG_BYTES:
-        raise _wrong(f"it is longer than {MAX_CONFIG_BYTES} bytes")
-    try:
-        config = msgspec.convert(tomllib.loads(data.decode("utf-8")), HostConfig, strict=True)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _wrong(f"it is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
-        raise _wrong(str(error)) from error
+    config = read_toml(data, HostConfig, name="host.toml", limit=MAX_CONFIG_BYTES, hint=_HINT)
     _check(config)
     return config
 
@@ -178,4 +172,4 @@ def _positive(where: str, of: HostLimits | HostedConfig, names: tuple[str, ...])
 
 
 def _wrong(what: str) -> ConfigError:
-    return ConfigError(f"host.toml: {what}", hint="Correct host.toml and run the command again; nothing was changed.")
+    return ConfigError(f"host.toml: {what}", hint=_HINT)

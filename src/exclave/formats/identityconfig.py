@@ -7,13 +7,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import Literal, TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
 from exclave.errors import ConfigError, MalformedError
+from exclave.formats.toml import read_toml
 from exclave.ids import parse_fingerprint, parse_label, parse_register_id
 
 MAX_CONFIG_BYTES = 256 << 10
@@ -209,14 +209,7 @@ def _parts(issuer: str) -> SplitResult:
 
 
 def _parse(data: bytes, kind: type[_Config], name: str) -> _Config:
-    if len(data) > MAX_CONFIG_BYTES:
-        raise _wrong(name, f"it is longer than {MAX_CONFIG_BYTES} bytes")
-    try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), kind, strict=True)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise _wrong(name, f"it is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
-        raise _wrong(name, _plain(error)) from error
+    return read_toml(data, kind, name=name, limit=MAX_CONFIG_BYTES, hint=_hint(name), explain=_plain)
 
 
 def _plain(error: msgspec.ValidationError) -> str:
@@ -227,4 +220,8 @@ def _plain(error: msgspec.ValidationError) -> str:
 
 
 def _wrong(name: str, what: str) -> ConfigError:
-    return ConfigError(f"{name}: {what}", hint=f"Correct {name} and run the command again; nothing was changed.")
+    return ConfigError(f"{name}: {what}", hint=_hint(name))
+
+
+def _hint(name: str) -> str:
+    return f"Correct {name} and run the command again; nothing was changed."

@@ -17,13 +17,13 @@ Page: ``docs/spec/keyring.md``.
 from __future__ import annotations
 
 import re
-import tomllib
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
 
-from exclave.errors import ConfigError, MalformedError
+from exclave.errors import MalformedError
+from exclave.formats.toml import read_toml
 from exclave.ids import Digest, b64, parse_b64, parse_digest
 
 HEADER = "exclave/service-key/v1"
@@ -116,11 +116,5 @@ class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def parse_token_config(data: bytes) -> TokenConfig:
     """Strict. Raises ``ConfigError``."""
-    if len(data) > MAX_TOKEN_CONFIG_BYTES:
-        raise ConfigError(
-            f"pkcs11.toml has more than {MAX_TOKEN_CONFIG_BYTES} bytes", hint="It names module, token and pin_file."
-        )
-    try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), TokenConfig, strict=True)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise ConfigError(f"pkcs11.toml: {error}", hint="It names module, token and pin_file.") from error
+    hint = "It names module, token and pin_file."
+    return read_toml(data, TokenConfig, name="pkcs11.toml", limit=MAX_TOKEN_CONFIG_BYTES, hint=hint)

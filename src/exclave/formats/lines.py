@@ -19,6 +19,16 @@ MAX_LINE = 8192
 Value = TypeVar("Value")
 
 
+def text_of(data: bytes, limit: int, what: str) -> str:
+    """``data`` as text; ``what`` names it. ``MalformedError`` if it has more than ``limit`` bytes or is not UTF-8."""
+    if len(data) > limit:
+        raise MalformedError(f"{what} is longer than {limit} bytes")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"{what} is not UTF-8 text") from error
+
+
 class LineReader:
     """Walks the lines of a text from the top; every method raises ``MalformedError`` naming the line."""
 

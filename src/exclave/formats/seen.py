@@ -18,7 +18,7 @@ from itertools import pairwise
 
 from exclave.errors import MalformedError
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES, Checkpoint, parse_checkpoint
-from exclave.formats.lines import LineReader
+from exclave.formats.lines import LineReader, text_of
 from exclave.formats.note import MAX_SIGNATURES, ParsedNote, Signature, parse_note
 from exclave.formats.paths import ledger_origin
 from exclave.ids import (
@@ -85,13 +85,8 @@ class Seen:
 
 def parse_seen(data: bytes) -> Seen:
     """Strict inverse of ``Seen.encode``. Raises ``MalformedError``."""
-    if len(data) > MAX_SEEN_BYTES:
-        raise MalformedError(f"what a reader saw is longer than {MAX_SEEN_BYTES} bytes")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedError("what a reader saw is not a text") from error
-    lines = LineReader(text, what="what a reader saw", limit=MAX_SEEN_BYTES)
+    what = "what a reader saw"
+    lines = LineReader(text_of(data, MAX_SEEN_BYTES, what), what=what, limit=MAX_SEEN_BYTES)
     lines.exactly(HEADER)
     state, time = parse_fingerprint(lines.field("state")), parse_instant(lines.field("time"))
     number, digest = lines.fields("charter", 2)

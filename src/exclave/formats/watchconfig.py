@@ -6,13 +6,13 @@ Stands in ``exclave.toml``, or in a file of its own where a watch runs that is n
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from exclave.errors import ConfigError, MalformedError
+from exclave.formats.toml import read_toml
 from exclave.ids import parse_moment
 
 MAX_WATCH_BYTES = 1 << 20
@@ -85,14 +85,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def parse_watch_config(data: bytes) -> WatchConfig:
     """A file that holds nothing but ``[watch]``. Raises ``ConfigError``."""
-    if len(data) > MAX_WATCH_BYTES:
-        raise ConfigError(f"a watch's configuration is longer than {MAX_WATCH_BYTES} bytes")
-    try:
-        config = msgspec.convert(tomllib.loads(data.decode("utf-8")), _File, strict=True).watch
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"a watch's configuration is not TOML: {error}") from error
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"a watch's configuration: {error}") from error
+    config = read_toml(data, _File, name="a watch's configuration", limit=MAX_WATCH_BYTES).watch
     check_watch(config)
     return config
 

@@ -61,7 +61,7 @@ def read_secrets(path: str, names: Collection[str]) -> dict[str, str]:
     """The private TOML file at ``path``: each of ``names``, a text, and nothing else. ``KeyFileExposed``."""
     try:
         values = tomllib.loads(read_file(path, private=True).decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         # Without the parser's words, which could quote the secret.
         raise ConfigError(f"{path} is not a TOML file") from error
     if values.keys() != set(names) or not all(isinstance(value, str) and value for value in values.values()):
