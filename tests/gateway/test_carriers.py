@@ -24,6 +24,7 @@ from exclave.serve.site import read_hosting
 from exclave.serve.site_carried import MOST_PROCESSES, processes_of
 from exclave.serve.site_carrying import Act, Asked, End, Told
 from exclave.serve.site_contract import Duties, Refusal, Write
+from exclave.serve.site_pipe import OwnPipe
 from exclave.serve.site_tls import TlsFiles
 from exclave.serve.site_usage import FolderUsage
 from exclave.sites.gateway_wire import Wire
@@ -284,6 +285,19 @@ def test_a_carrier_needs_no_site_of_ours() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     for package in ("formats", "crypto", "rules", "verify", "ledger", "vault", "operations", "app", "cli", "keys"):
         assert f"exclave.{package}" not in found
+
+
+def test_an_idle_connection_holds_no_piece(tmp_path: Path) -> None:
+    """The megabyte through which an object passes is there only while it does."""
+    with running_gateway(host_place(tmp_path)) as gateway:
+        site = gateway.site()
+        site.put_new(Key("a/b"), b"x" * 3 * MIB)
+        assert len(site.get(Key("a/b"))) == 3 * MIB
+        (connection,) = gateway.gateway._open
+        wait_until(lambda: connection.idle_since > 0, "it is idle")
+        pipe = connection._pipe
+        assert isinstance(pipe, OwnPipe)
+        assert pipe._piece is None
 
 
 def test_how_many() -> None:

@@ -17,6 +17,8 @@ from typing import Protocol
 from exclave.sites.arriving import PIECE_BYTES, PieceWriter
 from exclave.sites.tls_pipe import TlsPipe
 
+_OWN_MEMORY = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+
 
 class Pipe(Protocol):
     """One client's connection. One thread uses it; ``wake`` may be called by any. Deadlines are on the monotonic clock.
@@ -53,7 +55,7 @@ class Pipe(Protocol):
         """The piece is what the file has at ``at``; how many bytes that were, at most ``length``."""
 
     def release(self) -> None:
-        """Lets go of the file; whoever opened it closes it."""
+        """Lets go of the file, which whoever opened it closes, and of the piece."""
 
     def end_writing(self) -> None: ...
     def wake(self) -> None: ...
@@ -107,6 +109,7 @@ class OwnPipe:
 
     def release(self) -> None:
         self._fd, self._writer = -1, None
+        self._forget_piece()
 
     def end_writing(self) -> None:
         self._tls.end_writing()
@@ -116,9 +119,7 @@ class OwnPipe:
 
     def close(self) -> None:
         self._tls.close()
-        if self._piece is not None:
-            with suppress(BufferError):  # a view that a failure still holds; the memory goes with it
-                self._piece.close()
+        self._forget_piece()
 
     def _writing(self) -> PieceWriter:
         if self._writer is None:
@@ -126,7 +127,13 @@ class OwnPipe:
         return self._writer
 
     def _view(self) -> memoryview:
-        """At the begin of a page, as direct writes want it."""
+        """At the begin of a page, as direct writes want it. In memory only while an object is carried."""
         if self._piece is None:
-            self._piece = mmap.mmap(-1, PIECE_BYTES)
+            self._piece = mmap.mmap(-1, PIECE_BYTES, flags=_OWN_MEMORY)
         return memoryview(self._piece)
+
+    def _forget_piece(self) -> None:
+        piece, self._piece = self._piece, None
+        if piece is not None:
+            with suppress(BufferError):  # a view that a failure still holds; the memory goes with it
+                piece.close()
