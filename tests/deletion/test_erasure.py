@@ -235,7 +235,7 @@ def test_no_site_of_home_deletes() -> None:
     assert not [name for name in dir(Site) if "delete" in name or "erase" in name or "remove" in name]
     allowed = {
         "app.py", "cli/delete.py", "cli/site_leave.py", "operations/erasure.py", "operations/host_erasure.py",
-        "serve/host_start.py", "sites/open_erasing.py", "sites/s3_erasing.py",
+        "serve/host_start.py", "sites/coded_erasing.py", "sites/open_erasing.py", "sites/s3_erasing.py",
     }  # fmt: skip
     using = {
         str(path.relative_to(SOURCE))

@@ -25,6 +25,7 @@ from exclave.serve.host_watch import HostWatch
 from exclave.serve.site import Hosting
 from exclave.serve.site_contract import Duties, HostedState
 from exclave.serve.site_counts import GatewayCounts
+from exclave.sites.coded_erasing import MemberEraser
 from exclave.sites.contract import Site
 from exclave.sites.erasing import DirectoryEraser
 
@@ -100,5 +101,5 @@ def _erasure(state: HostedState) -> HostErasure:
         return open_named_sites(state.config.others) if state.config.others else {}
 
     label = Label(state.config.site) if state.config.site else None
-    power = DirectoryEraser(state.folder)
+    power = MemberEraser(state.site, DirectoryEraser(state.folder))
     return HostErasure(label, state.site, power, Fingerprint(state.fingerprint), others, state.usage.recount)

@@ -28,7 +28,25 @@ def open_erasing(url: str, environment: Mapping[str, str] | None = None) -> Eras
                 hint="Install exclave with its extra: pip install 'exclave[erasing]'.",
             ) from error
         return cast("ErasingSite", module.S3Eraser(address))
+    if url.startswith("coded:"):
+        return _open_coded(url, environment)
     site = open_site(url)
     if not isinstance(site, DirectorySite):
         raise ConfigError(f"nothing can be erased at {url!r} from here")
     return DirectoryEraser(site.address.removeprefix("dir:"))
+
+
+def _open_coded(url: str, environment: Mapping[str, str] | None) -> ErasingSite:
+    """All members at which something can be erased from here; at a gateway its host does."""
+    from exclave.sites.coded import usual_need  # noqa: PLC0415 - see ``opening``
+    from exclave.sites.coded_erasing import CodedEraser, Member  # noqa: PLC0415
+    from exclave.sites.open_coded import read_coded  # noqa: PLC0415
+
+    address = read_coded(url)
+    members = [
+        Member(open_site(one, environment), None if one.startswith("https:") else open_erasing(one, environment))
+        for one in address.members
+    ]
+    if all(member.power is None for member in members):
+        raise ConfigError("all members of this site are gateways: their hosts erase by order, and nobody else")
+    return CodedEraser(members, address.need or usual_need(address.k, len(members)))

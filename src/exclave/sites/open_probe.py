@@ -8,8 +8,10 @@ from typing import cast
 from urllib.parse import urlsplit
 
 from exclave.sites.contract import Site
+from exclave.sites.open_coded import read_coded
 from exclave.sites.opening import open_site
 from exclave.sites.probe import Promise, probe, while_reached
+from exclave.sites.roles import MEMBER_HEADS, roles_of
 
 
 def open_probe(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
@@ -18,6 +20,8 @@ def open_probe(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
     What is put at a site that locks is locked for a day only. Instead of a promise comes ``UnavailableError`` if the
     site cannot be reached (any more), is full, or takes no writes of this client.
     """
+    if url.startswith("coded:"):
+        return _coded(url, token)
     site = open_site(url)
     if "lock=" not in urlsplit(url).query or not url.startswith("s3:"):
         return site, while_reached(site, probe(site, token=token))
@@ -29,3 +33,25 @@ def open_probe(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
 def _both(site: Site, token: str, locks: Iterator[Promise]) -> Iterator[Promise]:
     yield from probe(site, token=token)
     yield from locks
+
+
+def _coded(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
+    """A coded site as a whole, and what each of its members can be relied on for by itself."""
+    address, site = read_coded(url), open_site(url)
+
+    def run() -> Iterator[Promise]:
+        yield from probe(site, token=token)
+        locking, tried = 0, False
+        for number, one in enumerate(address.members):
+            member, promises = open_probe(one, f"{token}-{number}")
+            found = list(promises)
+            objects, heads, locks = roles_of(found)
+            tried = tried or "lock=" in one
+            locking += locks.given
+            yield Promise(f"member-{number}", objects.given, f"{member.address}: {objects.why or 'keeps objects'}")
+            yield Promise(f"{MEMBER_HEADS}{number}", heads.given, f"{member.address}: {heads.why or 'keeps heads'}")
+        if tried:
+            told = f"{locking} members cannot be deleted from; {address.k} give everything back"
+            yield Promise("lock-k-of-n", locking >= address.k, told)
+
+    return site, while_reached(site, run())

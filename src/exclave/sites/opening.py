@@ -71,7 +71,10 @@ def _opener(scheme: str) -> _Opener:
 def _open_coded(url: str, environment: Mapping[str, str] | None, patience: Patience) -> Site:
     """Several sites as one."""
     from exclave.sites.coded import CodedSite  # noqa: PLC0415 - see ``_opener``
+    from exclave.sites.coded_locking import LockingCodedSite, locks_enough  # noqa: PLC0415
     from exclave.sites.open_coded import read_coded  # noqa: PLC0415
 
     address = read_coded(url)
-    return CodedSite([open_site(one, environment, patience) for one in address.members], address.k, address.need)
+    members = [open_site(one, environment, patience) for one in address.members]
+    kind = LockingCodedSite if locks_enough(members, address.k) else CodedSite
+    return kind(members, address.k, address.need)

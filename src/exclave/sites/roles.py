@@ -9,6 +9,8 @@ from exclave.sites.conditions import CANNOT_BE_DELETED_FROM, KEEPS_HEADS, KEEPS_
 from exclave.sites.probe import Promise
 
 _HEADS = ("replace-if", "one-first-head-wins", "one-replacer-wins")
+MEMBER_HEADS = "member-heads-"
+"""How the promises begin that members of a coded site keep heads."""
 _LOCKS = ("lock-", "hidden-", "versions-")
 UNSEEN = (
     "Whether it confirms writes before they are on its disks cannot be seen from outside: ask its operator"
@@ -29,7 +31,7 @@ class Role:
 def roles_of(promises: Sequence[Promise]) -> tuple[Role, ...]:
     """The three roles. A promise that was not tried is not kept."""
     locks = [p for p in promises if p.name.startswith(_LOCKS)]
-    heads = [p for p in promises if p.name in _HEADS]
+    heads = [p for p in promises if p.name in _HEADS or p.name.startswith(MEMBER_HEADS)]
     objects = [p for p in promises if p not in locks and p not in heads]
     return (
         _role(KEEPS_OBJECTS, objects, "not tried"),
