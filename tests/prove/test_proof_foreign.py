@@ -15,6 +15,7 @@ from support.proving import ProvingState
 
 DOCUMENTS = {f"2026/act {n}.txt".encode(): b"act %d\n" % n for n in range(21)}
 ROWS = [(n, f"owner {n}") for n in range(9)]
+TEXTS = ("charter", "card", "warrant", "epoch", "entry")
 
 
 def sha(data: bytes) -> bytes:
@@ -25,8 +26,11 @@ def unpacked(data: bytes) -> tuple[dict[str, list[bytes]], bytes]:
     """Blocks by name, and the tlog-proof."""
     head, _, tail = data.partition(b"\n\nc2sp.org/tlog-proof@v1\n")
     found: dict[str, list[bytes]] = {}
-    for line in head.decode("ascii").split("\n")[8:]:
-        if line.startswith((" ", "way ", "cut ")):
+    name = ""
+    for line in head.decode().split("\n")[8:]:
+        if line.startswith(" ") and name in TEXTS:
+            found[name][-1] += line[1:].encode() + b"\n"
+        elif line.startswith((" ", "way ", "cut ")):
             if not line.startswith(" "):
                 found.setdefault(line[:3], []).append(b"")
                 name = line[:3]
@@ -34,7 +38,7 @@ def unpacked(data: bytes) -> tuple[dict[str, list[bytes]], bytes]:
         else:
             name = line
             found.setdefault(name, []).append(b"")
-    return {name: [base64.b64decode(part) for part in parts] for name, parts in found.items()}, tail
+    return {n: [p if n in TEXTS else base64.b64decode(p) for p in parts] for n, parts in found.items()}, tail
 
 
 def fields(text: bytes, word: str) -> list[list[str]]:

@@ -10,7 +10,9 @@
     time <instant>
     dataset <label>
     record file <path, percent-encoded> | record row of <table>
-    charter | card | warrant | epoch | entry | record-text | salt   blocks, in this order: 1 or more, warrants 0 or more
+    charter | card | warrant | epoch | entry                        blocks, in this order: 1 or more, warrants 0 or more
+     <the text, each line after one space>
+    record-text | salt                                              one each
      <base64, 76 characters to a line, each after one space>
     way <base64 of 32 bytes>                                          0 to 64 lines
     cut <base64 of 32 bytes>                                          0 to 64 lines
@@ -55,6 +57,8 @@ _WIDTH: Final = 76
 _MOST: Final = {"charter": 1024, "card": 4096, "warrant": 1024, "epoch": 1024, "entry": 1, "record-text": 1, "salt": 1}
 """Blocks of a proof, in their order, and how many of each there may be."""
 _LIMITS: Final = {"card": 8192, "entry": MAX_ENTRY_BYTES, "record-text": MAX_RECORD_BYTES, "salt": SALT_BYTES}
+_TEXTS: Final = frozenset({"charter", "card", "warrant", "epoch", "entry"})
+"""Blocks that are text already, and whose long lines are base64: once more would make a third more of them."""
 Value = TypeVar("Value")
 
 
@@ -139,8 +143,20 @@ def _head(state: Fingerprint, leaf: VersionLeaf, record: FileRecord | RowRecord)
 
 
 def _block(name: str, data: bytes) -> list[str]:
+    if name in _TEXTS:
+        whole = _text(data)
+        if not whole.endswith("\n"):
+            raise MalformedError(f"a proof's block {name!r} does not end with its last line")
+        return [name, *(f" {line}" for line in whole[:-1].split("\n"))]
     text = b64(data)
     return [name, *(f" {text[at : at + _WIDTH]}" for at in range(0, len(text), _WIDTH))]
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise MalformedError("a proof's lines are not UTF-8") from error
 
 
 def _parse_tlog(tail: bytes) -> TlogProof:
@@ -167,10 +183,7 @@ class _Lines:
     """Walks the lines of a proof's head."""
 
     def __init__(self, data: bytes) -> None:
-        text = data.decode("latin-1")
-        if not text.isascii():
-            raise MalformedError("a proof's lines hold other than ASCII characters")
-        self.all = text.split("\n")
+        self.all = _text(data).split("\n")
         self.at = 0
 
     def take(self) -> str:
@@ -197,6 +210,11 @@ class _Lines:
     @staticmethod
     def _decoded(name: str, lines: Sequence[str]) -> bytes:
         limit = _LIMITS.get(name, MAX_NOTE_BYTES)
+        if name in _TEXTS:
+            found = "".join(f"{line[1:]}\n" for line in lines).encode()
+            if not 0 < len(found) <= limit:
+                raise MalformedError(f"a proof's block {name!r} is empty, or longer than {limit} bytes")
+            return found
         if len(lines) > limit * 4 // 3 // _WIDTH + 2:
             raise MalformedError(f"a proof's block {name!r} is longer than {limit} bytes")
         try:
