@@ -75,10 +75,11 @@ def test_wrong_config(made: SmallHome, what: str) -> None:
 def test_no_config(tmp_path: Path) -> None:
     """Each command that needs a home says what is missing and how to make one."""
     draft = str(tmp_path / "draft")
-    for command in (["backup"], ["status"], ["verify"], ["snapshots"], ["charter", "show"], ["site", "list"],
+    for command in (["backup"], ["status"], ["snapshots"], ["charter", "show"], ["site", "list"],
                     ["charter", "propose", draft], ["charter", "publish", draft]):  # fmt: skip
         told = refused(2, *command, "--home", str(tmp_path), says="no exclave.toml")
         assert "exclave init" in told["hint"]
+    refused(2, "verify", "--home", str(tmp_path), says="name sites with --site, and the state with --fingerprint")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -216,6 +217,11 @@ def test_damaged_state(tmp_path: Path) -> None:
                 continue
             refused(4, "backup", *home.home, says=path.name)
         path.write_bytes(good)
+    fingerprint = home.folder / "state" / "fingerprint"
+    fingerprint.rename(fingerprint.with_suffix(".lost"))
+    told = refused(2, "backup", *home.home, says="no charter yet")
+    assert "write the printed fingerprint into state/fingerprint" in told["hint"]
+    fingerprint.with_suffix(".lost").rename(fingerprint)
     assert home.backup()[0]["sequence"] == 2
     assert home.verify()["ok"]
 

@@ -57,9 +57,9 @@ def test_where_nobody_can_be_asked(home: SmallHome, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("site", "add"), "`exclave site add NAME URL …`. `exclave site add --help`"),
-        (("diff", "gazette", "--home", "x"), "`exclave diff REGISTER BEFORE AFTER …`"),
-        (("backup", "--to"), "`exclave backup [REGISTERS] …`"),
+        (("site", "add"), "`exclave site add NAME URL [OPTIONS]`. `exclave site add --help`"),
+        (("diff", "gazette", "--home", "x"), "`exclave diff REGISTER BEFORE AFTER [OPTIONS]`"),
+        (("backup", "--to"), "`exclave backup [REGISTERS] [OPTIONS]`"),
         (("status", "--site", "lux", "--fingerprint", "00"), "lux=dir:/mnt/lux"),
         (("nosuch",), "`exclave --help`"),
         (("failover", "status", "--dir", "/nowhere"), "`exclave failover run`"),

@@ -226,8 +226,9 @@ def _how(arguments: list[str]) -> str:
         path, command = f"{path} {words[0]}", inner[words[0]]
         words = words[1:]
     named = [one for one in command.params if one.param_type_name == "argument"]
-    shown = [str(one.name).upper() if one.required else f"[{str(one.name).upper()}]" for one in named]
-    called = f"It is called `{' '.join((path, *shown))} …`. " if shown else ""
+    words = [getattr(one, "metavar", None) or str(one.name).upper() for one in named]
+    shown = [word if one.required else f"[{word}]" for one, word in zip(named, words, strict=True)]
+    called = f"It is called `{' '.join((path, *shown, '[OPTIONS]'))}`. " if shown else ""
     return f"{called}`{path} --help` tells what it takes."
 
 

@@ -29,7 +29,7 @@ from exclave.cli.output import (
     typed,
     when,
 )  # fmt: skip
-from exclave.errors import ExclaveError, IntegrityError, UsageError
+from exclave.errors import ConfigError, ExclaveError, IntegrityError, UsageError
 from exclave.formats.watchconfig import WatchConfig, parse_watch_config
 from exclave.ids import Fingerprint, Label, RegisterId, now, parse_fingerprint
 from exclave.operations.home import read_limited
@@ -84,8 +84,15 @@ def watched(home: Path, site: list[str] | None, fingerprint: str, config: Path |
         names = {number: str(name) for name, number in opened.register_ids().items()}
         rule, folder, kept = opened.config.watch, opened.folder, opened.folder / "state" / "watch.json"
     if config is not None:
-        rule, folder = parse_watch_config(read_limited(config, _MAX_CONFIG)), config.absolute().parent
+        rule, folder = _configured(config), config.absolute().parent
     return Watched(sites, pinned, names, rule, folder, kept)
+
+
+def _configured(path: Path) -> WatchConfig:
+    try:
+        return parse_watch_config(read_limited(path, _MAX_CONFIG))
+    except ConfigError as error:
+        raise ConfigError(error.message, hint=f"Correct {path} and run the command again.") from error
 
 
 def watch(

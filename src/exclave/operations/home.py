@@ -31,6 +31,9 @@ from exclave.keys.file import KeyFile, KeyKind, create, load
 from exclave.rules.signatures import card_of
 
 CONFIG_NAME = "exclave.toml"
+_NO_ID = (
+    "If it is new: `exclave charter propose`. If state/registers was lost: a line for each register, its name and id."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ class Home:
         except FileNotFoundError as error:
             raise UsageError(
                 "this home has no charter yet",
-                hint="Run `exclave charter propose`, have it signed, then `exclave charter publish`.",
+                hint="If the state is new: `exclave charter propose`, have it signed, `exclave charter publish`."
+                " If this folder was lost and made anew, write the printed fingerprint into state/fingerprint.",
             ) from error
         except (MalformedError, UnicodeDecodeError) as error:
             raise MalformedError(
@@ -129,7 +133,7 @@ class Home:
         self.config.find_register(name)
         found = self.register_ids().get(Label(name))
         if found is None:
-            raise UsageError(f"register {name} is not in a charter yet", hint="Run `exclave charter propose`.")
+            raise UsageError(f"register {name} is not in a charter yet", hint=_NO_ID)
         return found
 
     def save_register_ids(self, ids: dict[Label, RegisterId]) -> None:

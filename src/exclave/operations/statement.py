@@ -120,7 +120,11 @@ def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: i
                 continue  # another source may have it
         if found:
             return max(found, key=lambda one: (still_speaks(one.statement, view), one.statement.verified, one.note))
-    raise MissingObject(f"no site shows a statement of the last {days} days")
+    raise MissingObject(
+        f"no site shows a statement of the last {days} days",
+        hint="Ask the state whether it makes any (`exclave statement make --publish`). If it does, somebody holds them"
+        " back here: name other sites.",
+    )
 
 
 def _of_day(source: Readable, prefix: str, view: StateView) -> Iterator[SignedStatement]:
