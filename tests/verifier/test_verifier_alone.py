@@ -6,19 +6,25 @@ import importlib.util
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 import tomllib
 import zipfile
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import ModuleType
 
 import cryptography
+import msgspec
 import pytest
 
+from exclave.formats.proof import parse_proof
+from exclave.ids import sha256
+from exclave.rules.records import commitment
 from support.small_home import Register, SmallHome, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -274,3 +280,56 @@ def test_an_old_copy(auditor: Auditor, tmp_path: Path) -> None:
         assert run("verify", "--at-least", asked, *made.where()).code == code, asked
     assert "is OLD" in run("verify", *made.where()).out
     assert "is OLD" not in run("verify", "--at-least", "any", *made.where()).out
+
+
+class Registers(Register):
+    """``public``: the charter calls it public. Each record can be proven."""
+
+    public = False
+
+    def block(self) -> str:
+        more = 'records = true\npublic = true\ntitle = "Official Gazette"' if self.public else "records = true"
+        return super().block().replace("rto_s = 900", f"rto_s = 900\n{more}", 1)
+
+
+def test_a_public_act_and_a_row_of_a_sealed_register(auditor: Auditor, tmp_path: Path) -> None:
+    """With the verifier and the fingerprint alone, on a machine where nothing else of the state is; of the sealed
+    register the file shows that row, and neither another one nor a hash of one."""
+    acts, database = tmp_path / "acts", tmp_path / "people.db"
+    acts.mkdir()
+    for number in range(3):
+        (acts / f"act-{number}.txt").write_text(f"Act {number}: everybody may read this.\n")
+    people = [(number, f"Person {number}", "owes" if number % 2 else "owes nothing") for number in range(20)]
+    with closing(sqlite3.connect(database)) as made:
+        made.execute("CREATE TABLE person (id INTEGER PRIMARY KEY, name TEXT, debt TEXT)")
+        made.executemany("INSERT INTO person VALUES (?, ?, ?)", people)
+        made.commit()
+    gazette = Registers("gazette", [("acts", "files", {"path": str(acts)})])
+    gazette.public = True
+    sealed = Registers("people", [("people", "sqlite", {"path": str(database)})])
+    home = SmallHome(tmp_path, [gazette, sealed]).found()
+    home.backup()
+    machine = tmp_path / "machine"
+    machine.mkdir()
+    act, row = machine / "act.tlog-proof", machine / "row.tlog-proof"
+    home.ok("prove", "gazette", "act-1.txt", "--dataset", "acts", "--home", str(home.folder), "--out", str(act))
+    home.ok("prove", "people", "person:id=7", "--dataset", "people", "--home", str(home.folder), "--out", str(row))
+    shutil.copy(acts / "act-1.txt", machine)
+    for folder in ("home", "sites", "acts"):
+        (tmp_path / folder).rename(tmp_path / f"{folder}-gone")
+    pinned = ("--fingerprint", home.fingerprint, "--proof")
+    said = auditor.run(*pinned, str(act), str(machine / "act-1.txt"))
+    assert said.returncode == 0, said.stderr
+    assert "Official Gazette of Republic of Small Home" in said.stdout
+    said = auditor.run(*pinned, str(row))
+    assert said.returncode == 0, said.stderr
+    assert "'name' (TEXT): 'Person 7'" in said.stdout
+    data = row.read_bytes()
+    opening = parse_proof(data).opening
+    mine = msgspec.msgpack.encode(people[7])
+    assert opening.record.endswith(mine)
+    guesses = [opening.record.removesuffix(mine) + msgspec.msgpack.encode(other) for other in people if other[0] != 7]
+    assert not {commitment(opening.salt, guess) for guess in guesses} & set(opening.path)
+    assert not {sha256(guess) for guess in guesses} & set(opening.path)
+    assert not [name for number, name, _ in people if number != 7 and name.encode() in data + opening.record]
+    assert len(data) < 32_000
