@@ -16,7 +16,6 @@ from exclave.ids import Label
 from support.fault_case import EVERYTHING, play, steps
 from support.fault_table import OPERATIONS, REAL, FaultTable, Row
 from support.fault_world import LUX, NORD, World, world
-from support.gateway_process import gateways
 from support.real_hosts import MANNERS, GatewayHost, RealHost, S3Host, gateway_host, s3_host
 from support.struck import WRITES, Struck
 
@@ -25,8 +24,8 @@ CASES = [
     for (kind, fault), operations in REAL.items()
     for operation in (OPERATIONS if EVERYTHING else operations)
 ]
-EVERY = {("gateway", "killed"): 1, ("gateway", "filled"): 1, ("gateway", "slow"): 6, ("gateway", "hostile"): 6,
-         ("s3", "killed"): 6, ("s3", "filled"): 3, ("s3", "slow"): 9, ("s3", "hostile"): 9}  # fmt: skip
+EVERY = {("gateway", "killed"): 4, ("gateway", "filled"): 3, ("gateway", "slow"): 12, ("gateway", "hostile"): 4,
+         ("s3", "killed"): 16, ("s3", "filled"): 8, ("s3", "slow"): 24, ("s3", "hostile"): 8}  # fmt: skip
 """With ``EXCLAVE_FAULTS=all``: the distance from one call that is tried to the next."""
 
 
@@ -34,7 +33,7 @@ EVERY = {("gateway", "killed"): 1, ("gateway", "filled"): 1, ("gateway", "slow")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHost]:
     """A gateway that is loaded anew for each case."""
     folder = tmp_path_factory.mktemp("real")
-    with gateways() as started, gateway_host(folder, world().town.state, started) as host:
+    with gateway_host(folder, world().town.state) as host:
         yield host
 
 
@@ -57,8 +56,9 @@ def places(made: World, kind: str, operation: str, fault: str) -> list[tuple[int
     chance = random.Random(f"{kind} {operation} {fault}")
     if not EVERYTHING:
         return [(chance.choice(able), chance.choice(MANNERS))]
-    chosen = able[chance.randrange(EVERY[kind, fault]) % len(able) :: EVERY[kind, fault]]
-    return [(at, manner) for at in chosen for manner in (MANNERS if fault == "hostile" else ("",))]
+    apart = EVERY[kind, fault]
+    chosen = able[chance.randrange(min(apart, len(able))) :: apart]
+    return [(at, MANNERS[number % len(MANNERS)]) for number, at in enumerate(chosen)]
 
 
 def played(made: World, host: RealHost, operation: str, fault: str, at: int, manner: str) -> Row:

@@ -68,3 +68,17 @@ def play(
     healed = healed and not [f for f in made.verified(plain).findings if f.grave]
     lost += made.lost({label: plain[label]}, promised)
     return Row(1, int(harmless), int(found), int(healed), lost)
+
+
+def endure(made: World, operation: str, label: Label, bad: Struck, plain: Sites) -> Row:
+    """Runs ``operation`` with ``bad`` at ``label``, whose host is as slow as a line lets it be, and no slower: it must
+    do all that it is for, at once."""
+    done = made.run(operation, {**plain, label: bad})
+    assert done.ok, f"a slow line stops it: {done.why}"
+    assert bad.struck
+    others = {name: site for name, site in plain.items() if name != label}
+    promised = frozenset({1, 2}) | done.promised
+    made.require_rpo(plain, operation, done.promised)
+    made.renew(operation, others)
+    whole = made.whole(label, plain) and not [f for f in made.verified(plain).findings if f.grave]
+    return Row(1, 1, 0, int(whole), made.lost({label: plain[label]}, promised) + made.lost(others, promised))

@@ -28,7 +28,19 @@ REAL = {
     ("s3", "hostile"): ("backup", "rebuild"),
 }
 """What happens to a real host, and the operations at whose steps it is tried by default."""
+BAD_LINES = {
+    ("gateway", "delay"): ("backup",),
+    ("gateway", "loss"): ("evacuate",),
+    ("gateway", "bandwidth"): ("sync",),
+    ("gateway", "partition"): ("backup", "failover", "rebuild"),
+    ("s3", "delay"): ("sync",),
+    ("s3", "loss"): ("backup",),
+    ("s3", "bandwidth"): ("failover",),
+    ("s3", "partition"): ("sync",),
+}
+"""Lines to hosts in namespaces, and the operations that are done over them by default."""
 OTHERS = (
+    *((f"{kind}: {operation}", f"line: {line}") for (kind, line), some in BAD_LINES.items() for operation in some),
     *((f"{kind}: {operation}", fault) for (kind, fault), operations in REAL.items() for operation in operations),
     ("restore", "hostile host, any object"),
     ("backup", "host lies about writes"),

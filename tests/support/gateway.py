@@ -64,11 +64,13 @@ class HostPlace:
         return read_gateway(urlsplit(self.url(port, name, anonymous=anonymous)), patience)
 
 
-def host_place(folder: Path, *, limits: str = "", north: str = "", south: str = "", port: int = 0) -> HostPlace:
-    """Writes it; ``limits``, ``north`` and ``south`` are further lines of TOML."""
-    loopback_tls(folder)
+def host_place(
+    folder: Path, *, limits: str = "", north: str = "", south: str = "", port: int = 0, address: str = "127.0.0.1"
+) -> HostPlace:
+    """Writes it; ``limits``, ``north`` and ``south`` are further lines of TOML. ``address``: where it will listen."""
+    loopback_tls(folder, address)
     (folder / "server.key").chmod(0o600)
-    text = f'name = "lux"\nlisten = "127.0.0.1:{port}"\ncertificate = "server.pem"\nkey = "server.key"\n'
+    text = f'name = "lux"\nlisten = "{address}:{port}"\ncertificate = "server.pem"\nkey = "server.key"\n'
     text += f"[limits]\nfree_bytes = 0\n{limits}\n"
     for name, fingerprint, more in (("north", NORTH, north), ("south", SOUTH, south)):
         client_certificate(folder, name)

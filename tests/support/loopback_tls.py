@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-def loopback_tls(folder: Path) -> tuple[Path, Path, Path]:
-    """(CA file, certificate file, key file), PEM, in ``folder``."""
+def loopback_tls(folder: Path, *addresses: str) -> tuple[Path, Path, Path]:
+    """(CA file, certificate file, key file), PEM, in ``folder``; for loopback, and ``addresses`` in namespaces."""
     begin = datetime.now(UTC) - timedelta(hours=1)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "CA of one test")])
@@ -29,7 +29,8 @@ def loopback_tls(folder: Path) -> tuple[Path, Path, Path]:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         )  # fmt: skip
 
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ip_address("127.0.0.1"))])
+    own = [x509.IPAddress(ip_address(address)) for address in ("127.0.0.1", *addresses)]
+    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), *own])
     root = build(ca_name, ca_key.public_key(), True).sign(ca_key, hashes.SHA256())
     leaf = build(name, key.public_key(), False).add_extension(names, critical=False).sign(ca_key, hashes.SHA256())
     files = (folder / "ca.pem", folder / "server.pem", folder / "server.key")

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exclave import cli
+from support.shaped_link import Link, Shape, link_between
 
 T = TypeVar("T")
 TESTS = Path(__file__).resolve().parents[1]
@@ -65,6 +66,8 @@ class Host:
     """For the logs of its programs."""
     environment: Mapping[str, str]
     running: list[Running] = field(default_factory=list)
+    link: Link | None = None
+    """Of a shaped host."""
     _hands: subprocess.Popen[bytes] | None = None
 
     @property
@@ -79,6 +82,11 @@ class Host:
 
     def restore(self) -> None:
         _ip("-n", self.switch, "link", "set", self.label, "up")
+
+    def shape(self, shape: Shape) -> None:
+        """What the link does to every frame from now on, in both directions."""
+        assert self.link is not None, f"{self.label} has a cable that nothing shapes"
+        self.link.shape(shape)
 
     # Programs and functions inside
 
@@ -173,13 +181,16 @@ class Network:
     tag: str
     environment: dict[str, str]
     hosts: list[Host] = field(default_factory=list)
+    links: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    """Processes between the ends of shaped links."""
 
     @property
     def switch(self) -> str:
         return f"{self.tag}-net"
 
-    def host(self, label: str, *addresses: str, nameserver: str = "") -> Host:
-        """A new host. ``nameserver``: what its programs resolve names by; empty: no names."""
+    def host(self, label: str, *addresses: str, nameserver: str = "", shaped: bool = False) -> Host:
+        """A new host. ``nameserver``: what its programs resolve names by; empty: no names. ``shaped``: its link can be
+        made slow and lossy (``Host.shape``)."""
         netns = f"{self.tag}-{label}"
         made = Host(label, netns, self.switch, addresses, self.folder, self.environment)
         (ETC / netns).mkdir(parents=True)
@@ -188,12 +199,25 @@ class Network:
         (ETC / netns / "resolv.conf").write_text(told)
         _ip("netns", "add", netns)
         _ip("-n", netns, "link", "set", "lo", "up")
-        _ip("-n", self.switch, "link", "add", label, "type", "veth", "peer", "name", "eth0", "netns", netns)
+        if shaped:
+            self._shaped_link(made)
+        else:
+            _ip("-n", self.switch, "link", "add", label, "type", "veth", "peer", "name", "eth0", "netns", netns)
         _ip("-n", self.switch, "link", "set", label, "master", "switch", "up")
         for address in addresses:
             _ip("-n", netns, "address", "add", f"{address}/{PREFIX_LENGTH}", "dev", "eth0")
         _ip("-n", netns, "link", "set", "eth0", "up")
         return made
+
+    def _shaped_link(self, host: Host) -> None:
+        """Two devices and the process between them, in the places of a cable's two ends."""
+        name = f"x{os.getpid() % 10**6}-{len(self.hosts)}"
+        near, far = f"{name}n", f"{name}f"
+        host.link = self.links.enter_context(link_between(near, far))
+        _ip("link", "set", near, "netns", host.netns)
+        _ip("-n", host.netns, "link", "set", near, "name", "eth0")
+        _ip("link", "set", far, "netns", self.switch)
+        _ip("-n", self.switch, "link", "set", far, "name", host.label)
 
     def tails(self, size: int = 2500) -> str:
         """The ends of all logs, for a test that failed."""
@@ -226,6 +250,7 @@ def network(folder: Path, environment: Mapping[str, str] | None = None) -> Itera
         raise
     finally:
         with contextlib.ExitStack() as last:
+            last.enter_context(made.links)
             last.callback(subprocess.run, ["ip", "netns", "del", made.switch], capture_output=True, check=False)
             for host in made.hosts:
                 last.callback(host.end)

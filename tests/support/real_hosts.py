@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,7 @@ from exclave.sites.opening import open_site
 from exclave.sites.patience import Patience
 from exclave.sites.retry import RetryPolicy
 from support.gateway import NORTH, host_place
-from support.gateway_process import Gateways, RunningGateway
+from support.gateway_process import RunningGateway, gateways
 from support.lying_proxy import LyingProxy, lying_proxy
 from support.seaweed import Seaweed, start_weed, wait_until_writable, weed_ports
 
@@ -142,17 +142,17 @@ class GatewayHost:
 
 @contextmanager
 def gateway_host(
-    folder: Path, fingerprint: str, started: Gateways, *, address: str = "127.0.0.1"
+    folder: Path, fingerprint: str, *, prefix: Sequence[str] = (), address: str = "127.0.0.1"
 ) -> Iterator[GatewayHost]:
-    """In ``folder``; not yet running: ``load`` starts it."""
+    """In ``folder``; not yet running: ``load`` starts it. ``prefix``: what enters its namespace."""
     port = free_port()
-    place = host_place(folder, port=port)
-    with small_disk(folder / "disk", 24) as disk:
-        config = folder / "host.toml"
-        text = config.read_text().replace(NORTH, fingerprint).replace('"disk-north"', '"disk/north"')
-        config.write_text(text.replace("127.0.0.1", address))
+    place = host_place(folder, port=port, address=address)
+    config = folder / "host.toml"
+    text = config.read_text().replace(NORTH, fingerprint).replace('"disk-north"', '"disk/north"')
+    config.write_text(text.replace("[limits]", '[duties]\npage = ""\n[limits]'))
+    url = place.url(port).replace(NORTH, fingerprint).replace("127.0.0.1", address)
+    with small_disk(folder / "disk", 24) as disk, gateways(prefix) as started:
         (disk / "north").mkdir()
-        url = place.url(port).replace(NORTH, fingerprint).replace("127.0.0.1", address)
         host = GatewayHost(url, RunningGateway(started, config), disk)
         try:
             yield host
