@@ -8,11 +8,20 @@ import sys
 import threading
 from pathlib import Path
 
+import httpx
+import pytest
+
 from exclave.ids import Key
 from support.gateway import host_place
+from support.pid1 import under_systemd
 
 UNIT = Path(__file__).parents[2] / "packaging" / "systemd" / "exclave-host.service"
 EXCLAVE = Path(sys.executable).with_name("exclave")
+_BLOCK = re.compile(r"^```ini\n(.*?)^```", re.MULTILINE | re.DOTALL)
+PAGES = sorted(
+    page for page in (Path(__file__).parents[2] / "docs" / "runbooks").glob("*.md")
+    if any(word in page.read_text() for word in ("[Service]", "[Timer]"))
+)  # fmt: skip
 _ALLOWED = re.compile(r"SystemCallFilter=(.*)")
 _CALL = re.compile(r"^\d+ +([a-z0-9_]+)\(", re.MULTILINE)
 
@@ -32,10 +41,50 @@ def test_the_unit_verifies(tmp_path: Path) -> None:
     assert not analyze("verify", "--man=no", str(copy)).strip()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_units_of_the_runbooks(page: Path, tmp_path: Path) -> None:
+    """systemd reads them without a warning, and the user of each is made by a file that comes along."""
+    made = "".join(file.read_text() for file in UNIT.parent.glob("*.sysusers"))
+    for number, block in enumerate(_BLOCK.findall(page.read_text())):
+        kind = "service" if "[Service]" in block else "timer"
+        copy = tmp_path / f"exclave-{number}@x.{kind}"
+        copy.write_text(re.sub(r"/opt/exclave/(.venv/)?bin/exclave", str(EXCLAVE), block))
+        if kind == "timer":
+            (tmp_path / f"exclave-{number}@x.service").write_text(f"[Service]\nType=oneshot\nExecStart={EXCLAVE}\n")
+        assert not analyze("verify", "--man=no", str(copy)).strip()
+        for user in re.findall(r"^User=(.*)", block, re.MULTILINE):
+            assert re.search(rf"^u {user} ", made, re.MULTILINE), f"{page.name}: nothing makes {user}"
+
+
 def test_the_unit_is_hardened() -> None:
     """By systemd's own measure, 0 (nothing left open) to 10, the gateway stands below 1.5."""
     found = analyze("security", "--offline=true", "--threshold=15", str(UNIT))
     assert "Overall exposure level" in found
+
+
+def test_the_unit_runs(tmp_path: Path) -> None:
+    """Started by systemd itself with all that the unit forbids: it takes an object, gives it back, and counts."""
+    (tmp_path / "host").mkdir()
+    place = host_place(tmp_path / "host")
+    config = place.folder / "host.toml"
+    config.write_text(
+        config.read_text() + '\n[duties]\nmemory = "/var/lib/exclave-host/memory"\npage = "127.0.0.1:0"\n'
+    )
+    home = "/srv/exclave-host"
+    (tmp_path / "pid1").mkdir()
+    with under_systemd(UNIT.parent, UNIT.name, "exclave-host", home, place.folder, tmp_path / "pid1") as console:
+        said = console.wait_for("listening at port")
+        port, page = re.search(r"at port (\d+)", said), re.search(r"page is at (http://[0-9.:]+)", said)
+        assert port is not None
+        assert page is not None
+        site = place.site(int(port[1]))
+        site.put_same(Key("probe/x"), b"data")
+        assert site.get(Key("probe/x")) == b"data"
+        tag = site.replace_if(Key("probe/head"), b"1", None)
+        site.replace_if(Key("probe/head"), b"2", tag)
+        answer = httpx.get(f"{page[1]}/health", trust_env=False)
+        assert (answer.status_code, answer.text) == (200, "ok\n")
+        assert "Failed" not in console.text
 
 
 def members(name: str, seen: set[str]) -> set[str]:
