@@ -18,24 +18,24 @@ FAULTS = ("killed", "cut off", "filled", "slow", "hostile")
 """What happens to a site in the grid, at a step of each of ``OPERATIONS``."""
 OPERATIONS = ("backup", "failover", "sync", "rebuild", "evacuate")
 REAL = {
-    ("gateway", "killed"): ("backup", "failover", "rebuild"),
-    ("gateway", "filled"): ("backup", "rebuild", "evacuate"),
-    ("gateway", "slow"): ("backup", "sync", "failover"),
-    ("gateway", "hostile"): ("backup", "failover", "evacuate"),
-    ("s3", "killed"): ("backup", "evacuate"),
-    ("s3", "filled"): ("backup", "sync"),
-    ("s3", "slow"): ("failover", "sync"),
-    ("s3", "hostile"): ("backup", "rebuild"),
+    ("gateway", "killed"): ("backup", "rebuild"),
+    ("gateway", "filled"): ("backup", "evacuate"),
+    ("gateway", "slow"): ("sync", "failover"),
+    ("gateway", "hostile"): ("backup", "failover"),
+    ("s3", "killed"): ("backup",),
+    ("s3", "filled"): ("sync",),
+    ("s3", "slow"): ("failover",),
+    ("s3", "hostile"): ("rebuild",),
 }
 """What happens to a real host, and the operations at whose steps it is tried by default."""
-BAD_LINES = {
+BAD_LINES: dict[tuple[str, str], tuple[str, ...]] = {
     ("gateway", "delay"): ("backup",),
     ("gateway", "loss"): ("evacuate",),
     ("gateway", "bandwidth"): ("sync",),
-    ("gateway", "partition"): ("backup", "failover", "rebuild"),
-    ("s3", "delay"): ("sync",),
+    ("gateway", "partition"): ("failover", "rebuild"),
+    ("s3", "delay"): (),
     ("s3", "loss"): ("backup",),
-    ("s3", "bandwidth"): ("failover",),
+    ("s3", "bandwidth"): (),
     ("s3", "partition"): ("sync",),
 }
 """Lines to hosts in namespaces, and the operations that are done over them by default."""
