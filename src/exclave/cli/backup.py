@@ -145,5 +145,12 @@ def _show(r: Receipt) -> None:
         say(f"  SUSPICIOUS, {what} (exclave snapshots {r.register})")
     if r.timestamps:
         say(f"  dated by {', '.join(r.timestamps)}")
-    for label, why in (*r.failed.items(), *r.witnesses_failed.items(), *r.timestamps_failed.items()):
+    for label, why in r.failed.items():
+        say(f"  {label} does NOT have it: {why}")
+    if r.failed:
+        say(
+            "    What the other sites have counts as said above. A later backup, or exclave site sync, brings"
+            f" {', '.join(r.failed)} what it lacks; exclave status shows who has what."
+        )
+    for label, why in (*r.witnesses_failed.items(), *r.timestamps_failed.items()):
         say(f"  {label}: {why}")

@@ -48,13 +48,16 @@ class _Hearing:
     """It was given up, and is to be left alone for so long; 0: it was not."""
     until_s: float = 0.0
     """When it may be asked again, by the site's clock."""
+    last: SiteUnavailable | OutcomeUnknown | None = None
+    """The failure at which it was given up."""
 
     def note(self, error: ExclaveError | None) -> None:
         """Any answer is one, also an error."""
         if error is None or not error.facts.get("silent"):
             self.met, self.rest_s = True, 0.0
 
-    def give_up(self, policy: RetryPolicy, now_s: float) -> None:
+    def give_up(self, policy: RetryPolicy, now_s: float, last: SiteUnavailable | OutcomeUnknown) -> None:
+        self.last = last
         self.rest_s = min(policy.longest_rest_s, 2 * self.rest_s or policy.rest_s)
         self.until_s = now_s + self.rest_s
 
@@ -217,7 +220,10 @@ class _Patience:
         self._failures = 0
         wait_s = site._hearing.until_s - self._started_s
         if site._hearing.rest_s and wait_s > 0:
-            raise SiteUnavailable(f"{site.address} did not answer; it is asked again in {wait_s:.0f} s", silent=True)
+            last = site._hearing.last
+            if last is None:
+                raise SiteUnavailable(f"{site.address} does not answer", silent=True)
+            raise SiteUnavailable(last.message, silent=True, hint=last.hint) from last
 
     def allows(self, error: SiteUnavailable | OutcomeUnknown) -> bool:
         """Whether a further try is due after this failure, which ``after`` has not counted yet."""
@@ -235,7 +241,7 @@ class _Patience:
         """Waits before the next try, or raises the failure."""
         if not self.allows(error):
             if error.facts.get("silent"):
-                self._site._hearing.give_up(self._site._policy, self._site._clock())
+                self._site._hearing.give_up(self._site._policy, self._site._clock(), error)
             raise error
         self._failures += 1
         self._site._sleep(self._site._policy.wait_s(self._failures, self._site._spread()))
