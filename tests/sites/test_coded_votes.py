@@ -4,11 +4,13 @@ decision is forgotten and none is made twice."""
 from __future__ import annotations
 
 import itertools
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -364,3 +366,23 @@ def test_votes_on_the_wire() -> None:
     ):  # fmt: skip
         with pytest.raises(MalformedError):
             parse_vote(wrong)
+
+
+VECTORS = json.loads((Path(__file__).parent.parent / "vectors" / "coded" / "vectors.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS["votes"], ids=lambda vector: vector["what"])
+def test_vectors(vector: dict[str, Any]) -> None:
+    """Votes are what they were, and stand where they stood."""
+    data = bytes.fromhex(vector["vote"])
+    vote = parse_vote(data)
+    assert vote.encode() == data
+    assert (vote.key, vote_key(vote.key)) == (vector["name"], vector["stands under"])
+    assert (vote.promised.counter, vote.accepted.counter) == (vector["promised"], vector["accepted"])
+
+
+@pytest.mark.parametrize("name", VECTORS["malformed votes"])
+def test_malformed_votes(name: str) -> None:
+    """Impossible votes are refused."""
+    with pytest.raises(MalformedError):
+        parse_vote(bytes.fromhex(VECTORS["malformed votes"][name]))
