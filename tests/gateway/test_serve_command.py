@@ -32,7 +32,7 @@ def test_check_and_wrong_files(tmp_path: Path) -> None:
 
 def test_serves_until_told_to_stop(tmp_path: Path) -> None:
     """The process says where it listens, takes connections there, and ends with 0 at SIGTERM."""
-    host_place(tmp_path)
+    host_place(tmp_path, limits='[duties]\npage = "127.0.0.1:0"')
     process = start("serve", "site", "--config", str(tmp_path / "host.toml"), "--json")
     try:
         assert process.stdout is not None

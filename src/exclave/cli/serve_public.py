@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from exclave.app import open_named_sites
+from exclave.cli.ending import told_to_end
 from exclave.cli.output import Json, Sites, note, print_json, say, typed
 from exclave.errors import ExclaveError, UnavailableError, UsageError
 from exclave.ids import now, parse_fingerprint
@@ -76,7 +75,7 @@ def public(
         if os.geteuid() == 0:
             note("it runs as root: give it a user of its own, who may write nothing but its folder")
         _begin(follower, path)
-        stop = _until_told()
+        stop = told_to_end()
         with served(settings, note):
             note(f"{register} can be read at {scheme}://{shown}:{port}/")
             while not stop.wait(every):
@@ -108,9 +107,3 @@ def _progress(what: str, done: int, of: int) -> None:
     if sys.stderr.isatty() and done % 500 == 0:
         sys.stderr.write(f"\r{what} {done}{f' of {of}' if of else ''}\x1b[K")
         sys.stderr.flush()
-
-
-def _until_told() -> threading.Event:
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    return stop

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from exclave.cli.ending import told_to_end
 from exclave.cli.output import Json, note, print_json
 from exclave.errors import ConfigError
 from exclave.formats.hostconfig import MAX_CONFIG_BYTES, HostConfig, parse_host_config
@@ -43,9 +42,7 @@ def site(
         if json:
             print_json({"host": hosting.config.name, "states": states})
         return
-    told = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: told.set())
+    told = told_to_end()
 
     def ready(port: int) -> None:
         note(f"gateway of {hosting.config.name} listening at port {port}")
@@ -54,14 +51,8 @@ def site(
 
     counts = GatewayCounts()
     with running_host(hosting, config.absolute().parent, counts, now, note) as duties:
-        run(hosting, duties, counts, ready=ready, wait=lambda: _wait(told))
+        run(hosting, duties, counts, ready=ready, wait=told.wait)
     note("stopped")
-
-
-def _wait(told: threading.Event) -> None:
-    """Until it is told. In short waits: a signal may go to another thread, which does not wake this one."""
-    while not told.wait(0.5):
-        pass
 
 
 def _read(path: Path) -> HostConfig:
