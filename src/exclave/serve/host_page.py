@@ -37,6 +37,9 @@ h1{font-size:1.4rem;margin:0}h2{font-size:1.1rem;margin:2rem 0 .5rem}p{margin:.3
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%}
 th,td{text-align:left;padding:.35rem .8rem .35rem 0;border-bottom:1px solid #8886;white-space:nowrap}
 td.n,th.n{text-align:right}small{opacity:.75}
+@media(max-width:40rem){thead{display:none}tr{display:block;padding:.5rem 0;border-bottom:1px solid #8886}
+td{display:flex;justify-content:space-between;gap:1rem;border:0;padding:.1rem 0;white-space:normal}
+td::before{content:attr(data-n);opacity:.75}}
 """
 _HEADERS: Final = {
     "content-security-policy": "default-src 'none'; style-src 'sha256-"
@@ -132,7 +135,7 @@ def host_page(host: str, look: HostLook) -> str:
         f"<h1>Host {escape(host)}</h1><p><small>as of {at} UTC</small></p>{state}"
         "<h2>Space</h2><div class=wide><table><thead><tr><th>State<th class=n>Used<th class=n>Quota<th class=n>Objects"
         f"<th class=n>Disk free</thead><tbody>{rows}</tbody></table></div>"
-        "<h2>Duties</h2><div class=wide><table><thead><tr><th>State<th>All bytes read<th>Wrong"
+        "<h2>Duties</h2><div class=wide><table><thead><tr><th>State<th>All bytes read<th>Wrong objects"
         f"<th>Orders to delete</thead><tbody>{''.join(_duties(one) for one in look.states)}</tbody></table></div>"
         "<p><small>You keep sealed bytes for states that you need not know. What they are, and who asks for them, is "
         "shown nowhere here.</small></p></body></html>\n"
@@ -145,15 +148,20 @@ def _row(one: StateLook) -> str:
         disk = f"{size_text(one.disk.free_bytes)} of {size_text(one.disk.total_bytes)}"
     used = size_text(one.bytes_used) + (" (counting)" if one.counting else "")
     return (
-        f"<tr><td>{one.number}<td class=n>{used} ({one.bytes_used * 100 // max(1, one.quota_bytes)} %)"
-        f"<td class=n>{size_text(one.quota_bytes)}<td class=n>{one.objects_used:,}<td class=n>{disk}</tr>"
+        f"<tr><td data-n=State>{one.number}"
+        f"<td class=n data-n=Used>{used} ({one.bytes_used * 100 // max(1, one.quota_bytes)} %)"
+        f"<td class=n data-n=Quota>{size_text(one.quota_bytes)}<td class=n data-n=Objects>{one.objects_used:,}"
+        f'<td class=n data-n="Disk free">{disk}</tr>'
     )
 
 
 def _duties(one: StateLook) -> str:
     read = "never" if not one.scrubbed_at else instant_text(one.scrubbed_at)[:10]
     orders = "not looked yet" if one.orders_open < 0 else f"{one.orders_open or 'none'} open"
-    return f"<tr><td>{one.number}<td>{read}{' – due' if one.scrub_due else ''}<td>{one.wrong}<td>{orders}</tr>"
+    return (
+        f'<tr><td data-n=State>{one.number}<td data-n="All bytes read">{read}{" – due" if one.scrub_due else ""}'
+        f'<td data-n="Wrong objects">{one.wrong}<td data-n="Orders to delete">{orders}</tr>'
+    )
 
 
 def size_text(size: int) -> str:
