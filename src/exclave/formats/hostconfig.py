@@ -56,6 +56,8 @@ class HostDuties(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``asked``: orders to delete are carried out when somebody asks; ``daily``: by themselves, too; ``never``."""
     scrub_days: int = 30
     """So often all bytes are read and compared with their names; 0: never."""
+    access_log: bool = False
+    """A line for each answer in ``memory``, without names; at most 144 MiB."""
 
 
 class HostedConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,6 +145,8 @@ def _check_duties(duties: HostDuties) -> None:
         raise _wrong("duties: scrub_days is not negative")
     if duties.mirror_key and not duties.witness_key:
         raise _wrong("duties: a mirror needs a witness_key beside its own")
+    if duties.access_log and not duties.memory:
+        raise _wrong("duties: access_log needs memory, the folder that it is written to")
     if duties.witness_key and not duties.memory:
         raise _wrong("duties: a witness needs memory, a folder for what it has cosigned")
     page_address(duties)

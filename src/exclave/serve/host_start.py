@@ -19,6 +19,7 @@ from exclave.ledger.witness import Witness
 from exclave.ledger.witness_store import WitnessStore
 from exclave.operations.home import key_card, make_folder
 from exclave.operations.host_erasure import HostErasure
+from exclave.serve.host_access import AccessLog
 from exclave.serve.host_duties import HostedViews, Signers, make_duties, read_views
 from exclave.serve.host_page import build_app, start
 from exclave.serve.host_watch import HostWatch
@@ -47,6 +48,8 @@ def running_host(
     memory = (folder / config.memory) if config.memory else None
     if memory is not None:
         make_folder(memory)
+        if config.access_log:
+            counts.note = AccessLog(memory, [state.fingerprint for state in states], clock).note
     views = read_views(states)
     signers = _signers(config, folder, memory, views)
     erasures = {} if config.erase == "never" else {s.fingerprint: _erasure(s) for s in states}

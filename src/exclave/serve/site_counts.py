@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -25,6 +25,8 @@ class Counted:
 class GatewayCounts:
     """Counts from several threads."""
 
+    note: Callable[[str, str, int, int, int, int], None] | None = None
+    """Told of each answer: state, method, status, bytes in and out, milliseconds. It is quick and raises nothing."""
     _lock: Lock = field(default_factory=Lock, repr=False)
     _connections: dict[str, int] = field(default_factory=dict, repr=False)
     _refused: dict[str, int] = field(default_factory=dict, repr=False)
@@ -40,13 +42,15 @@ class GatewayCounts:
         with self._lock:
             self._refused[reason] = self._refused.get(reason, 0) + 1
 
-    def answered(self, state: str, method: str, status: int, bytes_in: int, bytes_out: int) -> None:
+    def answered(self, state: str, method: str, status: int, bytes_in: int, bytes_out: int, took_ms: int = 0) -> None:
         """``method`` is one that the gateway knows, or ``other``: clients do not choose what is kept here."""
         with self._lock:
             answer = (state, method, status)
             self._answers[answer] = self._answers.get(answer, 0) + 1
             self._in[state] = self._in.get(state, 0) + bytes_in
             self._out[state] = self._out.get(state, 0) + bytes_out
+        if self.note is not None:
+            self.note(state, method, status, bytes_in, bytes_out, took_ms)
 
     def now(self) -> Counted:
         with self._lock:

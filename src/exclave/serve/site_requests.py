@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Final
@@ -57,7 +58,7 @@ class Requests:
     def answer(self, connection: Connection, head: Head) -> bool:
         """Whether the connection can take another request. ``Gone``."""
         exchange = Exchange(connection, head, keep=self._goes_on)
-        state = ANYBODY
+        state, began_s = ANYBODY, time.monotonic()
         try:
             state, rest = self._addressed(head)
             own = connection.who in self._tenants[state].state.certificates
@@ -68,7 +69,8 @@ class Requests:
             self._tell(exchange, explained(error))
         finally:
             method = head.method if head.method in METHODS else "other"
-            self._counts.answered(state, method, exchange.status, exchange.bytes_in, exchange.bytes_out)
+            took_ms = round((time.monotonic() - began_s) * 1000)
+            self._counts.answered(state, method, exchange.status, exchange.bytes_in, exchange.bytes_out, took_ms)
         if exchange.left and exchange.status:
             connection.linger()
         return exchange.keeps
