@@ -29,7 +29,10 @@ from exclave.formats.config import Config
 ROOT = Path(__file__).resolve().parents[1]
 SEARCHED = ("*.md", "docs/**/*.md")
 SPOKEN = ("*.md", "Makefile", "pyproject.toml", "docs/**/*", "src/**/*.py", "tests/**/*.py", "tools/*", "bench/*.py")
-WITHOUT_PAGE = {"lines.py": "its grammar stands in docs/spec/note.md"}
+WITHOUT_PAGE = {
+    "lines.py": "its grammar stands in docs/spec/note.md",
+    "toml.py": "what may stand in a file stands in the page of that file",
+}
 BEGIN, END = "<!-- made from the code: {} -->\n", "<!-- end -->\n"
 _LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
