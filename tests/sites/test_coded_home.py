@@ -41,6 +41,29 @@ def test_a_state_with_a_coded_site(tmp_path: Path) -> None:
     assert [path.read_text() for path in (tmp_path / "back").rglob("act-3")] == ["Act 3\n"]
 
 
+def test_a_receipt_says_which_member_lacks_something(tmp_path: Path) -> None:
+    """With need=2 of three hosts a backup counts while one is away: the receipt names it, and a mending fills it."""
+    hosts = [tmp_path / name for name in ("a", "b", "c")]
+    for host in hosts:
+        host.mkdir()
+    coded = "coded:2?need=2&" + "&".join(f"member=dir:{host}" for host in hosts)
+    home = SmallHome(tmp_path / "state", urls={"lux": coded}).found()
+    home.backup()
+    hosts[2].rename(tmp_path / "away")
+    (tmp_path / "state" / "acts" / "act-3").write_text("Act 3\n")
+    told = home.ok("backup", *home.home)
+    assert set(told["receipts"][0]["sites"]) == {"home", "lux", "nord"}
+    assert list(told["lacking"]["lux"]) == [f"dir:{hosts[2]}"]
+    assert told["lacking"]["lux"][f"dir:{hosts[2]}"] >= 4
+    (tmp_path / "state" / "acts" / "act-3").write_text("Act 3, as amended\n")
+    assert f"not its member dir:{hosts[2]}" in run("backup", *home.home).out
+    (tmp_path / "away").rename(hosts[2])
+    assert home.ok("coded", "mend", coded)["brought"][f"dir:{hosts[2]}"] > 4
+    assert "lacking there" not in run("backup", *home.home).out
+    shutil.rmtree(hosts[0])
+    assert home.verify("lux")["packs_read"] > 0
+
+
 def test_what_cannot_be_mended(tmp_path: Path) -> None:
     """Another kind of site is refused; with too few shards it says which object."""
     hosts = [tmp_path / name for name in ("a", "b", "c")]

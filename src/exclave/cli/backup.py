@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +26,11 @@ from exclave.cli.output import (
 )
 from exclave.cli.progress import WorkBar, counting, shipped_of, work_bar
 from exclave.errors import ExclaveError, QuorumMissing
-from exclave.ids import now, parse_label
+from exclave.ids import Label, now, parse_label
 from exclave.operations.backup import Receipt
 from exclave.operations.backup import backup as verb
 from exclave.operations.last_size import LastSize, keep_size, last_size
+from exclave.sites.locking import lacking_of
 
 _MANY_ENTRIES = 1000
 
@@ -74,6 +75,7 @@ def backup(
     names = registers or [r.name for r in opened.config.register]
     receipts: list[Receipt] = []
     failures: dict[str, ExclaveError] = {}
+    lacking: dict[Label, dict[str, int]] = {}
     for name in names:
         try:
             sites = counting(open_sites(opened))
@@ -97,17 +99,32 @@ def backup(
             note(f"{name}: {error.message}")
             continue
         receipts.append(receipt)
+        for label, site in sites.items():
+            lacking.setdefault(label, {}).update(lacking_of(site))
         keep_size(opened, name, receipt)
         if not json:
             _show(receipt)
     if json:
-        print_json({"receipts": receipts, "failures": {name: error.message for name, error in failures.items()}})
+        told = {label: members for label, members in lacking.items() if members}
+        failed = {name: error.message for name, error in failures.items()}
+        print_json({"receipts": receipts, "failures": failed, "lacking": told})
+    else:
+        _show_lacking(lacking)
     for failure in failures.values():
         if not json:
             raise failure
         raise typer.Exit(failure.exit_code)
     if not all(receipt.witnessed for receipt in receipts):
         raise typer.Exit(QuorumMissing.exit_code)
+
+
+def _show_lacking(lacking: Mapping[Label, Mapping[str, int]]) -> None:
+    """Members of coded sites that did not take all of it."""
+    for label, members in lacking.items():
+        for member, count in members.items():
+            say(f"  {label} has it, but not its member {member}: {counted(count, 'object', 'objects')} lacking there")
+        if members:
+            say("    exclave coded mend ADDRESS brings it what it lacks.")
 
 
 def _shown(bar: WorkBar, before: LastSize | None) -> Callable[[str, int, int], None]:

@@ -38,6 +38,15 @@ class Remembering(Protocol):
         is for those to say who can verify it. Those longer than ``limit`` are left out."""
 
 
+@runtime_checkable
+class Spread(Protocol):
+    """A site whose objects lie at several members, of which some may be away while it is written to."""
+
+    @property
+    def lacking(self) -> dict[str, int]:
+        """Each member's address, and how many writes of this process counted although it did not take them."""
+
+
 def is_head(key: Key) -> bool:
     """Whether the object is one that is replaced."""
     return key.rpartition("/")[2] in HEAD_NAMES
@@ -57,3 +66,11 @@ def remembering_of(source: Readable) -> Remembering | None:
     while found is not None and not isinstance(found, Remembering):
         found = getattr(found, "inner", None)
     return found
+
+
+def lacking_of(source: Readable) -> dict[str, int]:
+    """Members of ``source``, or of what it wraps, that lack something since this process began; how many writes."""
+    found: Any = source
+    while found is not None and not isinstance(found, Spread):
+        found = getattr(found, "inner", None)
+    return {} if found is None else {member: count for member, count in found.lacking.items() if count}
