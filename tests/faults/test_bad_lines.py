@@ -7,6 +7,7 @@ process shapes (``support/shaped_link.py``). By default some operations over eac
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from support.fault_lines import (
 from support.fault_table import BAD_LINES, OPERATIONS, FaultTable
 from support.fault_world import LUX, NORD, world
 from support.netns import Host, network
-from support.real_hosts import GatewayHost, gateway_host
+from support.real_hosts import GatewayHost, gateway_host, place_of_its_own
 from support.seaweed import Seaweed, weed_command, weed_ports, write_files
 from support.shaped_link import Shape
 
@@ -64,23 +65,25 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def town() -> Iterator[Town]:
     """Up for all cases of this file."""
-    folder = tmp_path_factory.mktemp("lines")
-    for name in ("logs", "gateway", "weed"):
-        (folder / name).mkdir()
-    with network(folder / "logs", {"GOMEMLIMIT": "300MiB", "TMPDIR": str(folder / "weed")}) as net:
+    with ExitStack() as stack:
+        folder = stack.enter_context(place_of_its_own())
+        for name in ("logs", "gateway", "weed"):
+            (folder / name).mkdir()
+        net = stack.enter_context(network(folder / "logs", {"GOMEMLIMIT": "300MiB", "TMPDIR": str(folder / "weed")}))
         home = net.host("home", HOME_AT)
         lux, nord = net.host("lux", GATEWAY_AT, shaped=True), net.host("nord", S3_AT, shaped=True)
         write_files(folder / "weed")
         ports = weed_ports()
         process = nord.start("weed", *weed_command(ports, S3_AT), cwd=folder / "weed")
-        state = world().town.state
-        with gateway_host(folder / "gateway", state, prefix=lux.argv(), address=GATEWAY_AT) as gateway:
-            nord.wait_listening(ports[0], process, seconds=120)
-            s3 = Seaweed(f"http://{S3_AT}:{ports[0]}", folder / "weed", process.process.pid)
-            home.call(wait_for_buckets, s3.endpoint, seconds=120)
-            yield Town(home, lux, nord, gateway, s3)
+        gateway = stack.enter_context(
+            gateway_host(folder / "gateway", world().town.state, prefix=lux.argv(), address=GATEWAY_AT)
+        )
+        nord.wait_listening(ports[0], process, seconds=120)
+        s3 = Seaweed(f"http://{S3_AT}:{ports[0]}", folder / "weed", process.process.pid)
+        home.call(wait_for_buckets, s3.endpoint, seconds=120)
+        yield Town(home, lux, nord, gateway, s3)
 
 
 def test_lines_are_as_they_are_told(town: Town) -> None:

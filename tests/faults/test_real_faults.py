@@ -16,7 +16,7 @@ from exclave.ids import Label
 from support.fault_case import EVERYTHING, play, steps
 from support.fault_table import OPERATIONS, REAL, FaultTable, Row
 from support.fault_world import LUX, NORD, World, world
-from support.real_hosts import MANNERS, GatewayHost, RealHost, S3Host, gateway_host, s3_host
+from support.real_hosts import MANNERS, GatewayHost, RealHost, S3Host, gateway_host, place_of_its_own, s3_host
 from support.struck import WRITES, Struck
 
 CASES = [
@@ -30,17 +30,16 @@ EVERY = {("gateway", "killed"): 4, ("gateway", "filled"): 3, ("gateway", "slow")
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayHost]:
+def gateway() -> Iterator[GatewayHost]:
     """A gateway that is loaded anew for each case."""
-    folder = tmp_path_factory.mktemp("real")
-    with gateway_host(folder, world().town.state) as host:
+    with place_of_its_own() as folder, gateway_host(folder, world().town.state) as host:
         yield host
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Host]:
+def s3() -> Iterator[S3Host]:
     """An S3 engine in which each case has a place of its own."""
-    with s3_host(tmp_path_factory.mktemp("real")) as host:
+    with place_of_its_own() as folder, s3_host(folder) as host:
         yield host
 
 

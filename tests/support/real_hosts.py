@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
+from exclave.errors import ExclaveError
 from exclave.ids import Key
 from exclave.runners.ports import free_port
 from exclave.sites.contract import Site
@@ -22,7 +24,7 @@ from exclave.sites.directory import DirectorySite
 from exclave.sites.opening import open_site
 from exclave.sites.patience import Patience
 from exclave.sites.retry import RetryPolicy
-from support.gateway import NORTH, host_place
+from support.gateway import NORTH, host_place, wait_until
 from support.gateway_process import RunningGateway, gateways
 from support.lying_proxy import LyingProxy, lying_proxy
 from support.seaweed import Seaweed, start_weed, wait_until_writable, weed_ports
@@ -46,6 +48,13 @@ class RealHost(Protocol):
     def strike(self, fault: str, manner: str = "") -> None: ...
 
     def mend(self) -> None: ...
+
+
+@contextmanager
+def place_of_its_own() -> Iterator[Path]:
+    """A folder for disks, outside those of pytest: whoever tidies up there must not meet a disk that is in use."""
+    with TemporaryDirectory(prefix="exclave-host-") as name:
+        yield Path(name)
 
 
 @contextmanager
@@ -171,6 +180,8 @@ class S3Host:
     process: subprocess.Popen[bytes]
     number: int = 0
     struck: str = ""
+    held: tuple[Key, ...] = ()
+    """What lay there when it was killed."""
 
     @property
     def seaweed(self) -> Seaweed:
@@ -197,6 +208,7 @@ class S3Host:
         self.struck = fault
         match fault:
             case "killed":
+                self.held = tuple(item.key for item in self.site().list(""))
                 self.process.kill()
                 self.process.wait()
             case "filled":
@@ -212,6 +224,8 @@ class S3Host:
             case "killed":
                 self.process, endpoint = start_weed(self.folder, self.ports)
                 wait_until_writable(self.process, endpoint, self.folder)
+                # It takes new objects a moment before it gives all old ones.
+                wait_until(self._gives_all, "the engine gives again what it held")
             case "filled":
                 (self.disk / "filler").unlink()
             case "slow":
@@ -219,6 +233,13 @@ class S3Host:
             case "hostile":
                 self.proxy.manner = ""
         self.struck = ""
+
+    def _gives_all(self) -> bool:
+        site = self.site()
+        try:
+            return all(site.get(key) is not None for key in self.held)
+        except ExclaveError:
+            return False
 
 
 @contextmanager
