@@ -25,7 +25,7 @@ from exclave.formats.warrant import Act
 from exclave.identity.contract import IdentityState
 from exclave.identity.status_log import Good, Held, Reason, Revoked, Unknown
 from exclave.ids import Digest, Instant
-from exclave.operations import ledger_entry
+from exclave.operations import ledger_spread
 from exclave.operations.identity_acts import StatusChanged, change_status
 from exclave.rules.warrants import authorise_warrant
 from support.acting import HOUR, MINUTE, Granted, Killed, Place, issuer
@@ -298,7 +298,7 @@ def test_killed_before_the_fact_is_published(place: Place, monkeypatch: pytest.M
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(ledger_entry, "publish", die)
+        patch.setattr(ledger_spread, "publish", die)
         with pytest.raises(Killed):
             change_status(place.desk(granted), order, Act.REVOKE)
     place.open()

@@ -219,6 +219,7 @@ ELSEWHERE = {
     "limits.parse_zone": "a field of the configuration, read by parse_config",
     "policy.read_policy": "lines of a charter, read by parse_charter",
     "push.parse_second": "a field of a push, read by parse_push",
+    "toml.read_toml": "of any kind of configuration, read by parse_config and its like",
     "reissueorder.read_reissue_order": "streams a file; fuzzed by fuzz_feeding.py",
     "timestamp.parse_authority_url": "a field of a charter, read by parse_charter",
     "timestamp.parse_policy": "a field of a charter, read by parse_charter",
