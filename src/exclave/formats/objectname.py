@@ -109,7 +109,9 @@ def parse_object_name(key: Key) -> ObjectName:
 def _of_coded(key: Key, parts: list[str], state: Fingerprint) -> ObjectName:
     """What a coded site keeps at its members besides the state's own objects."""
     if len(parts) == 4 and parts[2] == parts[3][:2]:
-        return ObjectName(Part.SHARD, state, digest=parse_digest(parts[3]))
+        owner, _, shard = parts[3].partition("-")
+        parse_digest(owner)
+        return ObjectName(Part.SHARD, state, digest=parse_digest(shard))
     if len(parts) == 5 and (parts[2], parts[4]) == ("vote", "head"):
         parse_digest(parts[3])
         return ObjectName(Part.VOTE, state)

@@ -41,12 +41,11 @@ class AccessLog:
         line = f"{at}Z {self._numbers.get(state, 0)} {method} {status} {bytes_in} {bytes_out} {took_ms}\n".encode()
         with self._lock, suppress(OSError):
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            with suppress(FileNotFoundError):
+                if os.stat(self._path, follow_symlinks=False).st_size + len(line) > self._file_bytes:
+                    self._rotate()
             fd = os.open(self._path, flags, 0o600)
             try:
-                if os.fstat(fd).st_size + len(line) > self._file_bytes:
-                    self._rotate()
-                    os.close(fd)
-                    fd = os.open(self._path, flags, 0o600)
                 os.write(fd, line)  # not synced: a power failure may take the last lines
             finally:
                 os.close(fd)

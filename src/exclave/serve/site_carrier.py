@@ -104,8 +104,9 @@ class Carried:
 
     def act(self, asked: Asked, fds: list[int]) -> Told | None:
         """Does what is asked; every failure is told, that of a ``WRITE`` with the next act."""
-        for fd in fds if asked.act is not Act.USE else ():
-            os.close(fd)
+        if asked.act is not Act.USE or self._lost is not None:  # nobody uses it
+            for fd in fds:
+                os.close(fd)
         if asked.act is not Act.WRITE:
             return self._lost or self._told(asked, fds)
         if self._lost is None:

@@ -43,6 +43,7 @@ class Connection:
         self._pipe = pipe
         self._small = memoryview(bytearray(_READ_BYTES))
         self._read = b""
+        self._ended = False
 
     def shake_hands(self, known: Container[str]) -> None:
         """``Gone`` if this is not TLS 1.3, or a certificate came that is not itself one of the ``known``."""
@@ -55,14 +56,15 @@ class Connection:
             raise Gone  # another that a pinned certificate vouches for
 
     def next_head(self) -> Head | None:
-        """The next request; None if there is none. ``BadRequest``, ``Gone``."""
+        """The next request; None if there is none, or the connection is to end. ``BadRequest``, ``Gone``."""
         self.idle_since = time.monotonic()
         if not self._read:
             try:
                 self._read = self._some(self.idle_since + IDLE_S)
             except (OSError, ValueError):
                 return None
-        if not self._read:
+        # What had come before the end can still be read: a client who never stops sending must not stay by that.
+        if not self._read or self._ended:
             return None
         self.idle_since = 0.0
         deadline = time.monotonic() + HEAD_S
@@ -147,7 +149,8 @@ class Connection:
                 left -= len(data)
 
     def end(self) -> None:
-        """Wakes the thread that uses the connection; it finds it closed."""
+        """Wakes the thread that uses the connection; it takes no further request."""
+        self._ended = True
         self._pipe.wake()
 
     def close(self) -> None:

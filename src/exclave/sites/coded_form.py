@@ -2,9 +2,9 @@
 
 An object longer than ``WHOLE_BYTES`` that is named by its SHA-256 becomes n shards, any k of which give it back: k hold
 its bytes in order, the others are Reed-Solomon parity (Cauchy matrix, GF(2^8), as ISA-L makes it). The shards stand
-under the SHA-256 of their bytes; a *descriptor* under the object's own name says which they are. All else lies whole at
-every member. What is the coded site's own (shards, votes about names) stands in the folder ``part`` beside the objects
-that it is for.
+under the SHA-256 of the object's name and that of their bytes; a *descriptor* under that name says which they are. All
+else lies whole at every member. What is the coded site's own (shards, votes about names) stands in the folder ``part``
+beside the objects that it is for.
 
 Descriptor, 52 + 32 n bytes, numbers big-endian::
 
@@ -96,9 +96,10 @@ def _area(key: Key) -> str:
 
 
 def part_key(key: Key, shard: Digest) -> Key:
-    """Where a shard of the object ``key`` stands at its member."""
-    text = shard.hex()
-    return Key(f"{_area(key)}{text[:2]}/{text}")
+    """Where a shard of the object ``key`` stands at its member. It is that object's alone: whoever has one erased, by a
+    descriptor that he made or under another name, takes nothing of the others."""
+    owner = sha256(key.encode()).hex()
+    return Key(f"{_area(key)}{owner[:2]}/{owner}-{shard.hex()}")
 
 
 def vote_key(key: Key) -> Key:

@@ -121,10 +121,13 @@ class Quorum:
         """The newest accepted vote among those of the members that answer; None if nothing can have been decided.
 
         Left out is what too few members vouch for: of w members that accepted a value, all but the faulty ones that
-        answer show that ballot or a later one. ``empty``: of so many members it is known that they lost their votes.
+        answer show that ballot or a later one. ``empty``: so many members seem to have lost their votes, as they have
+        none; of a name that nobody ever wrote all but liars have none, so those who invent are outvoted here too.
         """
         accepted = sorted((v for v in votes if v.accepted != NEVER), key=lambda v: v.accepted, reverse=True)
         least = max(1, len(votes) + self.need - self.n - max(self.faulty, empty))
+        if empty:
+            least = max(least, self.inventing + 1)
         for vote in accepted:
             at_least = [v for v in accepted if v.accepted >= vote.accepted]
             if len(at_least) >= least:
