@@ -234,7 +234,7 @@ class Counted:
         self.usage = FolderUsage(folder, site, config, 0)
         self.usage._count()
         place = HostedState(Label("first"), mirrored.state.state, folder, site, config, self.usage)
-        views = read_views((place,))
+        views = read_views((place,), lambda: mirrored.now)
         mirrored.logs = views.logs
         mirrored.reopen()
         duty = MirrorDuty(mirrored.mirror, partial(prefix_of, views), lambda: mirrored.now)

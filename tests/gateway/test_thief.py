@@ -85,7 +85,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
         s.fingerprint: HostErasure(Label("host"), s.site, DirectoryEraser(s.folder), s.fingerprint, dict,
                                    s.usage.recount) for s in states
     }  # fmt: skip
-    duties = make_duties(read_views(states), Signers(), erasures, now, str)
+    duties = make_duties(read_views(states, now), Signers(), erasures, now, str)
     gateway = Gateway(hosting, duties, GatewayCounts())
     made.port = gateway.start(("127.0.0.1", 0))
     try:

@@ -61,7 +61,7 @@ def test_an_honest_state_is_let_in_whole(tmp_path: Path) -> None:
     host = tmp_path / "host"
     host.mkdir()
     site = DirectorySite(str(host))
-    guard = WriteGuard(site, HostedView(str(host), site, state.state), str(host))
+    guard = WriteGuard(site, HostedView(str(host), site, state.state), str(host), lambda: state.time)
     order = {Part.CARD: 0, Part.CHARTER: 1, Part.WARRANT: 1, Part.EPOCH: 2, Part.HEAD: 4}
     # Of a closed epoch nothing is appended any more, so its stages are not what a later copy needs.
     there = [(key, data) for key, data in all_objects(state.primary) if "/stage/" not in key]

@@ -25,7 +25,8 @@ class Hosted:
         self.folder = self.state.site_folder("host")
         self.site = DirectorySite(str(self.folder))
         self.view = HostedView(str(self.folder), self.site, self.state.state, elapsed_s=lambda: 0.0)
-        self.guard = WriteGuard(self.site, self.view, str(self.folder))
+        self.guard = WriteGuard(self.site, self.view, str(self.folder), lambda: self.host_time)
+        self.host_time = self.state.time
         for number in range(3):
             self.state.append(f"entry {number}\n".encode())
 

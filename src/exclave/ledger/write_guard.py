@@ -8,6 +8,7 @@ prove that lie here. An epoch that a warrant has ended is closed: its log is com
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from exclave.errors import (
     ConflictError,
@@ -21,16 +22,17 @@ from exclave.errors import (
     RolledBack,
     SiteFull,
 )
-from exclave.formats.feed import parse_feed_head
+from exclave.formats.feed import ParsedFeedHead, parse_feed_head
 from exclave.formats.note import parse_note
 from exclave.formats.objectname import REPLACED, ObjectName, Part, parse_object_name
 from exclave.formats.stage import MAX_STAGE_BYTES, parse_stage
 from exclave.formats.tile import HASH_BYTES, MAX_BUNDLE_BYTES, TILE_WIDTH, Tile, parse_bundle
 from exclave.formats.timestamp import MAX_TOKEN_BYTES
-from exclave.ids import Key
+from exclave.ids import Instant, Key
 from exclave.ledger.coded_guard import Wanted, check_vote, is_descriptor, require_spoilt
 from exclave.ledger.public_notes import NOTES, check_form, is_vouched_for
 from exclave.rules.checkpoints import VerifiedCheckpoint, cosigners
+from exclave.rules.freshness import dated_ahead
 from exclave.rules.signatures import verify_signed_by
 from exclave.rules.tree import leaf_hash
 from exclave.sites.contract import ObjectStat, Readable, Site
@@ -48,8 +50,9 @@ _SCRATCH_DEPTH = 8
 class WriteGuard:
     """The guard of one state's folder. For many threads."""
 
-    def __init__(self, site: Site, view: HostedView, folder: str) -> None:
-        self._site, self._view, self._folder = site, view, folder
+    def __init__(self, site: Site, view: HostedView, folder: str, clock: Callable[[], Instant]) -> None:
+        """``clock``: the host's own; nothing that is dated far ahead of it may stand in the way of what comes later."""
+        self._site, self._view, self._folder, self._clock = site, view, folder, clock
 
     def check_put(self, wanted: Wanted) -> None:
         """A write-once object. ``MalformedError``, ``CorruptObject``, ``NotAuthorised``, ``Fenced``, ``SiteFull``."""
@@ -88,7 +91,7 @@ class WriteGuard:
             raise HeadMoved(f"{wanted.key} is no longer what it was when it was read", key=wanted.key)
         old = shown.data if shown else None
         if name.part is Part.FEED_HEAD:
-            _check_feed_head(known, wanted.data, old)
+            _check_feed_head(known, wanted.data, old, self._clock())
         else:
             self._check_checkpoint(known, wanted.data, old)
 
@@ -309,24 +312,30 @@ def _readable(reader: LogReader, data: bytes) -> VerifiedCheckpoint | None:
         return None
 
 
-def _check_feed_head(known: KnownEpoch, data: bytes, old: bytes | None) -> None:
-    note = parse_note(data)
-    verify_signed_by(note, known.epoch.writer)
-    head = parse_feed_head(note.text)
+def _check_feed_head(known: KnownEpoch, data: bytes, old: bytes | None, now: Instant) -> None:
+    head = _feed_head(known, data)
     if (head.register, head.epoch) != (known.epoch.register, known.epoch.number):
         raise CorruptObject("a feed's head belongs to another register or epoch")
+    if ahead := dated_ahead(head.time, now):
+        raise NotAuthorised(f"the feed's head {ahead}", hint="Compare the clocks of writer and host.")
     if old is None:
         return
     try:
-        before = parse_note(old)
-        verify_signed_by(before, known.epoch.writer)
-        former = parse_feed_head(before.text)
+        former = _feed_head(known, old)
     except (MalformedError, NotAuthorised, CorruptObject):
         return  # A damaged head is replaced by a right one.
-    if head.head.number < former.head.number or head.time < former.time:
+    # One that was dated far ahead, while this clock was wrong, holds up nobody until that time has come.
+    earlier = head.time < former.time and not dated_ahead(former.time, now)
+    if head.head.number < former.head.number or earlier:
         raise RolledBack(f"the feed here has {former.head.number} entries up to a later time")
     if head.head.number == former.head.number and head.head != former.head:
         raise Forked(f"there are two feeds of {head.head.number} entries")
+
+
+def _feed_head(known: KnownEpoch, data: bytes) -> ParsedFeedHead:
+    note = parse_note(data)
+    verify_signed_by(note, known.epoch.writer)
+    return parse_feed_head(note.text)
 
 
 def _is_scratch(key: Key) -> bool:

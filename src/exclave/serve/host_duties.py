@@ -27,11 +27,12 @@ from exclave.errors import (
 from exclave.formats.objectname import Part, parse_object_name
 from exclave.formats.paths import ledger_origin
 from exclave.ids import Fingerprint, Instant, instant_text
+from exclave.ledger.coded_guard import Wanted
 from exclave.ledger.hosted_logs import HostedLogs
 from exclave.ledger.mirror import Mirror
 from exclave.ledger.witness import Witness
 from exclave.ledger.witness_store import log_name
-from exclave.ledger.write_guard import Wanted, WriteGuard
+from exclave.ledger.write_guard import WriteGuard
 from exclave.operations.erasure import SiteErasure
 from exclave.operations.host_erasure import HostErasure
 from exclave.serve.host_cosigners import MirrorDuty, WitnessDuty
@@ -61,10 +62,10 @@ class HostedViews:
     """Prefix of a log by the SHA-256 of its origin, as heads come and monitors ask."""
 
 
-def read_views(states: tuple[HostedState, ...]) -> HostedViews:
-    """Reads nothing yet."""
+def read_views(states: tuple[HostedState, ...], clock: Callable[[], Instant]) -> HostedViews:
+    """Reads nothing yet. ``clock``: the host's."""
     views = {s.fingerprint: HostedView(s.folder, s.site, s.fingerprint) for s in states}
-    guards = {s.fingerprint: WriteGuard(s.site, views[s.fingerprint], s.folder) for s in states}
+    guards = {s.fingerprint: WriteGuard(s.site, views[s.fingerprint], s.folder, clock) for s in states}
     counted = {s.fingerprint: (QuotaSite(s.site, s.usage), views[s.fingerprint]) for s in states}
     return HostedViews(views, guards, HostedLogs(counted))
 

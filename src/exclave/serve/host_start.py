@@ -50,7 +50,7 @@ def running_host(
         make_folder(memory)
         if config.access_log:
             counts.note = AccessLog(memory, [state.fingerprint for state in states], clock).note
-    views = read_views(states)
+    views = read_views(states, clock)
     signers = _signers(config, folder, memory, views)
     erasures = {} if config.erase == "never" else {s.fingerprint: _erasure(s) for s in states}
     watch = HostWatch(
