@@ -249,7 +249,7 @@ def test_both_quorums_are_told(home: People, tmp_path: Path) -> None:
         said = run("charter", "sign", draft, "--yes", "--key", str(home.key(name)), *home.where())
         assert said.code == 0, said.err
     out = " ".join(said.out.split())
-    assert "former charter: 1 of at least 2 signatures are there (kaja); aino, luc may still sign." in out
+    assert "former charter: 1 of at least 2 signatures is there (kaja); aino, luc may still sign." in out
     assert "this charter: 2 of at least 2 signatures are there (kaja, mart)." in out
     home.fails(31, "charter", "publish", draft, *home.home)
     done = home.ok("charter", "sign", draft, "--yes", "--key", str(home.key("luc")), *home.where())
