@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from exclave.errors import (
     SiteUnavailable,
 )
 from exclave.ids import Key, sha256
+from exclave.operations.coded_mend import mend as verb
 from exclave.sites.coded import CodedSite
 from exclave.sites.coded_form import MAGIC, WHOLE_BYTES, Code, parse_descriptor, part_key, vote_key
 from exclave.sites.coded_mending import mend
@@ -69,6 +72,25 @@ def folders(root: Path, n: int) -> list[Site]:
     for at in range(n):
         (root / str(at)).mkdir(parents=True)
     return [DirectorySite(str(root / str(at))) for at in range(n)]
+
+
+def test_what_nobody_can_mend_keeps_no_other_from_it(tmp_path: Path) -> None:
+    """A thief plants a descriptor under a name that nobody wrote: it is told, and an emptied member gets all else."""
+    members = folders(tmp_path, 3)
+    site = CodedSite(members, 2)
+    data = os.urandom(300_000)
+    good = Key(f"state/r/pack/zz/{sha256(data).hex()}")
+    site.put_same(good, data)
+    plan, _ = Code(2, 3).cut(os.urandom(300_000))
+    planted = Key(f"state/r/pack/00/{sha256(b'never').hex()}")
+    members[0].put_same(planted, replace(plan, digest=sha256(b"never")).encode())
+    shutil.rmtree(tmp_path / "2")
+    (tmp_path / "2").mkdir()
+    done = verb(CodedSite([DirectorySite(str(tmp_path / str(at))) for at in range(3)], 2))
+    assert (done.beyond_count, [said.split(":")[0] for said in done.beyond]) == (1, [planted])
+    assert done.brought[str(members[2].address)] == 1
+    left = CodedSite([MissingSite(members[0]), members[1], DirectorySite(str(tmp_path / "2"))], 2)
+    assert left.get(good) == data
 
 
 @pytest.mark.parametrize("promise", PROMISES)

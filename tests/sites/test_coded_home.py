@@ -77,4 +77,4 @@ def test_what_cannot_be_mended(tmp_path: Path) -> None:
     for host in hosts[:2]:
         shutil.rmtree(next(host.glob("*/part")))
     failed = home.fails(21, "coded", "mend", coded)
-    assert "1 of 2 shards" in failed["message"]
+    assert "1 of 2 shards" in failed["beyond"][0]

@@ -9,7 +9,7 @@ import typer
 
 from exclave.cli.output import Json, plain, print_json, say, table
 from exclave.cli.progress import work_bar
-from exclave.errors import SiteUnavailable
+from exclave.errors import CorruptObject, SiteUnavailable
 from exclave.operations.coded_mend import mend as verb
 from exclave.operations.home import absolute_address
 from exclave.sites.opening import open_site
@@ -31,7 +31,8 @@ def mend(
 ) -> None:
     """Bring every member what it lacks or has wrong, from the others. Needs no key; reads everything once.
 
-    Exit code 21 if too few shards of an object are left, 11 if a member did not take all that it lacks.
+    Exit code 21 if an object cannot be mended by anybody, as too few of its shards are left (all others are), 11 if a
+    member did not take all that it lacks.
     """
     with work_bar("mend", quiet=json) as bar:
         bar.begin("shards")
@@ -40,11 +41,17 @@ def mend(
         print_json(plain(done))
     else:
         table(("member", "objects brought"), done.brought.items())
+        for why in done.beyond:
+            say(f"nobody can mend it: {why}")
+        if done.beyond_count > len(done.beyond):
+            say(f"… and {done.beyond_count - len(done.beyond)} more")
         for fault in done.faults:
             say(f"wrong: {fault}")
         for member, why in done.refused.items():
             say(f"{member} does not take some of it, by its own rules: {why}")
         for member, why in done.lacking.items():
             say(f"{member} still lacks something: {why}")
+    if done.beyond_count:
+        raise typer.Exit(CorruptObject.exit_code)
     if done.lacking:
         raise typer.Exit(SiteUnavailable.exit_code)

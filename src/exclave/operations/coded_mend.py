@@ -15,6 +15,8 @@ from exclave.sites.coded import CodedSite
 from exclave.sites.coded_mending import mend as mend_site
 from exclave.sites.contract import Site
 
+MOST_TOLD = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Mended:
@@ -26,21 +28,33 @@ class Mended:
     """Members that did not take all that they lack, and why: the first reason of each."""
     refused: dict[str, str]
     """Hosts that hold some of it against their rules, as what belongs to an epoch that is over; the first reason."""
+    beyond: tuple[str, ...]
+    """Why objects cannot be mended by anybody, the first ``MOST_TOLD``: too few shards, or a name that was made up."""
+    beyond_count: int
     faults: tuple[str, ...]
     """Members that showed what cannot be right, and where; the newest ones."""
 
 
 def mend(site: Site, progress: Callable[[int], None] = lambda done: None) -> Mended:
-    """``UsageError`` if it is no coded site; ``CorruptObject`` at an object of which too few shards are left."""
+    """``UsageError`` if it is no coded site; ``SiteUnavailable`` if too few members answer."""
     if not isinstance(site, CodedSite):
         raise UsageError("only a coded site is mended like this", hint="Write its address: coded:2?member=…&member=…")
     brought: Counter[str] = Counter()
     lacking, refused = dict[str, str](), dict[str, str]()
-    for _, at, error in mend_site(site):
+    beyond, beyond_count = list[str](), 0
+    for key, at, error in mend_site(site):
+        if at is None:
+            beyond_count += 1
+            if error is not None and len(beyond) < MOST_TOLD:
+                beyond.append(f"{key}: {error.message}")
+            continue
         member = site.members[at].address
         if error is not None:
             (refused if isinstance(error, NotAuthorised) else lacking).setdefault(member, error.message)
             continue
         brought[member] += 1
         progress(brought.total())
-    return Mended({m.address: brought[m.address] for m in site.members}, lacking, refused, tuple(site.faults))
+    return Mended(
+        {m.address: brought[m.address] for m in site.members},
+        lacking, refused, tuple(beyond), beyond_count, tuple(site.faults),
+    )  # fmt: skip

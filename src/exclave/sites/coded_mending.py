@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from exclave.errors import ExclaveError, MissingObject
+from exclave.errors import ExclaveError, IntegrityError, MissingObject, NotAuthorised
 from exclave.ids import Key
 from exclave.sites.coded import CodedSite
 from exclave.sites.coded_form import named_digest
 from exclave.sites.locking import is_head
 
+Step = tuple[Key, int | None, ExclaveError | None]
+"""An object, a member's number, and why that member did not take what it lacks; without a member, why nobody can mend
+the object at all."""
 
-def mend(site: CodedSite, prefix: str = "") -> Iterator[tuple[Key, int, ExclaveError | None]]:
+
+def mend(site: CodedSite, prefix: str = "") -> Iterator[Step]:
     """(object, member's number, None) for each member that was brought something of it, and (object, number, error)
     for each that would not take it. May be repeated: a restart finds what was brought, and brings the rest.
 
-    ``CorruptObject`` at an object of which fewer than k shards are left; ``SiteUnavailable`` if fewer than k members
-    answer, or too few for a head.
+    An object that cannot be mended, as fewer than k shards are left or one member made its name up, keeps no other from
+    it: (object, None, error). ``SiteUnavailable`` if fewer than k members answer, or too few for a head.
     """
     # A host checks a ledger by the notes that lie there, and a head by the tiles: so first what is named by its hash.
     for wanted in (_by_hash, _by_place, is_head):
@@ -33,11 +37,14 @@ def _by_place(key: Key) -> bool:
     return not _by_hash(key) and not is_head(key)
 
 
-def _object(site: CodedSite, key: Key) -> Iterator[tuple[Key, int, ExclaveError | None]]:
+def _object(site: CodedSite, key: Key) -> Iterator[Step]:
     try:
         data = site.get(key)
     except MissingObject:
         return  # erased meanwhile
+    except IntegrityError as error:
+        yield key, None, error
+        return
     named, shards = site.cut(key, data)
     for at in range(len(site.members)):
         try:
@@ -47,12 +54,16 @@ def _object(site: CodedSite, key: Key) -> Iterator[tuple[Key, int, ExclaveError 
             yield key, at, error
 
 
-def _head(site: CodedSite, key: Key) -> Iterator[tuple[Key, int, ExclaveError | None]]:
+def _head(site: CodedSite, key: Key) -> Iterator[Step]:
     """Its votes first: if some member lacks the newest, all that answer accept it anew."""
     votes = site.heads.votes(key)
-    if len({(vote.accepted, vote.digest) for vote in votes.values()}) > 1:
-        site.heads.settle(key, empty=frozenset(at for at, vote in votes.items() if not vote.accepted.counter))
-    head = site.heads.read(key)
+    try:
+        if len({(vote.accepted, vote.digest) for vote in votes.values()}) > 1:
+            site.heads.settle(key, empty=frozenset(at for at, vote in votes.items() if not vote.accepted.counter))
+        head = site.heads.read(key)
+    except (IntegrityError, NotAuthorised) as error:
+        yield key, None, error
+        return
     if head is None:
         return
     now = site.heads.votes(key)
