@@ -22,7 +22,6 @@ from exclave.errors import (
     RolledBack,
     SiteFull,
 )
-from exclave.formats.feed import ParsedFeedHead, parse_feed_head
 from exclave.formats.note import parse_note
 from exclave.formats.objectname import REPLACED, ObjectName, Part, parse_object_name
 from exclave.formats.stage import MAX_STAGE_BYTES, parse_stage
@@ -36,6 +35,7 @@ from exclave.rules.freshness import dated_ahead
 from exclave.rules.signatures import verify_signed_by
 from exclave.rules.tree import leaf_hash
 from exclave.sites.contract import ObjectStat, Readable, Site
+from exclave.verify.feeds import verify_feed_head
 from exclave.verify.hosted import HostedView, KnownEpoch
 from exclave.verify.logs import LogReader, LogTree
 
@@ -313,15 +313,13 @@ def _readable(reader: LogReader, data: bytes) -> VerifiedCheckpoint | None:
 
 
 def _check_feed_head(known: KnownEpoch, data: bytes, old: bytes | None, now: Instant) -> None:
-    head = _feed_head(known, data)
-    if (head.register, head.epoch) != (known.epoch.register, known.epoch.number):
-        raise CorruptObject("a feed's head belongs to another register or epoch")
+    head = verify_feed_head(data, known.epoch)
     if ahead := dated_ahead(head.time, now):
         raise NotAuthorised(f"the feed's head {ahead}", hint="Compare the clocks of writer and host.")
     if old is None:
         return
     try:
-        former = _feed_head(known, old)
+        former = verify_feed_head(old, known.epoch)
     except (MalformedError, NotAuthorised, CorruptObject):
         return  # A damaged head is replaced by a right one.
     # One that was dated far ahead, while this clock was wrong, holds up nobody until that time has come.
@@ -330,12 +328,6 @@ def _check_feed_head(known: KnownEpoch, data: bytes, old: bytes | None, now: Ins
         raise RolledBack(f"the feed here has {former.head.number} entries up to a later time")
     if head.head.number == former.head.number and head.head != former.head:
         raise Forked(f"there are two feeds of {head.head.number} entries")
-
-
-def _feed_head(known: KnownEpoch, data: bytes) -> ParsedFeedHead:
-    note = parse_note(data)
-    verify_signed_by(note, known.epoch.writer)
-    return parse_feed_head(note.text)
 
 
 def _is_scratch(key: Key) -> bool:

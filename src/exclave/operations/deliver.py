@@ -245,12 +245,8 @@ def _bring_published(view: StateView, plan: Delivery, target: Site, carrier: _Ca
     """Editions and bundles that the target lacks; with ``mend``, also those whose bytes are wrong there."""
     wanted = plan.inventory.published
     there = listed_public(target, view, plan.register, len(wanted)) if wanted else {}
-    lacking = [name for name, size in wanted.items() if there.get(name) != size]
-    if mend:
-        lacking += [
-            n for n, s in wanted.items() if there.get(n) == s and not _is_right(target, plan.inventory.public(n))
-        ]
-    carrier.carry(plan.inventory.public(name) for name in sorted(lacking))
+    items = map(plan.inventory.public, sorted(wanted))
+    carrier.carry([i for i in items if there.get(i.name) != i.size_bytes or (mend and not _is_right(target, i))])
 
 
 def _is_right(target: Readable, item: NamedObject) -> bool:

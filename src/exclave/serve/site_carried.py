@@ -14,8 +14,9 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from threading import Event, Lock, Thread
 from typing import Final
 
@@ -49,10 +50,10 @@ class CarriedPipe:
         self._answer = memoryview(bytearray(RECEIVE_BYTES))
 
     def shake_hands(self, deadline: float) -> bytes | None:
-        return bytes(self._ask(Act.SHAKE_HANDS, deadline).data) or None
+        return bytes(self._ask(Asked(Act.SHAKE_HANDS), deadline).data) or None
 
     def read_into(self, view: memoryview, deadline: float) -> int:
-        told = self._ask(Act.READ, deadline, min(len(view), MESSAGE_BYTES))
+        told = self._ask(Asked(Act.READ, min(len(view), MESSAGE_BYTES)), deadline)
         if told.number != len(told.data) or told.number > len(view):
             raise ConnectionError("a carrier told another length than it sent")
         view[: told.number] = told.data
@@ -61,37 +62,37 @@ class CarriedPipe:
     def write(self, data: bytes | memoryview, deadline: float) -> None:
         rest = memoryview(data)
         while rest:
-            self._tell(Act.WRITE, deadline, data=rest[:MESSAGE_BYTES])
+            self._tell(Asked(Act.WRITE, data=rest[:MESSAGE_BYTES]), deadline)
             rest = rest[MESSAGE_BYTES:]
 
     def fill(self, length: int, before: bytes, deadline: float) -> None:
-        self._ask(Act.FILL, deadline, length, data=before)
+        self._ask(Asked(Act.FILL, length, data=before), deadline)
 
     def send(self, length: int, deadline: float) -> None:
-        self._ask(Act.SEND, deadline, length)
+        self._ask(Asked(Act.SEND, length), deadline)
 
     def use(self, fd: int, offset: int = 0) -> None:
-        self._ask(Act.USE, None, at=offset, fds=(fd,))
+        self._ask(Asked(Act.USE, at=offset), None, fd)
 
     def store(self, length: int) -> None:
-        self._ask(Act.STORE, None, length)
+        self._ask(Asked(Act.STORE, length), None)
 
     def digest(self) -> bytes:
-        return bytes(self._ask(Act.DIGEST, None).data)
+        return bytes(self._ask(Asked(Act.DIGEST), None).data)
 
     def load(self, at: int, length: int) -> int:
-        count = self._ask(Act.LOAD, None, length, at).number
+        count = self._ask(Asked(Act.LOAD, length, at), None).number
         if not 0 <= count <= length:
             raise ConnectionError("a carrier loaded more than it was asked for")
         return count
 
     def release(self) -> None:
         with suppress(OSError):  # then it lets go by itself
-            self._ask(Act.RELEASE, None)
+            self._ask(Asked(Act.RELEASE), None)
 
     def end_writing(self) -> None:
         with suppress(OSError):
-            self._ask(Act.END_WRITING, None)
+            self._ask(Asked(Act.END_WRITING), None)
 
     def wake(self) -> None:
         # Not for writing: an answer may be on its way through the carrier. What the client does not take has an end.
@@ -103,37 +104,19 @@ class CarriedPipe:
         self._client.close()
         self._left()
 
-    def _ask(
-        self,
-        act: Act,
-        deadline: float | None,
-        length: int = 0,
-        at: int = 0,
-        *,
-        data: bytes | memoryview = b"",
-        fds: Sequence[int] = (),
-    ) -> Told:
+    def _ask(self, asked: Asked, deadline: float | None, *fds: int) -> Told:
         """``deadline``: None where the disk is asked. The answer's data hold until the next act."""
-        self._tell(act, deadline, length, at, data=data, fds=fds)
+        self._tell(asked, deadline, *fds)
         count = self._asking.recv_into(self._answer)
         if not count:
             raise ConnectionError("the process that carried the connection is gone")
         return _believed(Told.parse(self._answer[:count]))
 
-    def _tell(
-        self,
-        act: Act,
-        deadline: float | None,
-        length: int = 0,
-        at: int = 0,
-        *,
-        data: bytes | memoryview = b"",
-        fds: Sequence[int] = (),
-    ) -> None:
+    def _tell(self, asked: Asked, deadline: float | None, *fds: int) -> None:
         within_s = 0.0 if deadline is None else deadline - time.monotonic()
         if deadline is not None and within_s <= 0:
             raise TimeoutError("timed out")
-        message = Asked(act, length, at, within_s, data).encode()
+        message = replace(asked, within_s=within_s).encode()
         self._asking.settimeout(_DISK_S if deadline is None else within_s + _GRACE_S)
         if fds:
             socket.send_fds(self._asking, [message], list(fds))

@@ -9,7 +9,7 @@ and the next change or ``settle`` either confirms it or passes it over, for ever
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,9 +70,7 @@ class Heads:
         """
         tag, tried = sha256(data).hex(), False
         with self._turns[hash(key) % _STRIPES]:
-            for attempt in range(_TRIES):
-                if attempt:
-                    self._chance.sleep(self._chance.spread() * 0.01 * 2 ** min(attempt, 8))
+            for _ in self._tries():
                 try:
                     begun = self._begin(key)
                 except SiteUnavailable as error:
@@ -97,9 +95,7 @@ class Heads:
 
     def settle(self, key: Key, *, empty: frozenset[int] = frozenset()) -> Tagged | None:
         """Makes what stands there the vote of every member that answers. ``empty``: members known to be new."""
-        for attempt in range(_TRIES):
-            if attempt:
-                self._chance.sleep(self._chance.spread() * 0.01 * 2 ** min(attempt, 8))
+        for _ in self._tries():
             begun = self._begin(key, empty=empty)
             if begun is None:
                 continue
@@ -120,6 +116,13 @@ class Heads:
         return self._vote(key, at)
 
     # Steps
+
+    def _tries(self) -> Iterator[None]:
+        """Some, with growing pauses between them, so that writers who meet come apart."""
+        yield
+        for attempt in range(1, _TRIES):
+            self._chance.sleep(self._chance.spread() * 0.01 * 2 ** min(attempt, 8))
+            yield
 
     def _begin(self, key: Key, *, empty: frozenset[int] = frozenset()) -> tuple[Ballot, Vote | None] | None:
         """(1) to (3): a ballot that ``need`` promised, and what stood before. None if another writer is ahead."""
