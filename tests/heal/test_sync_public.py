@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from exclave.cli.keys import load_key
 from exclave.formats.note import ParsedNote, parse_note
-from exclave.ids import sha256
+from exclave.ids import Key, sha256
+from exclave.operations import carry_public
 from exclave.operations.carry_public import MAX_USELESS
+from exclave.operations.home import key_card
 from exclave.rules.signatures import sign_text
+from exclave.sites.directory import DirectorySite
 from exclave.verify.timestamps import MAX_READ
 from support.small_home import SmallHome, tree_of
 from support.timestamper import POLICY, Timestamper
@@ -120,6 +125,20 @@ def test_only_what_is_signed_is_carried(home: Dated) -> None:
     assert public(home, "lux") == there
 
 
+def test_a_planted_card_makes_nobody_known(home: Dated) -> None:
+    """A stranger's card, planted beside what he signed, makes no other site store his statements of a register."""
+    home.ok("custodian", "new", "stranger", "--out", str(home.root / "strangers"))
+    stranger = load_key(home.root / "strangers" / "stranger.key")
+    card = key_card(stranger).encode().encode()
+    plant(home, "nord", f"{home.fingerprint}/card/{sha256(card).hex()}", card)
+    for number in range(3):
+        text = f"a statement\nnumber {number}\n"
+        said = ParsedNote(text, sign_text(text, stranger.name, stranger.signing())).encode()
+        plant(home, "nord", f"{home.fingerprint}/{home.id_of()}/statement/{sha256(said).hex()}", said)
+    by_sync(home)
+    assert not list((home.site("lux") / home.fingerprint / home.id_of()).glob("statement/*"))
+
+
 def test_a_flood_hides_nothing_elsewhere(home: Dated) -> None:
     """What a host plants among one day's statements or one version's tokens stops neither those of other days and
     versions, nor what another source has of the same."""
@@ -133,6 +152,52 @@ def test_a_flood_hides_nothing_elsewhere(home: Dated) -> None:
         plant(home, "nord", f"{log}/{2:020d}-{sha256(junk).hex()[:16]}", junk)
     by_sync(home)
     assert public(home, "lux") == there
+
+
+def test_a_flood_of_days_and_statements_is_not_read_to_its_end(
+    home: Dated, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """However many days a host makes up, and however many statements of a register, few of its notes are read."""
+    there = public(home, "nord")
+    monkeypatch.setattr(carry_public, "_Patience", partial(carry_public._Patience, 20))
+    for number in range(100):
+        junk = f"junk {number}".encode()
+        day = f"2020{number // 28 + 1:02d}{number % 28 + 1:02d}"
+        plant(home, "nord", f"{home.fingerprint}/statement/{day}/{sha256(junk).hex()}", junk)
+        plant(home, "nord", f"{home.fingerprint}/{home.id_of()}/statement/{sha256(junk).hex()}", junk)
+    read = statements_read(monkeypatch)
+    by_sync(home)
+    assert public(home, "lux") == there
+    assert len(read) < 60
+
+
+def test_a_backup_asks_no_site_that_is_behind(home: Dated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that hides the ledger that it was given is given its statements again, and asked for none of its own."""
+    there = public(home, "nord")
+    shutil.rmtree(home.site("nord") / home.fingerprint / home.id_of() / "ledger")
+    shutil.rmtree(home.site("nord") / home.fingerprint / "statement")
+    for number in range(100):
+        junk = f"junk {number}".encode()
+        plant(home, "nord", f"{home.fingerprint}/{home.id_of()}/statement/{sha256(junk).hex()}", junk)
+    read = statements_read(monkeypatch)
+    by_backup(home)
+    for name in ("nord", "lux"):
+        assert there.items() <= public(home, name).items()
+    assert {site for site, _ in read} == {f"dir:{home.site('home')}"}
+
+
+def statements_read(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Key]]:
+    """Address of the site and key of each statement that is read from now on."""
+    read: list[tuple[str, Key]] = []
+    get = DirectorySite.get
+
+    def counted(site: DirectorySite, key: Key, **more: Any) -> bytes:
+        if "/statement/" in key:
+            read.append((site.address, key))
+        return get(site, key, **more)
+
+    monkeypatch.setattr(DirectorySite, "get", counted)
+    return read
 
 
 def test_rebuild_mends_a_spoilt_statement_and_token(home: Dated) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exclave.formats.edition import BUNDLE_HEADER, HEADER
-from exclave.ids import sha256
+from exclave.ids import Fingerprint, Key, now, sha256
+from exclave.sites.contract import ObjectStat
+from exclave.sites.directory import DirectorySite
+from exclave.verify.embassy import verify_embassy
 from support.gazette_state import gazette_home, put
 from support.small_home import SmallHome, run, tree_of
 
@@ -67,6 +70,29 @@ def test_what_is_missing_is_named(home: SmallHome, what: str, wrong: Callable[[P
     assert report["registers"][0]["published"]["complete"] == [name for name in home.sites if name != "lux"]
     home.ok("site", "rebuild", "lux", *home.where())
     assert told(home.verify()) == []
+
+
+def test_an_edition_without_end_is_not_read(home: SmallHome) -> None:
+    """A host that lists an edition as a terabyte, and serves any number of bytes of it, holds nobody up."""
+    pieces: list[str] = []
+
+    class Endless(DirectorySite):
+        def list(self, prefix: str) -> Iterator[ObjectStat]:
+            for stat in super().list(prefix):
+                long = "/public/" in stat.key and self.get(stat.key).startswith(HEADER.encode())
+                yield ObjectStat(stat.key, 1 << 40) if long else stat
+
+        def get_range(self, key: Key, offset: int, length: int) -> bytes:
+            if "/public/" not in key:
+                return super().get_range(key, offset, length)
+            pieces.append(key)
+            assert len(pieces) < 100
+            return bytes(length)
+
+    report = verify_embassy({"lux": Endless(str(home.site("lux")))}, Fingerprint(home.fingerprint), now=now())
+    wrong = sorted(one.detail for one in report.findings if "/public/" in one.what)
+    assert wrong == [f"edition {number} is listed with {1 << 40} bytes" for number in (1, 2)]
+    assert not pieces
 
 
 def test_lost_everywhere(home: SmallHome) -> None:

@@ -319,11 +319,14 @@ def _carry(run: _Run, history: RegisterHistory, index: ChunkIndex, now: Instant)
         _leave_out(run, label, why)
     for label, why in carry_lists(run.view, run.register, history.versions, run.sites).items():
         _leave_out(run, label, why)
-    for label in _behind(run, history):
+    behind = _behind(run, history)
+    # Not from each other: a host that hides what it was given would be asked for all that it shows, time and again.
+    sources = {label: site for label, site in run.sites.items() if label not in behind}
+    for label in behind:
         try:
             # What such a site refuses of these, `verify` and `site sync` tell: no version rests on them.
-            carry_public(run.view, history, label, run.sites[label], run.sites)
-            carry_public_statements(run.view, label, run.sites[label], run.sites)
+            carry_public(run.view, history, label, run.sites[label], sources)
+            carry_public_statements(run.view, label, run.sites[label], sources)
         except UnavailableError as error:
             _leave_out(run, label, error.message)
     deletions = read_deletions(run.view, run.sites, history, now=now)

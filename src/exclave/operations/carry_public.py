@@ -7,6 +7,7 @@ restart finds some of it under its names, and brings the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from exclave.errors import (
     ConflictError,
@@ -18,6 +19,9 @@ from exclave.errors import (
     OutcomeUnknown,
     UnavailableError,
 )
+from exclave.formats.card import Card
+from exclave.formats.exit import KIND as EXIT
+from exclave.formats.exit import parse_exit_facts
 from exclave.formats.feed import ParsedFeedHead
 from exclave.formats.note import MAX_NOTE_BYTES, parse_note
 from exclave.formats.paths import (
@@ -29,6 +33,7 @@ from exclave.formats.paths import (
     warrant_key,
 )
 from exclave.formats.timestamp import MAX_TOKEN_BYTES, timestamp_prefix
+from exclave.formats.warrant import parse_warrant
 from exclave.ids import Digest, Instant, Key, Label, RegisterId, sha256
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.rules.signatures import signers
@@ -46,6 +51,11 @@ MAX_NAMED = 100_000
 MAX_USELESS = 16
 """Of one day's public statements at one source so many that nobody signed are read; then the rest of that day is left
 out: honest sites have none, and a host may show any number."""
+MAX_USELESS_IN_ALL = 1000
+"""Of all statements of one kind at one source so many; then the rest of that source is left out. As many as a host
+keeps of what nobody vouches for."""
+_MAX_USELESS_BYTES = 64 << 20
+"""And no more bytes of them: he may make each as long as he likes."""
 _MAX_STATEMENT_BYTES = 1 << 20
 
 
@@ -64,7 +74,7 @@ def carry_public(
     for digest, note in sorted(view.warrants.items()):
         if digest not in own and note.signatures:
             objects.append((warrant_key(view.state, note.encode()), note.encode()))
-    objects += _statements(view, history.register, target, sources, mend=mend)
+    objects += _statements(view, history, target, sources, mend=mend)
     objects += timestamps_lacking(view, history, target, sources, mend=mend)
     return _put_all(label, target, objects, mend=mend)
 
@@ -106,21 +116,40 @@ def _put_all(label: Label, target: Site, objects: Iterable[tuple[Key, bytes]], *
     return faults
 
 
+@dataclass(slots=True)
+class _Patience:
+    """With one source: how much of what nobody signed is read there still."""
+
+    objects: int = MAX_USELESS_IN_ALL
+    size_bytes: int = _MAX_USELESS_BYTES
+
+    def spend(self, data: bytes | None) -> bool:
+        """Notes that ``data`` (None: it could not be read) was of no use; whether the source is asked any more."""
+        self.objects -= 1
+        self.size_bytes -= len(data or b"")
+        return self.objects > 0 and self.size_bytes > 0
+
+
 def _statements(
-    view: StateView, register: RegisterId, target: Site, sources: Mapping[Label, Site], *, mend: bool
+    view: StateView, history: RegisterHistory, target: Site, sources: Mapping[Label, Site], *, mend: bool
 ) -> Iterator[tuple[Key, bytes]]:
-    """Statements that the target lacks, each signed by somebody whose card the state has."""
-    prefix = statement_prefix(view.state, register)
+    """Statements that the target lacks, each signed by somebody whom the state has named, or named in the ledger."""
+    prefix = statement_prefix(view.state, history.register)
     have = _there(target, prefix, MAX_STATEMENTS, _MAX_STATEMENT_BYTES, mend=mend)
+    known, told = _known_people(view), set(_told_exits(history))
     for source in sources.values():
+        patience = _Patience()
         try:
             for key in _names(source, prefix, MAX_STATEMENTS):
                 if key in have:
                     continue
-                data = source.get(key, limit=_MAX_STATEMENT_BYTES)
-                if statement_key(view.state, register, data) == key and _is_signed(view, data):
+                data = _get(source, key, _MAX_STATEMENT_BYTES)
+                named = data is not None and statement_key(view.state, history.register, data) == key
+                if data is not None and named and (sha256(data) in told or _is_signed(known, data)):
                     have.add(key)
                     yield key, data
+                elif not patience.spend(data):
+                    break
         except (UnavailableError, IntegrityError):
             continue  # the next source may have it; `verify` tells what is wrong here
 
@@ -134,6 +163,7 @@ def _public_statements(
     useless: set[Key] = set()
     for source in sources.values():
         left: dict[str, int] = {}
+        patience = _Patience()
         try:
             for key in _names(source, prefix, MAX_NAMED):
                 day = key.rpartition("/")[0]
@@ -147,6 +177,8 @@ def _public_statements(
                 left[day] = left.get(day, 0) + 1
                 if data is not None and _has_its_hash(key, data):
                     useless.add(key)
+                if not patience.spend(data):
+                    break
         except (UnavailableError, IntegrityError):
             continue  # the next source may have it
 
@@ -200,13 +232,32 @@ def _names(source: Readable, prefix: str, most: int) -> Iterator[Key]:
         yield stat.key
 
 
-def _is_signed(view: StateView, data: bytes) -> bool:
+def _known_people(view: StateView) -> list[Card]:
+    """Cards of whoever a charter, a warrant or an epoch names; others that lie at a site may be anybody's."""
+    named = {person.card for one in view.chain.charters for person in one.charter.custodians}
+    named |= {witness.card for one in view.chain.charters for witness in one.charter.witnesses}
+    named |= {parse_warrant(note.text).machine for note in view.warrants.values() if note.signatures}
+    made = [card for chain in view.epochs.values() for epoch in chain.epochs for card in (epoch.writer, epoch.maker)]
+    return [*(view.cards[digest] for digest in sorted(named) if digest in view.cards), *made]
+
+
+def _told_exits(history: RegisterHistory) -> Iterator[Digest]:
+    """Statements of operators, whom no charter names: the register's ledger names the statement."""
+    for counted in history.facts:
+        if counted.fact.kind == EXIT:
+            try:
+                yield parse_exit_facts(counted.fact.say)[1]
+            except MalformedError:
+                continue
+
+
+def _is_signed(known: Iterable[Card], data: bytes) -> bool:
     try:
         note = parse_note(data)
     except MalformedError:
         return False
     names = {signature.name for signature in note.signatures}
-    return bool(signers(note, (card for card in view.cards.values() if card.name in names)))
+    return bool(signers(note, (card for card in known if card.name in names)))
 
 
 def bring_feed_heads(

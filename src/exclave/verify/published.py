@@ -199,6 +199,9 @@ class PublishedObjects:
             elif own.there[digest] != own.sizes.get(digest, own.there[digest]):
                 told = f"{what} has {own.there[digest]} bytes instead of {own.sizes[digest]}"
                 self._spoilt(name, own, digest, CorruptObject(told))
+            elif digest not in own.sizes and own.there[digest] > MAX_EDITION_BYTES:
+                # No list tells an edition's size: whoever serves any number of bytes would never be read to the end.
+                self._spoilt(name, own, digest, CorruptObject(f"{what} is listed with {own.there[digest]} bytes"))
         others = len(own.there.keys() - own.named.keys())
         if others and own.sizes:  # without the edition in force nobody knows what it names
             text = (
