@@ -19,6 +19,7 @@ from exclave.formats.note import ParsedNote
 from exclave.formats.tile import TILE_WIDTH, bundle_key, encode_bundle
 from exclave.formats.witness import AddCheckpoint, parse_signatures
 from exclave.ids import Digest, Label, sha256
+from exclave.ledger import mirror as ledger_mirror
 from exclave.ledger.hosted_logs import HostedLogs
 from exclave.ledger.mirror import Mirror
 from exclave.ledger.witness import Witness, WitnessAnswer
@@ -37,6 +38,7 @@ from support.hosted import ENTRIES, Hosted
 
 WITNESS, MIRROR = actor("host-witness"), actor("host-mirror")
 TICKET = 2
+CERTIFICATE = "ab" * 32
 
 
 class Mirrored(Hosted):
@@ -233,13 +235,15 @@ class Counted:
         config = HostedConfig("first", mirrored.state.state, folder, ("a.pem",), quota_bytes)
         self.usage = FolderUsage(folder, site, config, 0)
         self.usage._count()
-        place = HostedState(Label("first"), mirrored.state.state, folder, site, config, self.usage)
+        place = HostedState(
+            Label("first"), mirrored.state.state, folder, site, config, self.usage, frozenset({CERTIFICATE})
+        )
         views = read_views((place,), lambda: mirrored.now)
         mirrored.logs = views.logs
         mirrored.reopen()
         duty = MirrorDuty(mirrored.mirror, partial(prefix_of, views), lambda: mirrored.now)
-        self.post = lambda body, **headers: duty.answer(
-            place, Asked("POST", "add-entries", {}, {k.replace("_", "-"): v for k, v in headers.items()}, body, ANYBODY)
+        self.post = lambda body, who=CERTIFICATE, **headers: duty.answer(
+            place, Asked("POST", "add-entries", {}, {k.replace("_", "-"): v for k, v in headers.items()}, body, who)
         )
         self.folder = mirrored.folder
 
@@ -260,6 +264,22 @@ def test_uploads_are_counted_as_they_come(mirrored: Mirrored) -> None:
         host.post(body)
         assert not host.usage.counting
     assert (host.usage.bytes_used, host.usage.objects_used) == host.counted()
+
+
+@pytest.mark.parametrize("who", [ANYBODY, "cd" * 32])
+def test_only_the_state_uploads(mirrored: Mirrored, who: str) -> None:
+    """Whoever read a head and its entries elsewhere cannot bring them here before the packs that they speak of: this
+    site would look complete to the next backup, and never get what it missed."""
+    host = Counted(mirrored, 1 << 30)
+    shown = mirrored.site.read_head(mirrored.head_key)
+    head = mirrored.grow(50)
+    mirrored.mirror.add_checkpoint(mirrored.asked(head), mirrored.now)
+    before = host.counted()
+    for body in (mirrored.upload(3, 53), mirrored.upload(53, 53)):
+        assert host.post(body, who).status == 401
+    assert mirrored.site.read_head(mirrored.head_key) == shown
+    assert host.counted() == before
+    assert host.post(mirrored.upload(3, 53)).status == 200
 
 
 def test_uploads_end_at_the_quota(mirrored: Mirrored) -> None:
@@ -341,3 +361,24 @@ def test_what_parses_encodes_to_the_same(data: bytes) -> None:
     except MalformedError:
         return
     assert request.encode() == data
+
+
+def test_a_long_log_is_read_in_parts(mirrored: Mirrored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No request reads more than so much of a log: others wait for a turn at the disk. Who asks again gets to the end,
+    and then nothing was passed over."""
+    monkeypatch.setattr(ledger_mirror, "PROVEN_AT_ONCE", 2)
+    head = mirrored.grow(5 * TILE_WIDTH, publish=True)
+    read = RecordingSite(mirrored.site, keep_calls=True)
+    mirrored.view.site = read
+    said = []
+    for _ in range(3):
+        read.forget()
+        said.append(mirrored.mirror.add_held(mirrored.asked(head), mirrored.now))
+        assert len([call for call in read.calls if "tile/entries/" in call.name]) <= 2
+    assert [answer.status for answer in said[:2]] == [503, 503]
+    mirrored.cosigned(said[2], head)
+    mirrored.reopen()
+    spoilt = mirrored.folder / bundle_key(mirrored.prefix, 3, TILE_WIDTH)
+    spoilt.chmod(0o600)
+    spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"?")
+    assert {mirrored.mirror.add_held(mirrored.asked(head), mirrored.now).status for _ in range(5)} == {503}

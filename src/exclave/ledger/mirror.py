@@ -1,7 +1,7 @@
 """A mirror of logs (C2SP tlog-mirror): it cosigns a head only if all that the head promises lies durably at its site.
 
-The site is the copy: what a state's writer puts there, or what anybody uploads by ``add_entries``. A witness beside it,
-with a key and a name of its own, keeps the pending head. Every entry is proven by a head that the log's writer signed.
+The site is the copy: what a state's writer puts there, or uploads by ``add_entries``. A witness beside it, with a key
+and a name of its own, keeps the pending head. Every entry is proven by a head that the log's writer signed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from exclave.errors import (
     NotAuthorised,
     RolledBack,
     SiteFull,
+    SiteUnavailable,
     UnavailableError,
 )
 from exclave.formats.card import Card
@@ -48,6 +49,8 @@ from exclave.sites.contract import Site
 
 TOO_FAR_BELOW = 32 * TILE_WIDTH
 """So many entries may an upload begin before those that are here already."""
+PROVEN_AT_ONCE = 1024
+"""Bundles that one request reads to prove that they lie here: it holds a turn at the disk, and others wait for one."""
 _TRIES = 3
 
 
@@ -61,7 +64,8 @@ class Mirror:
             raise NotAuthorised("a mirror and the witness beside it are two cosigners: give them two keys and names")
         self._logs, self._witness, self._witness_card = logs, witness, witness_card
         self._cosigner = Witness(store, card, pair, logs.writer)
-        self._lock = threading.Lock()
+        self._finishing: dict[str, threading.Lock] = {}
+        """Of each state: whether an upload is being finished, which reads all that came since the head."""
         self._held: dict[str, int] = {}
         """Entries of each log that are proven to lie here; begins anew with the process."""
         self._next: dict[str, int] = {}
@@ -151,9 +155,14 @@ class Mirror:
             if not saved:
                 return _refuse(400, wrong or "no whole package came")
             return WitnessAnswer(202, INFO_TYPE, encode_info(target.size, reached, target.encode()))
-        with self._lock:
+        finishing = self._finishing.setdefault(request.origin.split("/")[1], threading.Lock())
+        if not finishing.acquire(blocking=False):
+            return _refuse(503, "another upload of this state is being finished; come again")
+        try:
             if not _commit(log, target):
                 return conflict
+        finally:
+            finishing.release()
         return self._cosign(log, target, now)
 
     def _pending(self, log: HostedLog, head: VerifiedCheckpoint | None) -> VerifiedCheckpoint | None:
@@ -185,17 +194,24 @@ class Mirror:
         self._prove(log, head)
 
     def _prove(self, log: HostedLog, head: VerifiedCheckpoint) -> None:
-        """Every bundle and tile that ``head`` promises is here and right. Those proven before are not read again."""
+        """Every bundle and tile that ``head`` promises is here and right. Those proven before are not read again.
+
+        ``SiteUnavailable`` after ``PROVEN_AT_ONCE`` bundles: who asks again has the next ones read.
+        """
         origin, tree = log.reader.origin, log.reader.tree(head)
         since = min(self._held.get(origin, 0), head.size)
         if since == head.size:
             return
-        tree.edge()
-        for index in range(since // TILE_WIDTH, -(-head.size // TILE_WIDTH)):
+        tree.edge()  # with it all partial tiles
+        until = min(head.size, (since // TILE_WIDTH + PROVEN_AT_ONCE) * TILE_WIDTH)
+        for index in range(since // TILE_WIDTH, -(-until // TILE_WIDTH)):
             tree.bundle(index)
-        for tile in new_tiles(since, head.size):
-            tree.tile(tile)
-        self._held[origin] = max(self._held.get(origin, 0), head.size)
+        for tile in new_tiles(since, until):
+            if tile.width == TILE_WIDTH:
+                tree.tile(tile)
+        self._held[origin] = max(self._held.get(origin, 0), until)
+        if until < head.size:
+            raise SiteUnavailable(f"{until} of {head.size} entries have been read so far; ask again")
 
     def _cosign(self, log: HostedLog, head: VerifiedCheckpoint, now: Instant) -> WitnessAnswer:
         """The mirror's cosignatures on ``head``, which the site holds; durable before they leave."""

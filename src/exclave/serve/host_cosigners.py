@@ -73,7 +73,10 @@ class MirrorDuty:
         return Answer(200, data, "application/octet-stream")
 
     def _add_entries(self, state: HostedState, asked: Asked) -> Answer:
-        """Whoever uploads needs no certificate: what it costs is the state's space, and its writer signed all of it."""
+        """Its writer signed all of it, but it is a write: it costs the state's space, and moves its head here. Anybody
+        who read it elsewhere could else show a ledger here before the packs that it speaks of have come."""
+        if asked.who not in state.certificates:
+            return _plain(401, "this needs a certificate of the state")
         coding = asked.headers.get("content-encoding", "").lower()
         if coding == "":
             return self._add(state, asked.body)
