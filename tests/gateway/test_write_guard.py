@@ -17,21 +17,24 @@ from exclave.errors import (
     HeadMoved,
     IntegrityError,
     MalformedError,
+    MissingObject,
     NotAuthorised,
     RolledBack,
     SiteFull,
+    SiteUnavailable,
 )
 from exclave.formats.note import ParsedNote
 from exclave.formats.objectname import Part, parse_object_name
-from exclave.formats.paths import box_key, card_key, charter_key, pack_key, warrant_key
+from exclave.formats.paths import box_key, card_key, charter_key, epoch_prefix, pack_key, warrant_key
 from exclave.formats.tile import Tile, bundle_key, checkpoint_key, encode_bundle, encode_tile, stage_key, tile_key
 from exclave.formats.warrant import Act
-from exclave.ids import Digest, Fingerprint, Key, RegisterId, sha256
+from exclave.ids import Digest, Epoch, Fingerprint, Key, RegisterId, sha256
 from exclave.ledger import write_guard
 from exclave.ledger.write_guard import Wanted, WriteGuard
 from exclave.rules.tree import leaf_hash
 from exclave.sites.contract import Site
 from exclave.sites.directory import DirectorySite, content_tag
+from exclave.sites.recording import RecordingSite
 from exclave.verify.hosted import HostedView
 from exclave.verify.state import StateView, read_state
 from support.custody import actor, machine, signed
@@ -300,6 +303,35 @@ def test_the_notes_are_read_again_only_when_they_changed(hosted: Hosted, monkeyp
     hosted.state.new_epoch()
     now[0] += 10**10
     assert view.find(register, number).cut is not None
+
+
+def test_who_asks_for_registers_that_are_none_reads_nothing(hosted: Hosted) -> None:
+    """Anybody may ask a host's witness about any log: of a register that the state does not have, also of one for which
+    somebody has planted a folder, he costs the host no reading of the notes."""
+    now = [time.time_ns() + 10**10]
+    read = RecordingSite(hosted.site, keep_calls=True)
+    view = HostedView(str(hosted.folder), read, hosted.state.state, clock_ns=lambda: now[0], elapsed_s=lambda: 0.0)
+    view.view()
+    registers = [RegisterId(f"{number:032x}") for number in range(6)]
+    for register in registers[3:]:
+        (hosted.folder / epoch_prefix(hosted.state.state, register)).mkdir(parents=True)
+        with pytest.raises(MissingObject):
+            view.find(register, Epoch(1))
+    read.forget()
+    for register in registers * 2:
+        with pytest.raises(MissingObject):
+            view.find(register, Epoch(1))
+    assert read.calls == ()
+    hosted.state.new_epoch()
+    now[0] += 10**10
+    assert view.find(hosted.state.register, hosted.state.epochs[0].note.epoch).cut is not None
+
+
+def test_a_folder_that_cannot_be_read_is_no_fault_of_ours(hosted: Hosted, tmp_path: Path) -> None:
+    """What the disk says then is told as the site's failure, which a client tries again."""
+    (tmp_path / "none").write_bytes(b"")
+    with pytest.raises(SiteUnavailable):
+        HostedView(str(tmp_path / "none"), hosted.site, hosted.state.state).view()
 
 
 def test_a_digest_type() -> None:

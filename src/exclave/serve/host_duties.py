@@ -39,6 +39,7 @@ from exclave.serve.host_cosigners import MirrorDuty, WitnessDuty
 from exclave.serve.host_room import QuotaSite
 from exclave.serve.site_contract import Answer, Asked, Duties, Duty, HostedState, Kind, Refusal, Write
 from exclave.verify.hosted import HostedView
+from exclave.verify.state import StateView
 
 _MAX_MESSAGE = 300
 
@@ -60,6 +61,8 @@ class HostedViews:
     logs: HostedLogs
     origins: dict[str, str] = field(default_factory=dict)
     """Prefix of a log by the SHA-256 of its origin, as heads come and monitors ask."""
+    listed: dict[Fingerprint, StateView] = field(default_factory=dict)
+    """What each state showed when its logs were put there: who asks for what is not there costs no more."""
 
 
 def read_views(states: tuple[HostedState, ...], clock: Callable[[], Instant]) -> HostedViews:
@@ -138,10 +141,13 @@ def prefix_of(views: HostedViews, state: HostedState, origin_hash: str) -> str |
             view = views.views[state.fingerprint].view()
         except ExclaveError:
             return None
+        if views.listed.get(state.fingerprint) is view:
+            return None
         for register, chain in view.epochs.items():
             for epoch in chain.epochs:
                 name = log_name(ledger_origin(state.fingerprint, register, epoch.number)).hex()
                 views.origins[name] = view.log_reader(epoch, state.site).prefix
+        views.listed[state.fingerprint] = view
     prefix = views.origins.get(origin_hash)
     return prefix if prefix and prefix.startswith(state.fingerprint) else None
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from threading import Lock, Thread
 
-from exclave.errors import ExclaveError, SiteFull
+from exclave.errors import ExclaveError, SiteFull, SiteUnavailable
 from exclave.formats.hostconfig import HostedConfig
 from exclave.ids import Key
 from exclave.sites.arriving import ArrivingSite
@@ -99,7 +99,10 @@ class FolderUsage:
             self._write_record()
 
     def _reserve(self, more_bytes: int, more_objects: int) -> None:
-        disk = os.statvfs(self._folder)
+        try:
+            disk = os.statvfs(self._folder)
+        except OSError as error:
+            raise SiteUnavailable(f"the state's folder cannot be reached: {error.strerror}") from error
         if disk.f_favail < disk.f_files // _FREE_NAMES_PART:  # f_files is 0 where names are not limited
             raise SiteFull("the host's disk has room for few more files")
         with self._lock:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from exclave.errors import Fenced, MissingObject
+from exclave.errors import Fenced, MissingObject, SiteUnavailable
 from exclave.formats.epochnote import Cut
 from exclave.formats.paths import charter_prefix, epoch_prefix, ledger_origin, ledger_prefix, warrant_prefix
 from exclave.ids import Epoch, Fingerprint, RegisterId
@@ -26,6 +26,8 @@ REST = 3.0
 """After a reading that took t seconds, changes wait for so many times t: a flood of notes costs a part of the time."""
 QUICK_S = 0.5
 """Nothing waits after one that was quicker."""
+MOST_STAMPS = 10_000
+"""Folders of notes whose last change is kept."""
 
 _Stamps = dict[str, int]
 
@@ -83,11 +85,13 @@ class HostedView:
                 return self._known
             began = self._elapsed_s()
             # Taken before: what comes while it is read is read again.
-            stamps = self._look(self._registers())
+            stamps = self._look((*self._registers(), *(() if register is None else (register,))))
             view = read_state({"here": self.site}, self.state)
             # Epochs of registers that were not known before it: looked at once more.
             stamps |= {prefix: -1 for r in view.epochs if (prefix := epoch_prefix(self.state, r)) not in stamps}
-            self._known, self._stamps = view, stamps
+            # What has not changed since an earlier reading has not changed since this one.
+            earlier = self._stamps if len(self._stamps) < MOST_STAMPS else {}
+            self._known, self._stamps = view, {**earlier, **stamps}
             ended = self._elapsed_s()
             self._rests_until = ended + REST * (ended - began) if ended - began > QUICK_S else ended
             return view
@@ -131,7 +135,8 @@ class HostedView:
     def _is_fresh(self, register: RegisterId | None) -> bool:
         stamps = self._stamps
         now = self._look(() if register is None else (register,))
-        return all(stamps.get(prefix) == stamp for prefix, stamp in now.items())
+        # A register without a folder is none, whoever asks for it: that costs no reading.
+        return all(stamps.get(prefix, 0) == stamp for prefix, stamp in now.items())
 
     def _look(self, registers: tuple[RegisterId, ...]) -> _Stamps:
         """When the names in each folder of notes last changed, in nanoseconds; below zero if it may change unseen."""
@@ -144,6 +149,8 @@ class HostedView:
                 changed = os.stat(os.path.join(self._folder, prefix)).st_mtime_ns
             except FileNotFoundError:
                 changed = 0
+            except OSError as error:
+                raise SiteUnavailable(f"a folder of notes cannot be read: {error.strerror}") from error
             # Equal to no stamp that is taken later, so it is looked at once more.
             found[prefix] = changed if changed < latest else -self._clock_ns()
         return found
