@@ -13,21 +13,30 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exclave.formats.hostconfig import parse_host_config
+from exclave.errors import SiteUnavailable
+from exclave.formats.hostconfig import HostedConfig, parse_host_config
 from exclave.formats.tile import checkpoint_key
 from exclave.ids import Key, Label, now, sha256
 from exclave.keys.file import KeyKind, create
 from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.home import key_card
 from exclave.operations.host_scrub import scrub_host
+from exclave.serve import host_watch
 from exclave.serve.host_start import running_host
+from exclave.serve.host_watch import HostWatch
 from exclave.serve.site import Gateway, read_hosting
+from exclave.serve.site_contract import HostedState
 from exclave.serve.site_counts import GatewayCounts
+from exclave.serve.site_usage import FolderUsage
+from exclave.sites.arriving import ArrivingSite
 from support.gateway import NORTH, HostPlace, host_place
 from support.hosted import Hosted
 from support.login_browser import running_chromium
 
 DUTIES = '[duties]\nmemory = "memory"\npage = "127.0.0.1:0"\nwitness_key = "w.key"\nmirror_key = "m.key"\n'
+
+
+CONFIG = HostedConfig("x", "0" * 64, "x", ("x.pem",), 1 << 30)
 
 
 class Host:
@@ -139,7 +148,7 @@ def test_witness_and_mirror_answer_at_the_states_address(host: Host) -> None:
         bundle = client.get(f"{base}/mirror/{log}/tile/entries/000.p/3")
         assert bundle.content == host.state.site.get(Key(f"{reader.prefix}tile/entries/000.p/3"))
         assert client.get(f"{base}/mirror/{log}/../../x").status_code in (400, 404)
-        assert client.post(f"{base}/mirror/add-entries", content=b"\0\1x" + bytes(18)).status_code == 404
+        assert client.post(f"{base}/mirror/add-entries", content=b"\0\1x" + bytes(18)).status_code == 401
     assert host.state.site.read_head(checkpoint_key(reader.prefix)) is not None
 
 
@@ -158,3 +167,54 @@ def test_the_page_in_a_browser(host: Host, tmp_path: Path) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             page.screenshot(path=tmp_path / f"host-{width}.png", full_page=True)
     assert all(url.startswith(host.page) for url in asked)
+
+
+def watch_of(state: Hosted, folder: Path) -> HostWatch:
+    usage = FolderUsage(str(state.folder), ArrivingSite(str(state.folder)), CONFIG, 0)
+    hosted = HostedState(
+        Label("x"), state.state.state, str(state.folder), ArrivingSite(str(state.folder)), CONFIG, usage
+    )
+    return HostWatch((hosted,), {}, folder, 30, False, lambda: state.state.time, lambda: 0)
+
+
+def test_a_look_that_fails_is_told_and_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of ours in the thread that looks after clock and orders makes the host ill, until a look succeeds."""
+    watch = watch_of(Hosted(tmp_path), tmp_path)
+    ill = "looking after clock and orders failed: the journal of the service says why"
+    seen: list[bool] = []
+
+    def step(_: HostWatch) -> None:
+        seen.append(ill in watch.look().faults)
+        if len(seen) == 1:
+            raise ZeroDivisionError
+        watch.stop()
+
+    monkeypatch.setattr(host_watch, "LOOK_S", 0.0)
+    monkeypatch.setattr(HostWatch, "step", step)
+    watch.run()
+    assert seen == [False, True]
+    assert ill not in watch.look().faults
+
+
+def test_a_reading_that_does_not_come_to_its_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that does not even list what it keeps is a fault of the host, and not a reading that is late."""
+    state = Hosted(tmp_path)
+    watch = watch_of(state, tmp_path)
+
+    def failing(*_: object) -> None:
+        raise SiteUnavailable("the disk cannot list a folder: Input/output error")
+
+    monkeypatch.setattr(host_watch, "scrub_host", failing)
+    watch._scrub_all()
+    assert "state 1: its objects cannot all be read" in watch.look().faults
+    monkeypatch.undo()
+    watch._tried.clear()
+    watch._scrub_all()
+    assert "state 1: its objects cannot all be read" not in watch.look().faults
+
+
+def test_a_folder_that_is_gone_is_no_fault_of_ours(tmp_path: Path) -> None:
+    """A write to a state whose disk was unmounted is told to come again."""
+    usage = FolderUsage(str(tmp_path / "gone"), ArrivingSite(str(tmp_path / "gone")), CONFIG, 0)
+    with pytest.raises(SiteUnavailable), usage.room(Key("probe/x"), 1):
+        pass

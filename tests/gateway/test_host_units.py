@@ -87,6 +87,18 @@ def test_the_unit_runs(tmp_path: Path) -> None:
         assert "Failed" not in console.text
 
 
+def test_the_gateway_cannot_change_what_it_goes_by() -> None:
+    """The files that the host's page names as configuration are read-only for the service, though its folder is not:
+    whoever gets hold of the process must not stay when it is started again."""
+    page = (UNIT.parents[2] / "docs" / "runbooks" / "host.md").read_text()
+    home, text = "/srv/exclave-host", UNIT.read_text()
+    kept = re.findall(r'^(?:certificate|key) = "(.*)"', page, re.MULTILINE)
+    assert len(kept) == 2
+    closed = re.findall(r"^ReadOnlyPaths=(.*)", text, re.MULTILINE)[0].split()
+    assert sorted(closed) == sorted(f"-{home}/{name}" for name in ("host.toml", *kept))
+    assert f"ReadWritePaths={home}\n" in text
+
+
 def members(name: str, seen: set[str]) -> set[str]:
     """System calls of a set, with the sets in it."""
     if name in seen:

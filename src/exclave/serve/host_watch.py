@@ -5,6 +5,7 @@ Everything remembered is a hint: the folder ``memory`` lost, a scrub is due at o
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from exclave.operations.host_scrub import HostScrub, scrub_host
 from exclave.rules.hostclock import ClockMark, clock_fault
 from exclave.serve.site_contract import HostedState
 
+_log = logging.getLogger("exclave.site")
 DAY_US = 86_400_000_000
 LOOK_S = 60.0
 """Between two looks at clock and duties."""
@@ -53,6 +55,8 @@ class StateLook:
     scrub_due: bool
     wrong: int
     """Objects that were wrong then."""
+    unread: bool
+    """The last reading did not come to its end."""
     orders_open: int
     """Orders to delete that wait, or of which something is left here, by the last look; -1 if none was made."""
     erase_fault: str
@@ -65,11 +69,14 @@ class HostLook:
     at: Instant
     clock_fault: str
     states: tuple[StateLook, ...]
+    broken: str = ""
+    """What the host himself does no more as it should; empty if nothing."""
 
     @property
     def faults(self) -> tuple[str, ...]:
         """Why the host is not well, in words; empty if it is."""
         found = [f"clock: {self.clock_fault}"] if self.clock_fault else []
+        found += [self.broken] if self.broken else []
         for one in self.states:
             if one.disk is None:
                 found.append(f"state {one.number}: its folder cannot be read")
@@ -81,6 +88,8 @@ class HostLook:
                 found.append(f"state {one.number}: more than 90 % of its quota is used")
             if one.wrong:
                 found.append(f"state {one.number}: {one.wrong} objects have wrong bytes")
+            if one.unread:
+                found.append(f"state {one.number}: its objects cannot all be read")
             if one.erase_fault:
                 found.append(f"state {one.number}: orders to delete: {one.erase_fault}")
         return tuple(found)
@@ -103,6 +112,8 @@ class HostWatch:
     _scrubs: dict[Fingerprint, HostScrub] = field(default_factory=dict)
     _tried: dict[Fingerprint, Instant] = field(default_factory=dict)
     _faults: dict[Fingerprint, str] = field(default_factory=dict)
+    _unread: set[Fingerprint] = field(default_factory=set)
+    _broken: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._first = ClockMark(self.clock(), self.running_us())
@@ -115,7 +126,8 @@ class HostWatch:
     def look(self) -> HostLook:
         """Everything as it is now."""
         now = self.clock()
-        return HostLook(now, self.clock_fault(), tuple(self._look(i, s, now) for i, s in enumerate(self.states, 1)))
+        states = tuple(self._look(i, s, now) for i, s in enumerate(self.states, 1))
+        return HostLook(now, self.clock_fault(), states, "; ".join(self._broken.values()))
 
     def step(self) -> None:
         """One look at the clock, and the orders that may be due; each state's fail by themselves."""
@@ -128,16 +140,29 @@ class HostWatch:
     def run(self) -> None:
         """Steps until ``stop``."""
         while not self._stop.is_set():
-            self.step()
+            self._lasting("looking after clock and orders", self.step)
             self._stop.wait(LOOK_S)
 
     def run_scrubs(self) -> None:
         """Reads all bytes of each state whose time has come, until ``stop``: hours, so in a thread of its own."""
         while not self._stop.is_set():
-            for state in self.states:
-                if self._scrub_due(state, self.clock()):
-                    self._scrub(state)
+            self._lasting("reading what is kept", self._scrub_all)
             self._stop.wait(LOOK_S)
+
+    def _scrub_all(self) -> None:
+        for state in self.states:
+            if self._scrub_due(state, self.clock()):
+                self._scrub(state)
+
+    def _lasting(self, what: str, act: Callable[[], None]) -> None:
+        """A thread that ended by a fault of ours would leave a host who believes that all is well."""
+        try:
+            act()
+        except Exception:  # noqa: BLE001  an entry point: the next look is made all the same
+            _log.exception("%s failed; please report it", what)
+            self._broken[what] = f"{what} failed: the journal of the service says why"
+        else:
+            self._broken.pop(what, None)
 
     def stop(self) -> None:
         self._stop.set()
@@ -149,7 +174,7 @@ class HostWatch:
             number, state.usage.bytes_used, state.config.quota_bytes, state.usage.objects_used,
             state.config.quota_objects, state.usage.counting, read_disk(state.folder),
             self._read(f"scrubbed-{state.fingerprint}"), self._scrub_due(state, now), scrub.wrong if scrub else 0,
-            orders, self._faults.get(state.fingerprint, ""),
+            state.fingerprint in self._unread, orders, self._faults.get(state.fingerprint, ""),
         )  # fmt: skip
 
     def _erase(self, state: HostedState, now: Instant, fault: str) -> None:
@@ -175,8 +200,10 @@ class HostWatch:
             return
         except ExclaveError:
             found = None
+            self._unread.add(state.fingerprint)
         now = self.clock()
         if found is not None:
+            self._unread.discard(state.fingerprint)
             self._scrubs[state.fingerprint] = found
         if found is not None and not found.wrong:
             self._write(f"scrubbed-{state.fingerprint}", now)
