@@ -18,6 +18,8 @@ from exclave.formats.paths import (
     epoch_prefix,
     objection_prefix,
     pack_prefix,
+    public_key,
+    public_statements_prefix,
     statement_prefix,
     warrant_prefix,
 )
@@ -29,6 +31,7 @@ from exclave.sites.locking import Locking, locking_of
 from exclave.verify.deletions import without_erased
 from exclave.verify.history import collect_history, read_copies
 from exclave.verify.inventory import add_batches, add_boxes, read_lists
+from exclave.verify.published import listed_public, published_names
 from exclave.verify.state import StateView
 
 MOST_TOLD = 20
@@ -99,7 +102,8 @@ def hold(
 def _needed(
     view: StateView, label: Label, sites: Mapping[Label, Site], register: RegisterId, now: Instant
 ) -> set[Key]:  # fmt: skip
-    """What living versions need at the site, and whatever small lies there to prove them; no pack of others."""
+    """What living versions need at the site, what its ledger says is published, and whatever small lies there to prove
+    them; no pack of others."""
     ordered = {label: sites[label], **sites}
     history = collect_history(read_copies(view, ordered, register))
     held = [v for v in without_erased(view, ordered, history, now) if label in v.held_by]
@@ -107,6 +111,9 @@ def _needed(
     add_boxes(inventory, view)
     add_batches(inventory, view, {label: sites[label]}, ordered)
     found = {item.key for item in inventory.small()} | {inventory.pack(name).key for name in inventory.packs}
+    named = published_names(view, ordered, history)
+    public = listed_public(sites[label], view, register, len(named)) if named else {}
+    found |= {public_key(view.state, register, name) for name in named & public.keys()}
     return found | set(_proofs(view, sites[label], register))
 
 
@@ -115,8 +122,8 @@ def _proofs(view: StateView, site: Site, register: RegisterId) -> Iterator[Key]:
     prefixes = (
         charter_prefix(view.state), card_prefix(view.state), warrant_prefix(view.state),
         epoch_prefix(view.state, register), f"{below}box/", f"{below}ledger/", f"{below}feed/",
-        statement_prefix(view.state, register), deletion_prefix(view.state, register),
-        objection_prefix(view.state, register),
+        statement_prefix(view.state, register), public_statements_prefix(view.state),
+        deletion_prefix(view.state, register), objection_prefix(view.state, register),
     )  # fmt: skip
     packs = pack_prefix(view.state, register)
     for prefix in prefixes:
