@@ -13,9 +13,9 @@ from exclave.errors import SiteUnavailable
 from exclave.formats.timestamp import Authority
 from exclave.ids import Label
 from exclave.ledger import timestamp_client, witness_client
-from exclave.ledger.in_time import in_time
 from exclave.ledger.timestamp_client import ask_timestamp
 from exclave.ledger.witness_client import WitnessClient
+from exclave.sites.in_time import in_time
 from exclave.sites.memory import MemorySite
 from support.ledger import WITNESSES, fill, open_log, reader_of
 

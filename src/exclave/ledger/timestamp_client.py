@@ -6,7 +6,7 @@ from exclave.crypto.timestamp import request_timestamp, verify_timestamp
 from exclave.errors import SiteUnavailable
 from exclave.formats.timestamp import MAX_TOKEN_BYTES, Authority
 from exclave.ids import sha256
-from exclave.ledger.in_time import in_time
+from exclave.sites.in_time import in_time
 
 STEP_SECONDS = 10.0
 """Longest wait for a connection, and for each next piece of an answer."""

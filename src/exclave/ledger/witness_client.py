@@ -25,10 +25,10 @@ from exclave.formats.witness import (
     parse_signatures,
     parse_size,
 )
-from exclave.ledger.in_time import in_time
 from exclave.ledger.witness import FENCED_PREFIX
 from exclave.ledger.witness_store import log_name
 from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint, verify_cosigned_by
+from exclave.sites.in_time import in_time
 from exclave.verify.logs import LogTree
 
 if TYPE_CHECKING:

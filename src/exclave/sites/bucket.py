@@ -40,7 +40,7 @@ from exclave.sites.contract import (
     check_range,
     check_write,
 )
-from exclave.sites.listed import listed
+from exclave.sites.listed import by_folders, listed
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, GetResult, ObjectMeta, PutMode, PutResult
@@ -111,7 +111,7 @@ class BucketSite:
             size = found.meta["size"]
             if size > limit:
                 raise CorruptObject(f"{key} is {size} bytes long; at most {limit} can be right", key=key)
-            data = bytes(found.bytes())
+            data = _body(found, size)
         if len(data) != size:
             raise SiteUnavailable(f"{key} at {self.address} ended after {len(data)} of {size} bytes", key=key)
         self._bucket_seen = True
@@ -128,6 +128,8 @@ class BucketSite:
                 hasher.update(piece)
                 start = start or bytes(piece)[:START_BYTES]
                 length += len(piece)
+                if length > size:
+                    break
         if length != size:
             raise SiteUnavailable(f"{key} at {self.address} ended after {length} of {size} bytes", key=key)
         self._bucket_seen = True
@@ -143,7 +145,7 @@ class BucketSite:
         else:
             with self._explained(key):
                 options: GetOptions = {**_options(version), "range": (offset, offset + length)}
-                data = bytes(obstore.get(self._store_for(length), parse_key(key), options=options).bytes())
+                data = _body(obstore.get(self._store_for(length), parse_key(key), options=options), length)
             short = len(data) != length
         if short:
             raise CorruptObject(f"{key} is too short: bytes {offset}+{length} are missing", key=key)
@@ -173,29 +175,27 @@ class BucketSite:
         listings one folder at a time."""
         check_prefix(prefix)
         parse_key(prefix + "x")
-        return listed(self._sorted(prefix), prefix, self.address)
+        return listed(by_folders(self._inside, prefix, self.address), prefix, self.address)
 
-    def _sorted(self, prefix: str) -> Iterator[ObjectStat]:
+    def _inside(self, prefix: str) -> Iterator[ObjectStat]:
+        """Everything below ``prefix`` if that is little; else what is directly in it, with folders."""
         found: list[ObjectStat] = []
+        told = 0
         with self._explained(Key(prefix)):
             for page in list_pages(self._small, prefix):
                 found.extend(_stats(page, prefix))
-                if len(found) > self._sorted_at_once:
+                told += len(page)  # names that are no keys, too: of those an engine may have any number
+                if told > self._sorted_at_once:
                     break
             else:
                 self._bucket_seen = True
-                yield from sorted(found, key=_by_name)
-                return
+                return iter(sorted(found, key=_by_name))
             folder = list_folder(self._small, prefix)
         found = list(_stats(folder["objects"], prefix))
         # Deeper than the prefix, so that a listing ends.
         inner = {f"{path.rstrip('/')}/" for path in folder["common_prefixes"]} - {prefix}
-        found += (ObjectStat(Key(path), -1) for path in inner if path.startswith(prefix) and _is_key(path + "x"))
-        for item in sorted(found, key=_by_name):
-            if item.size_bytes >= 0:
-                yield item
-            else:
-                yield from self._sorted(item.key)
+        found += (ObjectStat(Key(path), 0) for path in inner if path.startswith(prefix) and _is_key(path + "x"))
+        return iter(sorted(found, key=_by_name))
 
     def read_head(self, key: Key) -> Tagged | None:
         try:
@@ -341,6 +341,21 @@ class BucketSite:
 
 def _options(version: str) -> GetOptions:
     return {"version": version} if version else {}
+
+
+def _body(found: GetResult, size: int) -> bytes:
+    """What came; of a body that is longer than ``size`` bytes, which the engine told, only so much that it shows.
+
+    An engine may tell a length and then send pieces without end, and obstore takes them all.
+    """
+    pieces: list[bytes] = []
+    length = 0
+    for piece in found.stream(min_chunk_size=_PIECE_BYTES):
+        pieces.append(piece)
+        length += len(piece)
+        if length > size:
+            break
+    return b"".join(pieces)
 
 
 def _stats(page: Sequence[ObjectMeta], prefix: str) -> Iterator[ObjectStat]:

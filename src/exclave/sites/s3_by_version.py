@@ -23,7 +23,7 @@ from exclave.sites.contract import (
     check_prefix,
     check_range,
 )
-from exclave.sites.listed import listed
+from exclave.sites.listed import by_folders, listed
 from exclave.sites.locking import is_head
 from exclave.sites.s3_versions import Kept, S3Versions
 
@@ -115,29 +115,24 @@ class LockedReader:
         of the newest. Sorted as ``BucketSite`` does."""
         check_prefix(prefix)
         parse_key(prefix + "x")
-        return listed(self._sorted(prefix), prefix, self.address)
+        return listed(by_folders(self._inside, prefix, self.address), prefix, self.address)
 
-    def _sorted(self, prefix: str) -> Iterator[ObjectStat]:
+    def _inside(self, prefix: str) -> Iterator[ObjectStat]:
         sizes: dict[str, int] = {}
         for name, kept in self._versions.under(prefix):
             _note(sizes, name, kept)
             if len(sizes) > self._sorted_at_once:
                 break
         else:
-            yield from _sorted(sizes)
-            return
+            return _sorted(sizes)
         sizes = {}
         objects, folders = self._versions.level(prefix)
         for name, kept in objects:
             _note(sizes, name, kept)
         # Deeper than the prefix, so that a listing ends.
         inner = (f for f in folders if f.startswith(prefix) and f != prefix and f.endswith("/") and _is_key(f + "x"))
-        found = [*_sorted(sizes), *(ObjectStat(Key(folder), -1) for folder in inner)]
-        for item in sorted(found, key=lambda item: item.key):
-            if item.size_bytes >= 0:
-                yield item
-            else:
-                yield from self._sorted(item.key)
+        found = [*_sorted(sizes), *(ObjectStat(Key(folder), 0) for folder in inner)]
+        return iter(sorted(found, key=lambda item: item.key))
 
     def read_head(self, key: Key) -> Tagged | None:
         try:
