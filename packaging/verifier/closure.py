@@ -11,7 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCES = Path(__file__).resolve().parents[2] / "src"
 COMMAND = "exclave.verify.command"
-ALLOWED = frozenset({"crypto", "errors", "formats", "ids", "rules", "sites", "verify"})
+ALLOWED = frozenset({"crypto", "durable", "errors", "formats", "ids", "rules", "sites", "verify"})
 """Parts of Exclave that may come along. Whoever makes the verifier import another one breaks its build."""
 
 

@@ -246,7 +246,7 @@ def test_nothing_is_signed_that_could_not_be_written_down(tmp_path: Path, monkey
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("exclave.ledger.witness_store.os.fsync", full)
+    monkeypatch.setattr("exclave.durable.os.fsync", full)
     answer = witness.add_checkpoint(request(0, 3), NOW)
     assert answer.status == 503
     assert "—".encode() not in answer.body
@@ -261,7 +261,7 @@ def test_the_file_is_durable_before_the_answer(tmp_path: Path, monkeypatch: pyte
         synced.append(Path(f"/proc/self/fd/{descriptor}").resolve().name)
         real(descriptor)
 
-    monkeypatch.setattr("exclave.ledger.witness_store.os.fsync", noting)
+    monkeypatch.setattr("exclave.durable.os.fsync", noting)
     witness_in(tmp_path).add_checkpoint(request(0, 3), NOW)
     pen = f"{Pen.of(ORIGIN).register.hex()}.pen.new"
     assert synced == [pen, tmp_path.name, f"{log_name(ORIGIN).hex()}.new", tmp_path.name]

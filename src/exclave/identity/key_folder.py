@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exclave.crypto.signer import Algorithm, Signer
+from exclave.durable import sync_folder
 from exclave.errors import AlreadyExists, ConfigError, CorruptObject, UnavailableError, UsageError
 from exclave.formats.keyring import (
     MAX_RECORD_BYTES,
@@ -205,11 +206,7 @@ def _write_new(folder: Path, name: str, data: bytes) -> None:
             os.fsync(file.fileno())
         os.link(draft, folder / name)
         draft.unlink()
-        opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
+        sync_folder(folder)
     except FileExistsError as error:
         raise AlreadyExists(f"{folder / name} is there already; another process made it") from error
     except OSError as error:

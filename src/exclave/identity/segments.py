@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from exclave.durable import sync_folder
 from exclave.errors import Busy, CorruptObject, MalformedError, RolledBack, UnavailableError
 from exclave.formats.journal import HEAD_BYTES, MAX_SEGMENT_BYTES, Head, parse_segment_head
 
@@ -101,11 +102,7 @@ class SegmentFolder:
             os.close(file)
         name = self.inode(), place.first
         if name != self._named:  # until this is done, a restart may find no such segment: none of it was told
-            folder = os.open(self._path, _FOLDER)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._path)
             self._named = name
 
     @contextmanager

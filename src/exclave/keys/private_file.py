@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 
+from exclave.durable import sync_folder
 from exclave.errors import AlreadyExists, KeyFileExposed, UsageError
 
 
@@ -29,7 +30,7 @@ def create_private(path: str, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        _sync_folder(path)
+        sync_folder(os.path.dirname(path) or ".")
     except OSError as error:
         os.unlink(path)
         raise UsageError(f"cannot write the key file {path}: {error.strerror}") from error
@@ -62,11 +63,3 @@ def read_private(path: str, limit: int) -> bytes:
         raise UsageError(f"the key file {path} cannot be read: {error.strerror}") from error
     finally:
         os.close(handle)
-
-
-def _sync_folder(path: str) -> None:
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from exclave.durable import replace_file
 from exclave.errors import CorruptObject, Fenced, HeadMoved, MalformedError, SiteUnavailable
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
 from exclave.ids import Digest, parse_positive, sha256
@@ -69,7 +70,7 @@ class WitnessStore:
                 if self.load(log) != expected:
                     raise HeadMoved("another checkpoint of this log was cosigned meanwhile")
                 self._take_pen(pen)
-                self._replace(self._path(log), data)
+                replace_file(self._path(log), data)
         except OSError as error:
             raise SiteUnavailable(f"the witness's folder cannot be written: {error.strerror}") from error
 
@@ -85,17 +86,7 @@ class WitnessStore:
         if held < pen.epoch:
             # A restart finds the former epoch fenced, though nothing of the later one may be cosigned yet: it was
             # granted, so that is right.
-            self._replace(self._pen_path(pen), f"{pen.epoch}\n".encode())
-
-    def _replace(self, path: Path, data: bytes) -> None:
-        """A restart finds the old file or the new one, whole; a left over ``.new`` file is written over."""
-        fresh = path.with_name(f"{path.name}.new")
-        with fresh.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
-        _sync_folder(self._folder)
+            replace_file(self._pen_path(pen), f"{pen.epoch}\n".encode())
 
     def _pen_path(self, pen: Pen) -> Path:
         return self._folder / f"{pen.register.hex()}.pen"
@@ -127,11 +118,3 @@ def _read_epoch(path: Path) -> int:
 def log_name(origin: str) -> Digest:
     """SHA-256 of a log's origin: the log's name in the store and in the monitoring URL."""
     return sha256(origin.encode())
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

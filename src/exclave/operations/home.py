@@ -22,6 +22,7 @@ from pathlib import Path
 
 import msgspec
 
+from exclave.durable import replace_file
 from exclave.errors import AlreadyExists, Busy, ConfigError, KeyFileExposed, MalformedError, UsageError
 from exclave.formats.card import Card
 from exclave.formats.config import Config, parse_config
@@ -225,24 +226,7 @@ def read_limited(path: Path, limit: int) -> bytes:
 def write_private(path: Path, data: bytes) -> None:
     """Durably replaces ``path`` (mode 600): a restart finds the old content or the new, whole."""
     make_folder(path.parent)
-    fresh = path.with_name(path.name + ".new")
     try:
-        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            os.fchmod(fd, 0o600)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.replace(fresh, path)
-        sync_folder(path.parent)
+        replace_file(path, data)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes names in ``folder`` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

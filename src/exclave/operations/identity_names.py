@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from exclave.durable import replace_file, sync_folder
 from exclave.errors import Busy, HeadMoved, UsageError
 from exclave.formats.dnsplan import HOME, DnsPlan, RecordPlan, TsigKey
 from exclave.formats.namesmoved import (
@@ -252,26 +253,12 @@ def _load(path: Path) -> NamesMoved | None:
 
 def _save(path: Path, moved: NamesMoved) -> None:
     """Durably; a restart finds the old one or the new one."""
-    draft = path.with_suffix(".new")
     try:
-        with draft.open("wb") as file:
-            file.write(encode_names_moved(moved))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-        _sync(path.parent)
+        replace_file(path, encode_names_moved(moved))
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}", hint="No name was changed.") from error
 
 
 def _forget(path: Path) -> None:
     path.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(path.parent)

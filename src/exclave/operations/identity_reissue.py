@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exclave.crypto.reissue import Authority, Former, is_by, pem, reissue
+from exclave.durable import sync_folder
 from exclave.errors import MalformedError, NotAuthorised, UsageError
 from exclave.formats.journal import Head, Issued, serial_bytes
 from exclave.formats.reissueorder import MAX_ORDER_BYTES, ReissueLine, ReissueOrder, read_reissue_order
@@ -24,7 +25,7 @@ from exclave.identity.status_log import Held, Revoked, Serial, Unknown
 from exclave.ids import Digest, Label, sha256
 from exclave.operations.act_fact import Recorded
 from exclave.operations.acting import Authorised, Desk, own_copy
-from exclave.operations.home import make_folder, read_limited, sync_folder, write_private
+from exclave.operations.home import make_folder, read_limited, write_private
 from exclave.operations.orders import certificate_files, read_certificate
 
 BATCH = 200

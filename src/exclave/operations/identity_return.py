@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from exclave.durable import sync_folder
 from exclave.errors import ExclaveError, MalformedError, UsageError
 from exclave.formats.identityconfig import MAX_VERIFY_S
 from exclave.formats.journal import Head
@@ -30,7 +31,7 @@ from exclave.identity.store_sqlite import open_sqlite
 from exclave.identity.sync import rebuild
 from exclave.ids import Epoch, Instant, RegisterId, sha256
 from exclave.operations.failover_run import Run
-from exclave.operations.home import make_folder, sync_folder, write_private
+from exclave.operations.home import make_folder, write_private
 from exclave.operations.identity_authority import TakenUp, has_taken_up, write_taken_up
 from exclave.operations.identity_moved import MERGE_FILE
 from exclave.operations.identity_takeup import bring, publish_statement, take_up_identity

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
+from exclave.durable import sync_folder
 from exclave.errors import Busy, MalformedError, TargetNotEmpty, UnavailableError, UsageError
 from exclave.formats.manifest import Root
-from exclave.operations.home import make_folder, read_limited, sync_folder, write_private
+from exclave.operations.home import make_folder, read_limited, write_private
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MAX_BYTES = 4096

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from exclave.durable import sync_folder
 from exclave.errors import MalformedError, NotAuthorised, SiteUnavailable, UsageError
 from exclave.formats.exit import ExitHead, ExitList, ExitStatement, object_line
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.ids import Digest, Fingerprint, Instant, Key, Label, RegisterId
 from exclave.keys.file import KeyFile
 from exclave.operations.erasure import Here
-from exclave.operations.home import key_card, make_folder, sync_folder, write_private
+from exclave.operations.home import key_card, make_folder, write_private
 from exclave.rules.charters import VerifiedCharter, find_charter_chain
 from exclave.rules.deletion import OrderState, Verdict
 from exclave.rules.leaving import Leaving, judge_exit, lay_there, left_out_by

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from exclave.durable import sync_folder
 from exclave.errors import (
     IntegrityError,
     MalformedError,
@@ -24,7 +25,7 @@ from exclave.formats.paths import public_statement_key, public_statement_prefix
 from exclave.formats.publicstatement import PublicStatement, parse_public_statement
 from exclave.ids import Fingerprint, Instant, Key, Label
 from exclave.keys.file import KeyFile
-from exclave.operations.home import key_card, make_folder, sync_folder
+from exclave.operations.home import key_card, make_folder
 from exclave.operations.watch import Look, Watch
 from exclave.rules.freshness import dated_ahead
 from exclave.rules.signatures import sign_text

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
+from exclave.durable import sync_folder
 from exclave.errors import CorruptObject, MissingObject, SourceUnavailable, UsageError
 from exclave.registers.postgres_binaries import PostgresBinaries, find_postgres
 
@@ -307,11 +308,7 @@ def _write(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(staged, file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(file.parent)
 
 
 def _private(path: str, flags: int) -> int:

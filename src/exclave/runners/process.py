@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exclave.durable import replace_file
 from exclave.errors import Busy, ConfigError, MalformedError, ServiceFailed, UsageError
 from exclave.formats.lines import LineReader
 from exclave.ids import Label, parse_count, parse_label, parse_positive
@@ -294,22 +295,7 @@ def _parse(text: str, log: Path) -> Running:
 
 def _write_record(run_dir: Path, record: Running) -> None:
     """A restart finds the former record or this one, never half of one; either names at most one process."""
-    path = _record_path(run_dir, record.name)
-    staged = path.with_suffix(".run-new")
-    with open(staged, "w", encoding="utf-8", opener=_private) as stream:
-        stream.write(_encode(record))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(staged, path)
-    folder = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
+    replace_file(_record_path(run_dir, record.name), _encode(record).encode())
 
 
 def _read_record(run_dir: Path, name: Label) -> Running | None:

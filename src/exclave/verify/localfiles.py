@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from exclave.durable import replace_file
 from exclave.errors import MalformedError, UsageError
 
 _BLOCK = 1 << 20
@@ -34,22 +34,8 @@ def limited(path: Path, limit: int) -> bytes:
 
 
 def replace_own(path: Path, data: bytes) -> None:
-    """Writes one of the reader's own files. ``UsageError``
-
-    Dies anywhere in it: a restart finds the former file or the new one, and perhaps ``FILE.new``, which the next run
-    replaces.
-    """
-    fresh = path.with_name(path.name + ".new")
+    """Writes one of the reader's own files: a restart finds the former one or this one. ``UsageError``"""
     try:
-        with open(fresh, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        replace_file(path, data, mode=0o644)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
