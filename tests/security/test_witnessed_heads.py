@@ -5,22 +5,23 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
 
-from exclave.app import make_witness, open_home, open_named_sites, open_sites
+from exclave.app import make_witness, open_capture, open_home, open_named_sites, open_sites, witness_addresses
 from exclave.errors import Fenced
 from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf
 from exclave.formats.paths import ledger_origin, ledger_prefix
 from exclave.formats.tile import checkpoint_key, cosigned_key
-from exclave.ids import Fingerprint, Instant, Label, RegisterId, Sequence, now, sha256
+from exclave.ids import Fingerprint, Instant, Key, Label, RegisterId, Sequence, now, sha256
 from exclave.keys.file import load
 from exclave.ledger.log import Log
+from exclave.operations.backup import backup
 from exclave.operations.failover import stop_all
 from exclave.operations.ledger_entry import enter
 from exclave.rules.epochs import VerifiedEpoch
@@ -28,6 +29,7 @@ from exclave.runners.ports import free_port
 from exclave.serve.witness import build_app
 from exclave.verify.cosigned import MAX_KEPT_READ
 from exclave.verify.state import StateView, read_state
+from support.hostile import Hiding
 from support.refusal import refused
 from support.small_home import Register, SmallHome, run, served
 
@@ -122,6 +124,27 @@ def _change(home: Witnessed, text: str) -> None:
 
 def _counted(home: Witnessed, *sites: str) -> list[int]:
     return [v["sequence"] for v in home.versions("", *sites) if v["witnessed"]]
+
+
+HIDDEN: dict[str, Callable[[Key], bool]] = {
+    "tiles and bundles": lambda key: "/tile/" in key,
+    "the ledger": lambda key: "/ledger/" in key,
+    "the head": lambda key: key.endswith("/checkpoint"),
+}
+
+
+@pytest.mark.parametrize("manner", HIDDEN)
+def test_a_first_site_that_hides_what_it_was_given_stops_no_backup(home: Witnessed, manner: str) -> None:
+    """Night after night a version is protected, and the witness cosigns it."""
+    for night in range(2):
+        _change(home, f"night {night}")
+        opened = open_home(home.folder)
+        sites = open_sites(opened)
+        sites[Label("home")] = Hiding(sites[Label("home")], HIDDEN[manner])
+        witnesses = witness_addresses(opened.config)
+        done = backup(opened, "gazette", sites=sites, witnesses=witnesses, open_capture=open_capture, clock=now)
+        assert (done.sequence, done.protected, done.witnesses) == (2 + night, True, ("wit",))
+    assert _counted(home, "lux", "nord") == [1, 2, 3]
 
 
 def test_a_backup_without_witnesses_takes_nothing_away(home: Witnessed) -> None:

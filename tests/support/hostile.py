@@ -214,6 +214,34 @@ class LyingSite(PassThrough):
             self.inner.replace_spoilt(key, data, spoilt)
 
 
+class Hiding(PassThrough):
+    """Hides what ``hidden`` chooses, once a new bundle has been put here and read back."""
+
+    def __init__(self, inner: Site, hidden: Callable[[Key], bool], *, at_once: bool = False) -> None:
+        super().__init__(inner)
+        self._hidden, self._put, self.hides = hidden, set[Key](), at_once
+
+    def _gone(self, key: Key) -> bool:
+        return self.hides and self._hidden(key)
+
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
+        self._put.add(key)
+        super().put_same(key, data)
+
+    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        if self._gone(key):
+            raise MissingObject(f"{key} is not there")
+        data = super().get(key, limit=limit)
+        self.hides = self.hides or ("/tile/entries/" in key and key in self._put)
+        return data
+
+    def stat(self, key: Key) -> ObjectStat | None:
+        return None if self._gone(key) else super().stat(key)
+
+    def read_head(self, key: Key) -> Tagged | None:
+        return None if self._gone(key) else super().read_head(key)
+
+
 class SlowSite(PassThrough):
     """Calls ``sleep(seconds)`` before every operation on a chosen name and every listing."""
 
