@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -34,31 +33,13 @@ from exclave.sites.memory import MemorySite
 from exclave.sites.opening import open_site
 from exclave.sites.probe import PROMISES, try_promise
 from support.hostile import FailingSite, Fault, FlippingSite, Killed, MissingSite, StaleSite, TruncatingSite, containing
-from support.hostile_town import Silent
+from support.hostile_town import Away
 
 BULK = Key("state/pack/ab/" + "ab" * 32)
 SMALL = Key("state/list/" + "cd" * 32)
 PLACED = Key("state/ledger/tile/entries/000")
 HEAD = Key("state/ledger/checkpoint")
 SIZES = (1, WHOLE_BYTES, WHOLE_BYTES + 1, 100_003, 1 << 20, (16 << 20) + 7)
-
-
-class Away(Silent):
-    """Answers nothing at all."""
-
-    def list(self, prefix: str) -> Iterator[ObjectStat]:
-        self._late(Key(prefix))
-        return self.inner.list(prefix)
-
-    def put_new(self, key: Key, data: bytes) -> None:
-        self._late(key)
-
-    def put_same(self, key: Key, data: bytes | memoryview) -> None:
-        self._late(key)
-
-    def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
-        self._late(key)
-        return ""
 
 
 def brought(site: CodedSite) -> set[tuple[Key, int]]:

@@ -188,6 +188,24 @@ class Silent(PassThrough):
         return self.inner.read_head(key)
 
 
+class Away(Silent):
+    """Answers nothing at all."""
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        self._late(Key(prefix))
+        return self.inner.list(prefix)
+
+    def put_new(self, key: Key, data: bytes) -> None:
+        self._late(key)
+
+    def put_same(self, key: Key, data: bytes | memoryview) -> None:
+        self._late(key)
+
+    def replace_if(self, key: Key, data: bytes, expected: str | None) -> str:
+        self._late(key)
+        return ""
+
+
 class WrongList(PassThrough):
     """Lists wrongly: ``change`` gets each true listing and returns the one that is shown."""
 

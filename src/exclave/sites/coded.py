@@ -15,7 +15,7 @@ import heapq
 import os
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
@@ -67,8 +67,6 @@ from exclave.sites.locking import is_head
 
 LATE_S = 3.0
 """So long a read waits for a member before it asks another one too."""
-_AGREE = 2
-"""So many members that show the same under a name are believed without asking the others."""
 _CARRY_TRIES = 64
 
 
@@ -106,7 +104,8 @@ class CodedSite:
         if not least_need(k, n) <= self.need <= n:
             raise ConfigError(f"of {n} members with {k} to read, {least_need(k, n)} to {n} can be needed to write")
         self._asking = Members(members, clock=clock, late_s=late_s, executors=executors)
-        self._heads = Heads(self._asking, Quorum(n, self.need), k, Chance(sleep, spread, nonce))
+        self._quorum = Quorum(n, self.need)
+        self._heads = Heads(self._asking, self._quorum, k, Chance(sleep, spread, nonce))
         self.faults = self._asking.faults
 
     @property
@@ -159,11 +158,12 @@ class CodedSite:
         return ObjectStat(key, len(data) if plan is None else plan.size_bytes)
 
     def list(self, prefix: str) -> Iterator[ObjectStat]:
-        """Each object that is cut costs small reads for its size."""
+        """Each object that is cut costs small reads for its size. One of which nobody shows what can be right has some
+        member's size."""
         check_prefix(prefix)
         if prefix and is_own(prefix):
             return
-        shortest, silent = descriptor_bytes(len(self.members)), deque[UnavailableError]()
+        shortest, silent = descriptor_bytes(len(self.members)), deque[UnavailableError | IntegrityError]()
         named = heapq.merge(*(self._listing(member, prefix, silent) for member in self.members), key=_key_of)
         for key, shown in groupby(named, key=_key_of):
             lengths = {item.size_bytes for item in shown}
@@ -171,7 +171,10 @@ class CodedSite:
                 continue
             stat = ObjectStat(key, lengths.pop())
             if lengths or (stat.size_bytes == shortest and named_digest(key)):
-                found = self.stat(key)
+                try:
+                    found = self.stat(key)
+                except IntegrityError:  # whoever reads it hears why; one member's nonsense ends no listing
+                    found = stat
                 if found is None:
                     continue
                 stat = found
@@ -188,7 +191,7 @@ class CodedSite:
         """The members' votes decide who is first; a restart finds who it is, and ends what he began."""
         self._check(key)
         check_write(data)
-        if self.stat(key) is not None:
+        if self._taken(key):
             raise AlreadyExists(f"{key} is already at {self.address}", key=key)
         named, holders = self._prepare(key, data)
         try:
@@ -240,16 +243,26 @@ class CodedSite:
             head = self._heads.read(key)
             return None if head is None else head.data
         asked = self._asking.some(
-            self._asking.by_speed(), _AGREE, partial(self._small, key), enough=lambda found: _agreed(found) is not None
+            self._asking.by_speed(), len(self.members) // 2 + 1, partial(self._small, key), enough=self._decided
         )
-        self._asking.wrong(asked, key)
-        shown = [data for _, data in sorted(asked.good.items()) if data is not None]
-        if shown:
-            return most_shown(shown)
-        unwell = [error for error in asked.bad.values() if isinstance(error, IntegrityError)]
-        if len(asked.good) + len(unwell) < self.k:
-            raise self._asking.unmet(self.k, asked, key)
-        return None
+        shown = self._shown(asked, key)
+        return most_shown(shown) if shown else None
+
+    def vouched(self, key: Key) -> bytes:
+        """What stands under ``key``, for whoever puts it in the place of other bytes: all members are asked, k at least
+        show it, and more than half of those that show anything. ``CorruptObject`` if not, ``MissingObject``."""
+        asked = self._asking.ask(partial(self._small, key))
+        shown = self._shown(asked, key)
+        if not shown:
+            raise MissingObject(f"{key} is not at {self.address}", key=key)
+        named = most_shown(shown)
+        alike = shown.count(named)
+        if alike < self.k or 2 * alike <= len(shown):
+            raise CorruptObject(
+                f"{len(shown)} members show it, {alike} of them alike: it takes {self.k}, and more than half", key=key
+            )
+        plan = self.plan(key, named)
+        return named if plan is None else self._joined(key, plan)
 
     def plan(self, key: Key, data: bytes) -> Descriptor | None:
         """The descriptor, if ``data`` is one. ``CorruptObject`` if it is one of other numbers."""
@@ -298,6 +311,31 @@ class CodedSite:
         raise SiteUnavailable(f"{member.address} says {_CARRY_TRIES} times that {key} has moved, and does not take it")
 
     # Steps
+
+    def _taken(self, key: Key) -> bool:
+        """Whether so many members show an object there as must, if it counts: a few that make one up, or hold what was
+        never confirmed, are in nobody's way. Who is first of those who put now, votes decide."""
+        if is_head(key):
+            return self._heads.read(key) is not None
+        asked = self._asking.ask(partial(self._small, key))
+        shown = self._shown(asked, key)
+        return bool(shown) and len(shown) >= self._quorum.least(len(asked.good))
+
+    def _decided(self, found: Asked[bytes | None]) -> bool:
+        """Whether no other bytes can still be shown by as many members. That there is nothing is believed of all only:
+        a member may have been away."""
+        counts = sorted(Counter(data for data in found.good.values() if data is not None).values())
+        unasked = len(self.members) - len(found.good) - len(found.bad)
+        return bool(counts) and counts[-1] > unasked + sum(counts[-2:-1])
+
+    def _shown(self, asked: Asked[bytes | None], key: Key) -> Sequence[bytes]:
+        """What members show, in their order. If nothing, k at least said so: else ``SiteUnavailable``."""
+        self._asking.wrong(asked, key)
+        shown = [data for _, data in sorted(asked.good.items()) if data is not None]
+        unwell = sum(isinstance(error, IntegrityError) for error in asked.bad.values())
+        if not shown and len(asked.good) + unwell < self.k:
+            raise self._asking.unmet(self.k, asked, key)
+        return shown
 
     def _check(self, key: Key) -> None:
         if is_own(key):
@@ -387,19 +425,15 @@ class CodedSite:
             raise CorruptObject("its bytes are not those that it is named by")
         return data
 
-    def _listing(self, member: Site, prefix: str, silent: deque[UnavailableError]) -> Iterator[ObjectStat]:
+    def _listing(
+        self, member: Site, prefix: str, silent: deque[UnavailableError | IntegrityError]
+    ) -> Iterator[ObjectStat]:
         try:
             yield from member.list(prefix)
-        except UnavailableError as error:
+        except (UnavailableError, IntegrityError) as error:
             silent.append(error)
             if len(silent) > len(self.members) - self.k:
                 raise
-
-
-def _agreed(found: Asked[bytes | None]) -> bytes | None:
-    """What two show alike. That there is nothing is believed of all only: a member may have been away."""
-    shown = [data for data in found.good.values() if data is not None]
-    return next((data for data in shown if shown.count(data) >= _AGREE), None)
 
 
 def _leads(data: bytes | None, digest: Digest) -> bool:

@@ -117,6 +117,11 @@ class Quorum:
         that began have also ended."""
         return 2 * self.need - self.n - self.faulty - 1
 
+    def least(self, answers: int, empty: int = 0) -> int:
+        """So many of the members that answer show at least what ``need`` took, though as many as may have fallen back,
+        or lost it. ``empty``: so many seem to have lost it."""
+        return max(1, answers + self.need - self.n - max(self.faulty, empty))
+
     def standing(self, votes: Sequence[Vote], *, empty: int = 0) -> Vote | None:
         """The newest accepted vote among those of the members that answer; None if nothing can have been decided.
 
@@ -125,7 +130,7 @@ class Quorum:
         none; of a name that nobody ever wrote all but liars have none, so those who invent are outvoted here too.
         """
         accepted = sorted((v for v in votes if v.accepted != NEVER), key=lambda v: v.accepted, reverse=True)
-        least = max(1, len(votes) + self.need - self.n - max(self.faulty, empty))
+        least = self.least(len(votes), empty)
         if empty:
             least = max(least, self.inventing + 1)
         for vote in accepted:
