@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier, Event
+from threading import Barrier, Event, Lock
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -19,9 +22,9 @@ from hypothesis import strategies as st
 from exclave.errors import AlreadyExists, HeadMoved, OutcomeUnknown, SiteFull, SiteUnavailable
 from exclave.formats.hostconfig import HostLimits
 from exclave.ids import Key, sha256
-from exclave.serve import site_carried
+from exclave.serve import site_carried, site_carried_pipe, site_connection
 from exclave.serve.site import read_hosting
-from exclave.serve.site_carried import MOST_PROCESSES, processes_of
+from exclave.serve.site_carried import MOST_PROCESSES, Carriers, processes_of
 from exclave.serve.site_carrying import Act, Asked, End, Told
 from exclave.serve.site_contract import Duties, Refusal, Write
 from exclave.serve.site_pipe import OwnPipe
@@ -189,6 +192,51 @@ def test_all_carriers_killed_while_clients_ask(gateway: Running) -> None:
     site = gateway.site()
     for key in stored:
         assert site.get(key) == int(key.rpartition("/")[2]).to_bytes(4, "big") * 300_000
+
+
+def test_a_carrier_that_stands_still_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives and answers nothing: its clients' lines are cut, others are served, another takes its place."""
+    monkeypatch.setattr(site_connection, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(site_carried_pipe, "_GRACE_S", 1.0)
+    monkeypatch.setattr(site_carried, "STILL_S", 1.0)
+    with running_gateway(host_place(tmp_path), processes=2) as gateway, ThreadPoolExecutor(4) as pool:
+
+        def served(_number: int) -> bool:
+            try:
+                gateway.site().stat(Key("a"))
+            except SiteUnavailable:
+                return False
+            return True
+
+        still = gateway.carriers.pids[0]
+        os.kill(still, signal.SIGSTOP)
+        answers: list[bool] = []
+
+        def replaced() -> bool:
+            answers.extend(pool.map(served, range(4)))
+            return still not in gateway.carriers.pids and len(gateway.carriers.pids) == 2
+
+        try:
+            wait_until(replaced, "another carrier is there")
+        finally:
+            if still in gateway.carriers.pids:
+                os.kill(still, signal.SIGCONT)
+        assert set(answers) == {True, False}
+        wait_until(lambda: all(pool.map(served, range(4))), "everybody is served")
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_only_a_carrier_that_answers_nobody_is_ended(moves: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One connection that hangs in it takes nothing from the others."""
+    monkeypatch.setattr(site_carried, "STILL_S", 0.0)
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        carrier = SimpleNamespace(process=process, looking=Lock(), moved_at=5.0 if moves else 4.0)
+        carriers = Carriers(2, cast(TlsFiles, None), cast(ssl.SSLContext, None))
+        carriers._living.append(cast(site_carried._Carrier, carrier))
+        carriers.end_if_still(cast(site_carried._Carrier, carrier), 4.0)
+        assert bool(carriers.pids) is moves
+        assert (process.poll() is None) is moves or process.wait(60) == -signal.SIGKILL
+        process.kill()
 
 
 def test_a_stop_takes_no_answer_back(tmp_path: Path) -> None:

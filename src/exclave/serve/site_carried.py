@@ -2,7 +2,8 @@
 
 TLS and pieces of large objects keep a processor busy each, and one interpreter uses one. So connections are given to
 several processes (``site_carrier.py``); who may what, names, quotas, turns, guards and duties stay in one. A carrier
-that dies takes its connections with it, as a cut line would, and another one is started in its place.
+that dies takes its connections with it, as a cut line would, and another one is started in its place. One that lives
+and answers nothing any more is ended.
 """
 
 from __future__ import annotations
@@ -14,24 +15,22 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Final
 
+from exclave.serve.site_carried_pipe import CarriedPipe
 from exclave.serve.site_carrier import READY
-from exclave.serve.site_carrying import MESSAGE_BYTES, RECEIVE_BYTES, Act, Asked, End, Told
 from exclave.serve.site_pipe import OwnPipe, Pipe
 from exclave.serve.site_tls import TlsFiles
 
 MOST_PROCESSES: Final = 4
 _log = logging.getLogger("exclave.site")
 _START_S: Final = 60.0
-_GRACE_S: Final = 5.0
-"""So much later than its own deadline an answer of a carrier may come."""
-_DISK_S: Final = 600.0
-"""So long an act on the disk may take; a carrier that stands still must not hold a turn for ever."""
+STILL_S: Final = 10.0
+"""A carrier whose answer is overdue has so long to answer anything, on any of its connections."""
+_LOOK_S: Final = 0.1
 _AGAIN_S: Final = 1.0
 _GIVE_S: Final = 1.0
 
@@ -41,107 +40,16 @@ def processes_of(asked: int) -> int:
     return asked or min(MOST_PROCESSES, len(os.sched_getaffinity(0)))
 
 
-class CarriedPipe:
-    """A ``Pipe`` whose client another process holds."""
-
-    def __init__(self, asking: socket.socket, client: socket.socket, left: Callable[[], None]) -> None:
-        """``client``: to end the connection by; not a byte of it is read here. ``left``: called once, at the end."""
-        self._asking, self._client, self._left = asking, client, left
-        self._answer = memoryview(bytearray(RECEIVE_BYTES))
-
-    def shake_hands(self, deadline: float) -> bytes | None:
-        return bytes(self._ask(Asked(Act.SHAKE_HANDS), deadline).data) or None
-
-    def read_into(self, view: memoryview, deadline: float) -> int:
-        told = self._ask(Asked(Act.READ, min(len(view), MESSAGE_BYTES)), deadline)
-        if told.number != len(told.data) or told.number > len(view):
-            raise ConnectionError("a carrier told another length than it sent")
-        view[: told.number] = told.data
-        return told.number
-
-    def write(self, data: bytes | memoryview, deadline: float) -> None:
-        rest = memoryview(data)
-        while rest:
-            self._tell(Asked(Act.WRITE, data=rest[:MESSAGE_BYTES]), deadline)
-            rest = rest[MESSAGE_BYTES:]
-
-    def fill(self, length: int, before: bytes, deadline: float) -> None:
-        self._ask(Asked(Act.FILL, length, data=before), deadline)
-
-    def send(self, length: int, deadline: float) -> None:
-        self._ask(Asked(Act.SEND, length), deadline)
-
-    def use(self, fd: int, offset: int = 0) -> None:
-        self._ask(Asked(Act.USE, at=offset), None, fd)
-
-    def store(self, length: int) -> None:
-        self._ask(Asked(Act.STORE, length), None)
-
-    def digest(self) -> bytes:
-        return bytes(self._ask(Asked(Act.DIGEST), None).data)
-
-    def load(self, at: int, length: int) -> int:
-        count = self._ask(Asked(Act.LOAD, length, at), None).number
-        if not 0 <= count <= length:
-            raise ConnectionError("a carrier loaded more than it was asked for")
-        return count
-
-    def release(self) -> None:
-        with suppress(OSError):  # then it lets go by itself
-            self._ask(Asked(Act.RELEASE), None)
-
-    def end_writing(self) -> None:
-        with suppress(OSError):
-            self._ask(Asked(Act.END_WRITING), None)
-
-    def wake(self) -> None:
-        # Not for writing: an answer may be on its way through the carrier. What the client does not take has an end.
-        with suppress(OSError):
-            self._client.shutdown(socket.SHUT_RD)
-
-    def close(self) -> None:
-        self._asking.close()  # the carrier closes its side of all then
-        self._client.close()
-        self._left()
-
-    def _ask(self, asked: Asked, deadline: float | None, *fds: int) -> Told:
-        """``deadline``: None where the disk is asked. The answer's data hold until the next act."""
-        self._tell(asked, deadline, *fds)
-        count = self._asking.recv_into(self._answer)
-        if not count:
-            raise ConnectionError("the process that carried the connection is gone")
-        return _believed(Told.parse(self._answer[:count]))
-
-    def _tell(self, asked: Asked, deadline: float | None, *fds: int) -> None:
-        within_s = 0.0 if deadline is None else deadline - time.monotonic()
-        if deadline is not None and within_s <= 0:
-            raise TimeoutError("timed out")
-        message = replace(asked, within_s=within_s).encode()
-        self._asking.settimeout(_DISK_S if deadline is None else within_s + _GRACE_S)
-        if fds:
-            socket.send_fds(self._asking, [message], list(fds))
-        else:
-            self._asking.sendall(message)
-
-
-def _believed(told: Told) -> Told:
-    match told.end:
-        case End.DONE:
-            return told
-        case End.LATE:
-            raise TimeoutError("timed out")
-        case End.LOST:
-            raise ConnectionError(bytes(told.data).decode("utf-8", "replace"))
-        case End.FAILED:
-            raise OSError(told.number, bytes(told.data).decode("utf-8", "replace"))
-
-
 class _Carrier:
     """One process, and the connections that it has."""
 
     def __init__(self, tls: TlsFiles) -> None:
         """Starts it; ``OSError`` if that is not possible."""
         self.open = 0
+        self.moved_at = time.monotonic()
+        """When it last answered anything, or ended a connection."""
+        self.looking = Lock()
+        """Held by the one who looks whether it stands still."""
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         argv = [sys.executable, "-P", "-m", "exclave.serve.site_carrier", str(theirs.fileno())]
         try:
@@ -233,10 +141,7 @@ class Carriers:
         return self._give(carrier, client)
 
     def _give(self, carrier: _Carrier, client: socket.socket) -> Pipe:
-        def left() -> None:
-            with self._lock:
-                carrier.open -= 1
-
+        carrying = _Carrying(self, carrier)
         try:
             mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
@@ -246,9 +151,33 @@ class Carriers:
                     mine.close()
                     raise
         except OSError:
-            left()
+            carrying.left()
             raise
-        return CarriedPipe(mine, client, left)
+        return CarriedPipe(mine, client, carrying)
+
+    def leave(self, carrier: _Carrier) -> None:
+        """One of its connections is closed."""
+        with self._lock:
+            carrier.open -= 1
+
+    def end_if_still(self, carrier: _Carrier, since: float) -> None:
+        """Ends ``carrier`` if nothing at all has come from it since ``since``, nor comes within ``STILL_S``. All its
+        connections break off then, and another one takes its place."""
+        if not carrier.looking.acquire(blocking=False):
+            return  # somebody looks already
+        try:
+            if not _stands_still(carrier, since):
+                return
+            with self._lock:
+                if carrier not in self._living:
+                    return
+                self._living.remove(carrier)  # it is given nothing more, however long the kernel takes to end it
+            _log.warning(
+                "carrier %d answers nothing any more: it is ended, and another one started", carrier.process.pid
+            )
+            carrier.process.kill()
+        finally:
+            carrier.looking.release()
 
     def _keep(self, tried: Event) -> None:
         """Starts one, and another whenever it has died, until ``stop``."""
@@ -275,9 +204,35 @@ class Carriers:
             return
         code = carrier.process.wait()
         with self._lock:
-            ended = carrier not in self._living
-            if not ended:
+            if carrier in self._living:
                 self._living.remove(carrier)
-        if not ended:
+        if not self._stopping.is_set():
             _log.warning("a carrier ended with %d; another one is started", code)
-            carrier.close()
+        carrier.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Carrying:
+    """One connection of one of the ``Carriers``."""
+
+    carriers: Carriers
+    carrier: _Carrier
+
+    def moved(self) -> None:
+        self.carrier.moved_at = time.monotonic()
+
+    def is_late(self, since: float) -> None:
+        self.carriers.end_if_still(self.carrier, since)
+
+    def left(self) -> None:
+        self.carriers.leave(self.carrier)
+
+
+def _stands_still(carrier: _Carrier, since: float) -> bool:
+    """Looks for ``STILL_S`` whether it answers anything, on any of its connections."""
+    ends = time.monotonic() + STILL_S
+    while carrier.moved_at <= since and carrier.process.poll() is None:
+        if time.monotonic() >= ends:
+            return True
+        time.sleep(_LOOK_S)
+    return False

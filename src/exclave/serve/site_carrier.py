@@ -2,9 +2,9 @@
 
     python -m exclave.serve.site_carrier CONTROL
 
-It knows no folder, no name and no state: what happens to a connection, ``site_carried.py`` asks for act by act over a
-socket pair of that connection. ``CONTROL`` is a socket on which connections come; it ends with the process that started
-this one, and so does this one. What is under way in it when it dies is a connection that broke off.
+It knows no folder, no name and no state: what happens to a connection, ``site_carried_pipe.py`` asks for act by act
+over a socket pair of that connection. ``CONTROL`` is a socket on which connections come; it ends with the process that
+started this one, and so does this one. What is under way in it when it dies is a connection that broke off.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Whoever decides about a request moves small things himself (``read_into``, ``write``). The bytes of large objects go
 from the client into a file and back in pieces (``fill`` then ``store``, ``load`` then ``send``), and need not pass
-through the process that decides: ``site_carried.py`` offers the same over another one.
+through the process that decides: ``site_carried_pipe.py`` offers the same over another one.
 """
 
 from __future__ import annotations
