@@ -9,14 +9,18 @@ from pathlib import Path
 import pytest
 
 from exclave.cli.main import run
-from exclave.errors import MalformedError
+from exclave.errors import MalformedError, RolledBack
+from exclave.formats.fact import Fact
 from exclave.formats.seen import Seen, parse_seen
-from exclave.ids import Digest, Epoch, Instant
+from exclave.ids import Digest, Epoch, Instant, Key, Label, RegisterId
 from exclave.rules.checkpoints import verify_checkpoint
-from exclave.sites.contract import Site
-from exclave.verify.readers import Readings, Verdict, worst
+from exclave.sites.contract import MAX_OBJECT_BYTES, Site
+from exclave.verify.command import run as checks
+from exclave.verify.embassy import verify_embassy
+from exclave.verify.readers import Judged, Readings, Verdict, worst
+from exclave.verify.seen_check import ReadersCheck
 from support.fault_table import FaultTable
-from support.hostile import StaleSite
+from support.hostile import MissingSite, StaleSite, containing
 from support.small_state import HOUR, SmallState
 
 NOW = Instant(1_790_000_000_000_000 + 100 * HOUR)
@@ -37,6 +41,12 @@ class Town:
             (self.docs / "act").write_bytes(f"{self.state.sequence}".encode() * 1000)
             self.state.write_version(self.docs)
 
+    def enter(self, facts: int) -> None:
+        """So many entries more in the ledger that are no versions."""
+        fact = Fact(self.state.register, self.state.epoch.note.epoch, self.state.time, Label("drill")).encode()
+        for at in range(0, facts, 100):
+            self.state.append(*[fact] * min(100, facts - at))
+
     def frozen(self) -> Site:
         """The host as it is now, whatever is written later."""
         site = StaleSite(self.state.primary)
@@ -45,16 +55,21 @@ class Town:
 
     def readings(self, *sites: Site) -> Readings:
         named = {f"site-{n}": site for n, site in enumerate(sites or (self.state.primary,))}
-        return Readings(named, self.state.state, NOW)
+        judged = Judged()
+        verify_embassy(named, self.state.state, now=NOW, read_packs=False, judged=judged)
+        assert judged.view is not None
+        return Readings(named, judged.view, judged.logs, NOW)
 
 
-def forked(folder: Path, mine: int, theirs: int) -> tuple[Town, Site, Site]:
-    """Two chains from one state of the host, each with the writer's signature; so many versions later each."""
+def forked(folder: Path, mine: int, theirs: int, facts: tuple[int, int] = (0, 0)) -> tuple[Town, Site, Site]:
+    """Two chains from one state of the host, each with the writer's signature; so many versions later each, and so many
+    other entries."""
     town = Town(folder)
     before = town.frozen()
     names = {stat.key: before.get(stat.key) for stat in before.list("")}
     sequence, time = town.state.sequence, town.state.time
     town.write(mine)
+    town.enter(facts[0])
     first = town.frozen()
     for path in [p for p in town.state.site_folder("home").rglob("*") if p.is_file()]:
         path.unlink()
@@ -64,6 +79,7 @@ def forked(folder: Path, mine: int, theirs: int) -> tuple[Town, Site, Site]:
         path.write_bytes(data)
     town.state.sequence, town.state.time = sequence, Instant(time + 1_000_000)
     town.write(theirs)
+    town.enter(facts[1])
     return town, first, town.frozen()
 
 
@@ -122,6 +138,56 @@ def test_a_rollback_since_the_last_visit(tmp_path: Path) -> None:
     assert worst(town.readings(old, town.state.primary).compare(seen)) is Verdict.AGREES
 
 
+class Turncoat(StaleSite):
+    """Shows an old state until a ledger's head was read, and from then on what it has now."""
+
+    def get(self, key: Key, *, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        data = super().get(key, limit=limit)
+        if key.endswith("/checkpoint"):
+            self.thaw()
+        return data
+
+
+def test_a_host_that_answers_the_comparison_otherwise(tmp_path: Path) -> None:
+    """It shows an old state to be verified and the new one to be compared: what was verified is what is compared."""
+    town = Town(tmp_path)
+    host = Turncoat(town.state.primary)
+    host.freeze()
+    town.write()
+    mine = tmp_path / "mine.seen"
+    mine.write_bytes(town.readings().seen().encode())
+    kept, check, judged = mine.read_bytes(), ReadersCheck(mine, (), town.state.state), Judged()
+    report = verify_embassy({"home": host}, town.state.state, now=NOW, read_packs=False, judged=judged)
+    check.run({"home": host}, judged)
+    assert report.registers[0].versions == 2
+    assert check.exit_code == RolledBack.exit_code
+    assert mine.read_bytes() == kept
+
+
+def test_a_host_that_proves_nothing_takes_no_memory_away(tmp_path: Path) -> None:
+    """It shows a longer chain without the tile that would convict it: what was seen before stays, for the day on which
+    it is proven."""
+    town, first, second = forked(tmp_path, 1, 1, facts=(300, 700))
+    mine = town.readings(first).seen()
+    hiding = MissingSite(second, containing("tile/0/001"))
+    found = town.readings(hiding).compare(mine, own=True)
+    assert worst(found) is Verdict.UNTOLD
+    assert town.readings(hiding).seen(mine).logs == mine.logs
+    assert worst(town.readings(second).compare(mine, own=True)) is Verdict.FORKED
+
+
+def test_a_register_that_the_charter_leaves_out(tmp_path: Path) -> None:
+    """Custodians decided that it is no register any more: nobody has rolled it back."""
+    town = Town(tmp_path)
+    seen = town.readings().seen()
+    other = RegisterId("f" * 32)
+    town.state.next_charter(lambda c: replace(c, registers=(replace(c.registers[0], id=other),)))
+    assert worst(town.readings().compare(seen, own=True)) is Verdict.AGREES
+    (log,) = seen.logs
+    never = replace(seen, logs=(replace(log, register=RegisterId("e" * 32)),))
+    assert worst(town.readings().compare(never, own=True)) is Verdict.ROLLED_BACK
+
+
 def test_a_hidden_epoch(tmp_path: Path) -> None:
     """One's own memory counts; another's word for an epoch that nobody shows proves nothing."""
     town = Town(tmp_path)
@@ -164,6 +230,12 @@ def test_vectors(path: Path) -> None:
             parse_seen(body)
 
 
+def test_lines_without_end() -> None:
+    """A file of empty lines is refused before they fill the memory."""
+    with pytest.raises(MalformedError, match="lines"):
+        parse_seen(b"exclave/seen/v1" + b"\n" * (1 << 21))
+
+
 def test_there_are_vectors() -> None:
     """An empty folder would pass."""
     assert len(list(VECTORS.glob("*"))) > 10
@@ -192,3 +264,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     theirs.write_bytes(Seen(type(town.state.state)("0" * 64), NOW, 1, Digest(bytes(32)), ()).encode())
     assert run([*call, "--compare", str(theirs)]) == 2
     assert not (tmp_path / "mine.seen.new").exists()
+    # What would be passed over is refused.
+    for other in ("--proof", "--statement"):
+        assert run([*call, other, str(theirs), "--remember", str(mine)]) == 2
+        assert checks([other, str(theirs), "--compare", str(mine), "--fingerprint", town.state.state]) == 2

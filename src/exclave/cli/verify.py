@@ -28,6 +28,7 @@ from exclave.errors import IntegrityError, UsageError, all_errors
 from exclave.ids import Instant, RegisterId, now, parse_fingerprint
 from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
+from exclave.verify.readers import Judged
 from exclave.verify.report import parse_at_least
 
 _EXAMPLE = "Example: exclave verify --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
@@ -82,6 +83,8 @@ def verify(
     file cannot be compared wholly. Exit codes 23 and 24: by what readers saw, the sites were rolled back, or show two
     histories.
     """  # fmt: skip
+    if (remember or compare) and (proof or statement):
+        raise UsageError("--remember and --compare go with whole sites, not with --proof or --statement")
     if proof is not None:
         from exclave.cli.proof_check import check_proof  # noqa: PLC0415 - each loads what the others do not need
 
@@ -114,17 +117,18 @@ def verify(
         from exclave.verify.seen_check import ReadersCheck  # noqa: PLC0415
 
         readers = ReadersCheck(remember, compare or (), pinned)
-    counted = counting(sites)
+    counted, judged = counting(sites), None if readers is None else Judged()
     with work_bar("verify", quiet=json) as bar:
         bar.begin("signatures, ledgers and lists")
         bar.poll(read=read_of(counted))
         report = verify_embassy(
             counted, pinned, now=now(), read_packs=not quick,
             progress=lambda done, total: bar.at(f"{done} of {total} packs that are known by now", done, total),
+            judged=judged,
         )  # fmt: skip
-        if readers is not None and report.charter:
+        if readers is not None and judged is not None and report.charter:
             bar.begin("what other readers saw")
-            readers.run(counted, pinned)
+            readers.run(counted, judged)
     compared = readers.exit_code if readers is not None else 0
     if json:
         ok = report.ok and report.settled and not report.old(since) and not compared

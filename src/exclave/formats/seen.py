@@ -41,6 +41,8 @@ from exclave.ids import (
 HEADER = "exclave/seen/v1"
 MAX_SEEN_BYTES = 64 << 20
 MAX_LOGS = 100_000
+MAX_LINES = 1 << 20
+"""Lines have a hundred bytes and more. Short ones would cost a reader twenty times their bytes in memory."""
 _KEY_ID_BYTES = 4
 _MAX_SIGNATURE_BYTES = 4096
 
@@ -86,6 +88,8 @@ class Seen:
 def parse_seen(data: bytes) -> Seen:
     """Strict inverse of ``Seen.encode``. Raises ``MalformedError``."""
     what = "what a reader saw"
+    if data.count(b"\n") > MAX_LINES:
+        raise MalformedError(f"{what} has more than {MAX_LINES} lines")
     lines = LineReader(text_of(data, MAX_SEEN_BYTES, what), what=what, limit=MAX_SEEN_BYTES)
     lines.exactly(HEADER)
     state, time = parse_fingerprint(lines.field("state")), parse_instant(lines.field("time"))

@@ -27,6 +27,7 @@ from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 from exclave.verify.localfiles import blocks, limited
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
+from exclave.verify.readers import Judged
 from exclave.verify.report import parse_at_least
 from exclave.verify.seen_check import ReadersCheck
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
@@ -89,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> int:
     pinned = _argument("fingerprint", lambda: parse_fingerprint(options.fingerprint))
+    if (options.remember or options.compare) and (options.proof or options.statement):
+        raise UsageError("--remember and --compare go with whole sites, not with --proof or --statement")
     if options.proof is not None:
         if len(options.what) > 1:
             raise UsageError("a proof is of one document")
@@ -99,9 +102,10 @@ def _check(options: argparse.Namespace) -> int:
         return _told_statement(check_statement(data, sites, pinned, now=now(), choose=secrets.randbelow), options.json)
     since = _argument("--at-least", lambda: parse_at_least(options.at_least)) if options.at_least else None
     readers = ReadersCheck(options.remember, options.compare, pinned) if options.remember or options.compare else None
-    report = verify_embassy(sites, pinned, now=now(), read_packs=not options.quick)
-    if readers is not None and report.charter:
-        readers.run(sites, pinned)
+    judged = None if readers is None else Judged()
+    report = verify_embassy(sites, pinned, now=now(), read_packs=not options.quick, judged=judged)
+    if readers is not None and judged is not None:
+        readers.run(sites, judged)
     return _told(report, readers, since, options.json)
 
 

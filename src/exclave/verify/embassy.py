@@ -16,6 +16,7 @@ from exclave.ids import Fingerprint, Instant, RegisterId
 from exclave.sites.contract import Sources
 from exclave.verify.ahead import Ahead
 from exclave.verify.guard import GuardedSource
+from exclave.verify.readers import Judged
 from exclave.verify.register import RegisterCheck
 from exclave.verify.report import EmbassyReport, RegisterReport, SiteReport
 from exclave.verify.state import Finding, finding, read_state
@@ -38,12 +39,14 @@ def verify_embassy(
     read_packs: bool = True,
     workers: int = WORKERS,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    judged: Judged | None = None,
 ) -> EmbassyReport:
     """Checks everything that ``sources`` (site name → site) show of the state ``pinned``. Raises nothing.
 
     A source that bears a charter's site name is held to what the charter asks of that site; any other, to what it
     shows. ``read_packs`` False checks packs by their listed size alone. ``progress(packs done, packs known so far)``:
-    packs are read while the next register's ledgers and lists are. Memory: what two registers need
+    packs are read while the next register's ledgers and lists are. ``judged`` is told the heads on which the report
+    rests, for whoever compares them with what other readers saw. Memory: what two registers need
     (``RegisterObjects``), and for each worker a small buffer, or a pack of 16 MiB where a source does not digest by
     itself.
     """
@@ -55,8 +58,10 @@ def verify_embassy(
         except ExclaveError as error:
             return EmbassyReport(pinned, 0, now, 0, (), (finding("?", "state", error, grave=True),))
         newest, findings, reports = view.chain.newest.charter, list(view.findings), list[RegisterReport]()
+        if judged is not None:
+            judged.view = view
         checks = (RegisterCheck(view, ahead.sources, rule, now, packs_from=bulk) for rule in newest.registers)
-        for check, batch in _one_behind(_begun(check, threads, read_packs=read_packs) for check in checks):
+        for check, batch in _one_behind(_begun(check, threads, judged, read_packs=read_packs) for check in checks):
             if batch is not None:
                 threads.finish(batch)
             reports.append(check.report())  # (4)
@@ -69,9 +74,13 @@ def verify_embassy(
     return EmbassyReport(pinned, newest.number, now, threads.total, tuple(reports), _few_enough(findings), unmet)
 
 
-def _begun(check: RegisterCheck, threads: Workers, *, read_packs: bool) -> tuple[RegisterCheck, Batch | None]:
+def _begun(
+    check: RegisterCheck, threads: Workers, judged: Judged | None, *, read_packs: bool
+) -> tuple[RegisterCheck, Batch | None]:
     """(2) and (3), while ``threads`` read the packs of this register, or of the one before it still."""
     check.history()
+    if judged is not None and check.logs:
+        judged.add(check.register, check.logs)
     objects = check.lists()
     batch = threads.begin(objects.jobs(), objects.pack_checks) if read_packs else None
     check.rest(read_packs=read_packs)

@@ -6,23 +6,22 @@ the pair is the evidence. A reader who kept what he saw finds with it also that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from exclave.errors import IntegrityError, MalformedError, MissingObject, NotAuthorised, UnavailableError
 from exclave.formats.epochnote import Cut
 from exclave.formats.paths import ledger_origin, ledger_prefix
 from exclave.formats.seen import Seen, SeenLog
-from exclave.ids import Digest, Fingerprint, Instant, RegisterId
+from exclave.ids import Digest, Instant, RegisterId
 from exclave.rules.checkpoints import VerifiedCheckpoint, verify_checkpoint
 from exclave.rules.epochs import VerifiedEpoch
 from exclave.sites.contract import Sources
 from exclave.verify.copies import LogCopies
 from exclave.verify.guard import GuardedSource
-from exclave.verify.history import read_copies
 from exclave.verify.logs import ProvenTree
-from exclave.verify.state import StateView, read_state
+from exclave.verify.state import StateView
 
 
 class Verdict(Enum):
@@ -53,21 +52,35 @@ class Compared:
     ours: str = ""
 
 
-class Readings:
-    """What the sources show of all ledgers now. Reads heads and the edges of trees, no entries."""
+class Judged:
+    """What a verification judged: charters and epochs, and the heads of each register's logs."""
 
-    def __init__(self, sources: Sources, pinned: Fingerprint, now: Instant) -> None:
-        """Raises as ``read_state``."""
-        self._now = now
-        self._sources = {name: GuardedSource(name, source) for name, source in sources.items()}
-        self.view: StateView = read_state(self._sources, pinned)
-        self._sources = {name: source for name, source in self._sources.items() if name in self.view.shown}
-        self._logs: dict[RegisterId, tuple[LogCopies, ...]] = {
-            register: read_copies(self.view, self._sources, register) for register in self.view.epochs
-        }
+    def __init__(self) -> None:
+        self.view: StateView | None = None
+        """None until the state could be read."""
+        self.logs: dict[RegisterId, tuple[LogCopies, ...]] = {}
+
+    def add(self, register: RegisterId, logs: Sequence[LogCopies]) -> None:
+        """Keeps the heads; what was read below them is not kept."""
+        self.logs[register] = tuple(replace(copies, holders={}, findings=[]) for copies in logs)
+
+
+class Readings:
+    """The heads of all ledgers as a verification judged them. No head is read again: a host could answer the comparison
+    otherwise than the verification whose report people go by. Reads edges of trees, no entries."""
+
+    def __init__(
+        self, sources: Sources, view: StateView, logs: Mapping[RegisterId, tuple[LogCopies, ...]], now: Instant
+    ) -> None:
+        """``view`` and ``logs``: as in ``Judged``."""
+        self._now, self.view, self._logs = now, view, logs
+        self._sources = {n: GuardedSource(n, source) for n, source in sources.items() if n in view.shown}
+        listed = {rule.id for charter in view.chain.charters for rule in charter.charter.registers}
+        self._left_out = listed - {rule.id for rule in view.chain.newest.charter.registers}
 
     def seen(self, before: Seen | None = None) -> Seen:
-        """The largest head of each log that counts here; of logs of which ``before`` has a larger one, that.
+        """The largest head of each log that counts here; of logs of which ``before`` has one that this is not proven to
+        go on from, that: what a host refuses to prove takes no evidence away.
 
         What contradicts itself here is left out.
         """
@@ -82,7 +95,7 @@ class Readings:
             log = SeenLog(epoch.register, epoch.number, epoch.digest, head.encode())
             known = found.get(log.place)
             older = self._verified(known) if known is not None else None
-            if older is None or older.size <= head.size:
+            if older is None or self._goes_on(epoch, older, head):
                 found[log.place] = log
         newest = self.view.chain.newest
         number, digest = newest.charter.number, newest.digest
@@ -113,6 +126,9 @@ class Readings:
 
     def _log(self, log: SeenLog, hidden: Verdict) -> Iterable[Compared]:
         place = self._find(log)
+        if place is None and log.register in self._left_out:
+            told = f"charter {self.view.chain.newest.charter.number} does not list this register any more"
+            return [Compared(Verdict.AGREES, log.register, log.epoch, "?", told)]
         if place is None:
             told = f"no source shows the epoch note {log.epoch_note.hex()[:16]}…: hidden here, or never granted"
             return [Compared(hidden, log.register, log.epoch, "?", told)]
@@ -167,13 +183,20 @@ class Readings:
             Verdict.FORKED, register, number, name, told, theirs.encode().decode(), ours.encode().decode()
         )  # fmt: skip
 
+    def _goes_on(self, epoch: VerifiedEpoch, older: VerifiedCheckpoint, head: VerifiedCheckpoint) -> bool:
+        """Whether ``head`` is proven to go on from ``older``."""
+        try:
+            return older.size <= head.size and self._root_at(epoch, "", head, older.size) == older.root
+        except (IntegrityError, UnavailableError):
+            return False
+
     def _root_at(self, epoch: VerifiedEpoch, name: str, head: VerifiedCheckpoint, size: int) -> Digest:
         """The root that the log of ``head`` had at ``size``, by the tiles of ``name``, or of another source."""
         if size == head.size:
             return head.root
         prefix = ledger_prefix(self.view.state, epoch.register, epoch.number, epoch.digest)
         first: IntegrityError | UnavailableError | None = None
-        for source in (self._sources[name], *(s for n, s in self._sources.items() if n != name)):
+        for _, source in sorted(self._sources.items(), key=lambda item: item[0] != name):
             try:
                 return ProvenTree(source, prefix, head).root_at(size)
             except (IntegrityError, UnavailableError) as error:

@@ -18,7 +18,7 @@ from exclave.formats.charter import CharterRegister
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
 from exclave.formats.paths import box_key, ledger_prefix, pack_key, pack_prefix
 from exclave.formats.tile import checkpoint_key
-from exclave.ids import Digest, Epoch, Instant, Key, Label, instant_text, sha256
+from exclave.ids import Digest, Epoch, Instant, Key, Label, RegisterId, instant_text, sha256
 from exclave.ids import Sequence as VersionNumber
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.rules.freshness import dated_ahead
@@ -76,6 +76,15 @@ class RegisterCheck:
         self._keys_due: frozenset[Epoch] = frozenset()
         self._dated: tuple[Dated, ...] = ()
         self._exits: tuple[Exit, ...] = ()
+
+    @property
+    def register(self) -> RegisterId:
+        return self._rule.id
+
+    @property
+    def logs(self) -> tuple[LogCopies, ...]:
+        """All epochs' logs as they were judged; none before ``history``, and none after ``rest``."""
+        return self._logs
 
     # Ledgers
 

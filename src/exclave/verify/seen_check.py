@@ -13,7 +13,7 @@ from exclave.formats.seen import MAX_SEEN_BYTES, Seen, parse_seen
 from exclave.ids import Fingerprint, Instant, RegisterId, now
 from exclave.sites.contract import Sources
 from exclave.verify.localfiles import limited, replace_own
-from exclave.verify.readers import Compared, Readings, Verdict, worst
+from exclave.verify.readers import Compared, Judged, Readings, Verdict, worst
 
 _UNTOLD = 1
 _CODES = {
@@ -46,9 +46,11 @@ class ReadersCheck:
         self._others = {str(path): _read(path, pinned) for path in others}
         self.found: Mapping[str, tuple[Compared, ...]] = {}
 
-    def run(self, sources: Sources, pinned: Fingerprint) -> None:
-        """Compares, then remembers, unless what was remembered before contradicts it. Raises as ``read_state``."""
-        readings = Readings(sources, pinned, now())
+    def run(self, sources: Sources, judged: Judged) -> None:
+        """Compares, then remembers, unless what was remembered before contradicts it. Nothing if no state was read."""
+        if judged.view is None:
+            return
+        readings = Readings(sources, judged.view, judged.logs, now())
         found = {name: readings.compare(seen) for name, seen in self._others.items()}
         if self._own is not None:
             found[str(self._remember)] = readings.compare(self._own, own=True)
