@@ -107,6 +107,13 @@ def test_cut_and_lengthened(town: ProvingState, data: bytes) -> None:
             verify_proof(more, town.state)
 
 
+def test_lines_without_end(town: ProvingState, data: bytes) -> None:
+    """So many short lines as would fill a reader's memory are counted before any of them is looked at."""
+    head, sep, tail = data.partition(b"\ncard\n")
+    with pytest.raises(MalformedError, match="lines"):
+        verify_proof(head + b"\n" * (1 << 21) + sep + tail, town.state)
+
+
 def test_of_another_version(town: ProvingState, data: bytes) -> None:
     """The opening of one version proves nothing of another, though the document is the same in both."""
     other = parse_proof(town.document(1, b"act-3"))

@@ -53,6 +53,9 @@ ADVICE: Final = (
 )
 TLOG_HEADER: Final = "c2sp.org/tlog-proof@v1"
 MAX_PROOF_BYTES: Final = 32 << 20
+MAX_LINES: Final = 1 << 21
+"""Twice what charters of as many registers as there can be would fill it with. Empty lines alone would cost a reader
+twenty times their bytes in memory."""
 _WIDTH: Final = 76
 _MOST: Final = {"charter": 1024, "card": 4096, "warrant": 1024, "epoch": 1024, "entry": 1, "record-text": 1, "salt": 1}
 """Blocks of a proof, in their order, and how many of each there may be."""
@@ -111,6 +114,8 @@ def parse_proof(data: bytes) -> ParsedProof:
     """Strict inverse of ``ParsedProof.encode``. Raises ``MalformedError``."""
     if len(data) > MAX_PROOF_BYTES:
         raise MalformedError(f"a proof is longer than {MAX_PROOF_BYTES} bytes")
+    if data.count(b"\n") > MAX_LINES:
+        raise MalformedError(f"a proof has more than {MAX_LINES} lines")
     head, gap, tail = data.partition(f"\n\n{TLOG_HEADER}\n".encode())
     if not gap or not data.startswith(f"{HEADER}\n".encode()):
         raise MalformedError(

@@ -18,7 +18,14 @@ from exclave.formats.card import Card
 from exclave.formats.checkpoint import Checkpoint
 from exclave.formats.leaf import VersionLeaf
 from exclave.formats.manifest import Leaf, Root
-from exclave.formats.note import ParsedNote, parse_note
+from exclave.formats.note import (
+    COSIGNATURE_ED25519,
+    COSIGNATURE_MLDSA44,
+    ED25519,
+    ParsedNote,
+    key_id,
+    parse_note,
+)
 from exclave.formats.paths import ledger_origin, ledger_prefix
 from exclave.formats.proof import ParsedProof, TlogProof
 from exclave.formats.record import MAX_RECORD_BYTES, Opening, RowRecord, table_name
@@ -100,7 +107,9 @@ def _pruned(notes: Iterable[bytes], digest: Digest, allowed: Iterable[Card], car
     made: ParsedNote | None = None
     for copy in map(parse_note, notes):
         if copy.digest == digest:
-            made = copy if made is None else made.with_signatures(*copy.signatures)
+            # Each by itself: of one name only a few lines are tried, and a host can put junk before the good ones.
+            good, _ = prune(copy, people.values())
+            made = good if made is None else made.with_signatures(*good.signatures)
     if made is None:
         raise MissingObject(f"no site shows the note {digest.hex()[:16]}… any more")
     pruned, signers = prune(made, people.values())
@@ -128,15 +137,19 @@ def _inclusion(
     if follows is not None:
         origin = ledger_origin(view.state, history.register, version.epoch)
         cut = _from_any(view, sources, log, Checkpoint(origin, follows.size, follows.root), version.index)
-    return TlogProof(version.index, path, _bare(head, witnesses.values())), cut
+    return TlogProof(version.index, path, _bare(head, log.epoch.writer, witnesses.values())), cut
 
 
-def _bare(head: VerifiedCheckpoint, witnesses: Iterable[Card]) -> bytes:
-    """The checkpoint with the signatures of its writer and of those witnesses alone that count."""
+def _bare(head: VerifiedCheckpoint, writer: Card, witnesses: Iterable[Card]) -> bytes:
+    """The checkpoint with the signatures of its writer and of those witnesses alone that count. A host can put lines
+    under any name beside them; a key that counts has signed once."""
     counted = {name for name, _ in head.cosigners}
-    names = {head.origin} | {card.name for card in witnesses if card.name in counted}
-    kept = {(s.name, s.key_id): s for s in head.note.signatures if s.name in names}
-    return ParsedNote(head.note.text, tuple(kept.values())).encode()
+    keys = {(head.origin, ED25519, writer.ed25519), (head.origin, COSIGNATURE_MLDSA44, writer.mldsa44)}
+    for card in witnesses:
+        if card.name in counted:
+            keys |= {(card.name, COSIGNATURE_ED25519, card.ed25519), (card.name, COSIGNATURE_MLDSA44, card.mldsa44)}
+    ids = {(name, key_id(name, kind, public)) for name, kind, public in keys}
+    return ParsedNote(head.note.text, tuple(s for s in head.note.signatures if (s.name, s.key_id) in ids)).encode()
 
 
 def _from_any(
