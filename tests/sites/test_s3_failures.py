@@ -236,6 +236,15 @@ def test_refusals(scripted: _Scripted, status: int, code: str, writing: type, re
     assert not isinstance(caught.value, OutcomeUnknown)
 
 
+@pytest.mark.parametrize("status", [304, 412])
+def test_a_read_has_no_condition(scripted: _Scripted, status: int) -> None:
+    """An engine that says that a condition failed, where none was made, is unavailable: others are asked."""
+    scripted.answer(status)
+    for call in _reads(_site(scripted.endpoint)).values():
+        with pytest.raises(SiteUnavailable):
+            call()
+
+
 def test_dropped_connection(scripted: _Scripted) -> None:
     """A connection that closes without an answer leaves a write unknown and a read to be repeated."""
     site = _site(scripted.endpoint)
@@ -366,6 +375,41 @@ def test_versions_without_end(scripted: _Scripted) -> None:
         list(versions.under("a/"))
     with pytest.raises(SiteUnavailable, match="no end"):
         versions.level("a/")
+
+
+_MADE = "<LastModified>2026-11-23T14:22:00.000Z</LastModified>"
+_TOLD = [
+    "no XML",
+    "<a>",
+    "<L>" + "<a>" * 9000,
+    "<L><MaxKeys>many</MaxKeys></L>",
+    "<L><Version><Key>a/b</Key></Version></L>",
+    f"<L><Version>{_MADE}</Version></L>",
+    "<L><Version><Key>a/b</Key><LastModified>now</LastModified></Version></L>",
+    "<L><Version><Key>a/b</Key><LastModified>99999999999999999999</LastModified></Version></L>",
+    f"<L><Version><Key>a/b</Key>{_MADE}<Size>long</Size></Version></L>",
+]
+
+
+@pytest.mark.parametrize("told", _TOLD)
+def test_versions_that_cannot_be(scripted: _Scripted, told: str) -> None:
+    """What no engine says of versions makes the site unavailable, and stops nobody who has other sites."""
+    scripted.raw = _http(200, "", told)
+    place = S3Place("exclave-a", "", scripted.endpoint, "us-east-1")
+    versions = S3Versions(place, open_client(place, KEYS, "", 5))
+    with pytest.raises(SiteUnavailable):
+        versions.level("a/")
+    with pytest.raises(SiteUnavailable):
+        list(versions.under("a/"))
+    versions.can_lock()
+
+
+def test_a_time_of_a_lock_that_is_none(scripted: _Scripted) -> None:
+    """The same of an answer's headers."""
+    scripted.raw = _http(200, "x-amz-object-lock-retain-until-date: soon\r\n", "")
+    place = S3Place("exclave-a", "", scripted.endpoint, "us-east-1")
+    with pytest.raises(SiteUnavailable):
+        S3Versions(place, open_client(place, KEYS, "", 5)).lock(KEY, "v")
 
 
 @pytest.mark.parametrize("keys", [["a/x", "a/x"], ["a/y", "a/x"], ["b/x"], ["a/1", "a/2", "a/3", "a/4"]])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,27 @@ def test_what_is_not_there_and_what_cannot_be(tmp_path: Path) -> None:
         assert (tmp_path / "site" / "a" / "b").read_bytes() == b"12345"
 
 
+def test_a_server_that_drips_is_given_up() -> None:
+    """A byte now and then keeps every single wait short; the answer as a whole has an end."""
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", "1000000")
+        handler.end_headers()
+        handler.close_connection = True
+        with suppress(OSError):  # the client has gone
+            while True:
+                handler.wfile.write(b"x")
+                time.sleep(0.05)
+
+    patience = Patience(RetryPolicy(attempts=1), small_timeout_s=1.0, large_timeout_s=1.0)
+    with answering(drip) as address:
+        site = open_site(address, {}, patience)
+        for read in (lambda: site.get(KEY, limit=1_000_000), lambda: list(site.list(""))):
+            with pytest.raises(SiteUnavailable, match="too long"):
+                read()
+
+
 def test_a_server_without_lists_says_what_to_do(tmp_path: Path) -> None:
     """Without autoindex, or with an absent folder, nothing is taken for an empty site."""
     (tmp_path / "site").mkdir()
@@ -116,6 +140,8 @@ def test_a_server_without_lists_says_what_to_do(tmp_path: Path) -> None:
         reply(200, b"[", length=99),
         reply(200, b'[{"name": 1, "type": "file"}]'),
         reply(200, b"[" * 100_000),
+        reply(200, b'[{"name": "a", "type": "file", "x": ' + b"[" * 100_000),
+        reply(200, b'[{"name": "\xff", "type": "file"}]'),
         reply(200, b" " * (33 << 20)),
         reply(403),
         reply(500),

@@ -41,7 +41,7 @@ def fetch(url: str, *, limit: int, timeout_s: float = 5.0, ca_file: str | None =
         ):
             if answer.status_code != httpx.codes.OK:
                 raise UnavailableError(f"{url} answers with status {answer.status_code}")
-            for part in answer.iter_bytes(65536):
+            for part in answer.iter_bytes():  # as they come: a server that drips must not fill a part first
                 body += part
                 if len(body) > limit:
                     raise MalformedError(f"{url} answers with more than {limit} bytes")

@@ -102,7 +102,7 @@ def parse_act(data: bytes) -> Act:
         raise MalformedError("an act's record is too long")
     try:
         record = msgspec.json.decode(data, type=_Record)
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise MalformedError(f"an act's record cannot be read: {error}") from error
     dates = {one.version: _day(one.date) for one in record.versions if 1 <= one.version <= MAX_VERSIONS}
     if not dates or not record.title.strip():

@@ -61,7 +61,7 @@ def explain_answer(
     if code in _NO_BUCKET_CODES:
         hint = "Correct the bucket's name in the address, or create it; these keys may also not be allowed to see it."
         return SiteUnavailable(f"there is no bucket at {address}", permanent=True, hint=hint)
-    if condition_failed:
+    if condition_failed and writing:  # a read has no condition: whoever answers so to one lies, or is broken
         return AlreadyExists(f"{key} is already at {address}", key=key)
     if status == 507 or code in _FULL_CODES:
         return SiteFull(said, key=key)

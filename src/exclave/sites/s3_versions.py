@@ -23,6 +23,7 @@ from botocore.exceptions import (
     ProxyConnectionError,
     SSLError,
 )
+from botocore.parsers import ResponseParserError
 
 from exclave.errors import SiteUnavailable
 from exclave.ids import Instant, Key, parse_key
@@ -37,6 +38,8 @@ MAX_IN_FOLDER = 1_000_000
 """Versions and folders directly in one folder, which are in memory together."""
 _EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_SENT = (EndpointConnectionError, ConnectTimeoutError, ProxyConnectionError, SSLError)
+_NO_ANSWER = (ResponseParserError, ValueError, RuntimeError, KeyError, TypeError, OverflowError)
+"""What boto3 raises, beside its own errors, for an answer that no honest engine gives: no XML, no number, no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,7 @@ class S3Versions:
         folders: set[str] = set()
         for page in self._pages(Prefix=self._name(prefix), Delimiter="/"):
             found += self._told(page)
-            folders |= {str(item["Prefix"]) for item in page.get("CommonPrefixes", ())}
+            folders |= {str(item.get("Prefix", "")) for item in page.get("CommonPrefixes", ())}
             if len(found) + len(folders) > MAX_IN_FOLDER:
                 said = f"{self._place.address} tells more than {MAX_IN_FOLDER} versions in one folder"
                 raise SiteUnavailable(said, permanent=True)
@@ -141,7 +144,7 @@ class S3Versions:
             answer = self._client.get_object_lock_configuration(Bucket=self._place.bucket)
         except ClientError as error:
             return str(error.response.get("Error", {}).get("Code", "")) != "ObjectLockConfigurationNotFoundError"
-        except BotoCoreError:
+        except (BotoCoreError, *_NO_ANSWER):
             return True
         return bool(answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled")
 
@@ -151,11 +154,17 @@ class S3Versions:
 
     def _told(self, page: dict[str, Any]) -> Iterator[tuple[str, Kept]]:
         """One page's versions, the newest of a name first, and after them the markers, which engines list apart."""
-        start = len(self._name(""))
-        for part, marker in (("Versions", False), ("DeleteMarkers", True)):
-            for item in page.get(part, ()):
-                version, modified = str(item.get("VersionId") or "null"), instant_of(item["LastModified"])
-                yield str(item["Key"])[start:], Kept(version, modified, int(item.get("Size", 0)), marker)
+        start, found = len(self._name("")), list[tuple[str, Kept]]()
+        try:
+            for part, marker in (("Versions", False), ("DeleteMarkers", True)):
+                for item in page.get(part, ()):
+                    version, modified = str(item.get("VersionId") or "null"), instant_of(item["LastModified"])
+                    size = max(0, int(item.get("Size", 0)))
+                    found.append((str(item["Key"])[start:], Kept(version, modified, size, marker)))
+        except _NO_ANSWER as error:
+            said = f"{self._place.address} tells of a version without name or time"
+            raise SiteUnavailable(said, permanent=True) from error
+        return iter(found)
 
     def _pages(self, **asked: str) -> Iterator[dict[str, Any]]:
         """Engines may tell less than 1000 on a page, or nothing; so pages are counted, and none may lead to itself."""
@@ -187,7 +196,7 @@ class S3Versions:
             raise explain_answer(
                 status, code, why, key, self._place.address, writing=writing, condition_failed=False, sent=True
             ) from error
-        except BotoCoreError as error:
+        except (BotoCoreError, *_NO_ANSWER) as error:
             raise explain_answer(
                 0, "", type(error).__name__, key, self._place.address, writing=writing, condition_failed=False,
                 sent=not isinstance(error, _NOT_SENT),

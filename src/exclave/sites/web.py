@@ -38,7 +38,6 @@ MAX_DEPTH = 12
 """Most folders within each other; no object lies deeper than ten."""
 MAX_BARREN = 1000
 """So many folders in a row without an object are no site, but a server that makes them up."""
-_PIECE_BYTES = 256 << 10
 _SMALL_BYTES = 1 << 20
 _HEADERS = {"accept-encoding": "identity", "user-agent": "exclave"}
 _SEGMENT = re.compile(r"[a-z0-9_-][a-z0-9._-]*\Z")
@@ -177,7 +176,7 @@ class WebSite:
             return iter(())
         try:
             items = _LIST.decode(text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             said = f"{self.address} does not list its folder {prefix or '/'} as JSON"
             raise SiteUnavailable(said, permanent=True, hint=_HINT) from error
         self._is_there = True
@@ -230,7 +229,7 @@ class WebSite:
     def _body(self, answer: httpx.Response, key: Key | None, limit: int) -> Iterator[bytes]:
         """At most ``limit`` bytes; ``CorruptObject`` (``SiteUnavailable`` for a list) if there are more."""
         length = 0
-        for piece in answer.iter_raw(_PIECE_BYTES):
+        for piece in answer.iter_raw():  # as they come: to collect a piece first, a server that drips could take days
             length += len(piece)
             if length > limit:
                 if key is None:

@@ -65,7 +65,8 @@ def fetch(
 
 def _body(answer: httpx.Response, limit: int, ends: float, monotonic: Callable[[], float]) -> bytes:
     data = bytearray()
-    for piece in answer.iter_raw(1 << 16):  # never unpacked: a small answer stays small
+    # Never unpacked: a small answer stays small. As it comes: a source that drips must not fill a piece first.
+    for piece in answer.iter_raw():
         data += piece
         if len(data) > limit:
             raise MalformedError(f"the answer is longer than {limit} bytes")
