@@ -231,15 +231,17 @@ def open_capture(dataset: Dataset, staging: Path, clock: Clock) -> Capture:
 
 def open_publishing(home: Home, name: str, dataset: str) -> tuple[Source, OpenProver]:
     """The folder that is published of the register ``name``, and who proves its files; ``dataset``: empty if it has
-    one of files only. ``UsageError`` if that is not clear.
+    that one only. ``UsageError`` if that is not clear: beside a database, the one folder may be its application's.
     """
     from exclave.operations.publish_folder import Source  # noqa: PLC0415 - see the top
     from exclave.operations.publish_proofs import HomeProvers  # noqa: PLC0415
 
     config = home.config.find_register(name)
     found = {one.name: one for one in config.dataset if one.kind == "files"}
-    if not dataset and len(found) != 1:
-        raise UsageError(f"register {name} has {len(found)} datasets of files: name one with --dataset")
+    if not dataset and (len(found) != 1 or len(config.dataset) != 1):
+        raise UsageError(
+            f"register {name} has {len(config.dataset)} datasets, {len(found)} of files: name one with --dataset"
+        )
     chosen = found.get(dataset) if dataset else next(iter(found.values()))
     if chosen is None:
         raise UsageError(f"register {name} has no dataset of files {dataset!r}; it has: {', '.join(found) or 'none'}")

@@ -59,7 +59,7 @@ def test_what_the_commands_say_as_json(town: tuple[SmallHome, Path], tmp_path: P
     home, _ = town
     assert set(home.ok("publish", "gazette", "--yes", *home.home)) == {
         "register", "name", "sequence", "time", "edition", "files", "removed", "left_out", "bundles", "shipped_bytes",
-        "sites", "failed", "nothing_new", "lacking",
+        "sites", "failed", "nothing_new", "lacking", "lost",
     }  # fmt: skip
     once = ["serve", "public", TITLE, "--dir", str(tmp_path / "room"), *home.where(), "--once"]
     assert home.ok(*once) == {"changed": True}

@@ -28,9 +28,12 @@ def register(app: typer.Typer) -> None:
 
 def publish(
     name: Annotated[str, typer.Argument(metavar="REGISTER", help="A register that the charter calls public.")],
-    dataset: Annotated[str, typer.Option(help="Its dataset of files; needed if it has several.")] = "",
+    dataset: Annotated[str, typer.Option(help="Its dataset of files; needed unless it has just one dataset.")] = "",
     look: Annotated[bool, typer.Option("--look", help="Show what would be published, and publish nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: for a timer.")] = False,
+    anew: Annotated[
+        bool, typer.Option("--anew", help="Go on without what is lost of earlier publications, at every site.")
+    ] = False,
     home: HomeFolder = Path(),
     json: Json = False,
 ) -> None:
@@ -45,7 +48,7 @@ def publish(
     source, prover = open_publishing(opened, name, dataset)
     agreed = None
     if look or not yes:
-        agreed = outlook(opened, name, source, sites=open_sites(opened))
+        agreed = outlook(opened, name, source, sites=open_sites(opened), now=now(), anew=anew)
     if look:
         _tell(name, agreed, json=json)
         return
@@ -55,7 +58,7 @@ def publish(
     with work_bar(name, quiet=json) as bar:
         receipt = verb(
             opened, name, source, prover, sites=open_sites(opened), witnesses=witness_addresses(opened.config),
-            now=now(), agreed=agreed, progress=lambda path, files: bar.at(f"{files} files", files),
+            now=now(), agreed=agreed, anew=anew, progress=lambda path, files: bar.at(f"{files} files", files),
         )  # fmt: skip
     if json:
         print_json(receipt)
@@ -93,6 +96,8 @@ def _show_outlook(name: str, o: Outlook) -> None:
     say(f"  {counted(len(aside), 'new file', 'new files')} without an address: no act's, but public{_first(aside)}")
     for line in o.left_out:
         say(f"  left out: {line}")
+    for line in o.lost:
+        say(f"  lost, and not listed any more: {line}")
 
 
 def _first(names: Sequence[str]) -> str:
@@ -118,3 +123,5 @@ def _show(name: str, r: PublishReceipt) -> None:
         note(f"{label}: {why}")
     for line in r.left_out:
         note(f"not published: {line}")
+    for line in r.lost:
+        note(f"lost, and not listed any more: {line}")

@@ -30,26 +30,31 @@ from exclave.formats.edition import (
     BundleLine,
     Edition,
     make_bundle,
-    parse_bundle,
     published_lines,
 )
 from exclave.formats.fact import Fact
 from exclave.formats.leaf import VersionLeaf
-from exclave.formats.paths import public_key, public_prefix
+from exclave.formats.paths import public_key
 from exclave.ids import Digest, Instant, Label, RegisterId, sha256
 from exclave.operations.act_fact import patiently
 from exclave.operations.home import Home
 from exclave.operations.ledger_entry import Entered, enter, settle_outbox
+from exclave.operations.new_epoch import require_not_older
+from exclave.operations.publish_before import leading_on, published_before, published_files
 from exclave.operations.publish_folder import Changes, Outlook, Prover, Source, look
 from exclave.rules.epochs import VerifiedEpoch
+from exclave.rules.lease import basis_ended, require_basis_now
 from exclave.rules.policy import lacking
 from exclave.sites.contract import Readable, Site
 from exclave.verify.history import CountedVersion, RegisterHistory, read_history
-from exclave.verify.published import Published, fetch_bundle, named_editions, newest_edition
+from exclave.verify.published import fetch_bundle, listed_public, named_editions
 from exclave.verify.state import StateView, read_state
 
 BUNDLE_BYTES: Final = 32 << 20
 """Files and proofs of one bundle before it is packed, but for a single file that is larger."""
+_PATH_WEIGHT: Final = 8
+"""So much of ``BUNDLE_BYTES`` a byte of a path counts, so that a full bundle's table is never over its own limit."""
+_BEHIND: Final = "it does not answer, or its ledger is behind: the next publication after a backup or a sync brings all"
 _LOOK_AGAIN: Final = "Run the command again, and look at what it shows; nothing was published."
 
 
@@ -80,6 +85,8 @@ class PublishReceipt:
     """The newest version was public already, and every site that answers has all of it."""
     lacking: str = ""
     """Whose cosignatures the ledger still lacks, in words: until they are there, readers do not count it."""
+    lost: tuple[str, ...] = ()
+    """What was published before and cannot be read any more: this edition goes on without it."""
 
 
 def publish(
@@ -92,50 +99,60 @@ def publish(
     witnesses: Mapping[Label, str],
     now: Instant,
     agreed: Outlook | None = None,
+    anew: bool = False,
     progress: Callable[[str, int], None] = lambda what, files: None,
 ) -> PublishReceipt:
     """Publishes the newest version of the register ``name``, which must be public by the charter.
 
-    With ``agreed``, what somebody looked at before and nothing else. Raises ``UsageError`` for a sealed register,
-    ``Fenced`` if another writer has the pen, ``SourceUnavailable`` if the folder has changed since that version was
-    taken or looked at, ``HeadMoved`` if there is a newer version by now, ``PlacementUnmet`` if no site takes the
-    bundles.
+    With ``agreed``, what somebody looked at before and nothing else. With ``anew``, without what is lost of earlier
+    publications. Raises ``UsageError`` for a sealed register, ``Fenced`` if another writer has the pen, ``RolledBack``
+    if the sites show an older epoch than this home knows, ``LegalBasisMissing`` if it has ended at every site,
+    ``SourceUnavailable`` if the folder is not as that version has it or as it was looked at, ``HeadMoved`` if there is
+    a newer version by now, ``MissingObject`` or ``CorruptObject`` for what was published before and is lost,
+    ``PlacementUnmet`` if no site takes the bundles.
     """
     register = home.register_id(name)
     view = read_state(sites, home.fingerprint())
     epoch = _own_epoch(home, view, register, name)  # (1)
     rule = _public_rule(view, register, name)
     at = {label: site for label, site in sites.items() if label in rule.at}
+    ended = _ended(rule, at, now)
     with patiently(lambda: home.alone(register)):
         history = read_history(view, at, register)
         version = history.latest
-        before = newest_edition(view, at, history)  # (2)
-        outlet = _Outlet(view, register, _level(history, at), {})
-        if before is not None:
-            outlet.level_up(before, {digest for _, _, digest in named_editions(history)})
-        if before is not None and before.edition.sequence == version.leaf.sequence:
-            return _receipt(before.edition, outlet, 0, 0, (), 0, nothing_new=True)
+        before = published_before(view, at, history, anew=anew)  # (2)
+        level = {label: site for label, site in _level(history, at).items() if label not in ended}
+        outlet = _Outlet(view, register, level, {**dict.fromkeys(at.keys() - level.keys(), _BEHIND), **ended})
+        was = before.published
+        if was is not None:
+            named = {digest for _, _, digest in named_editions(history)}
+            with leading_on():
+                outlet.level_up({was.digest, *(line.name for line in before.bundles)}, named)
+            if was.edition.sequence == version.leaf.sequence:
+                return _receipt(was.edition, outlet, 0, 0, (), 0, nothing_new=True)
         if agreed is not None and agreed.sequence != version.leaf.sequence:
             raise HeadMoved(f"version {version.leaf.sequence} was taken meanwhile", hint=_LOOK_AGAIN)
-        known = published_files(view, at, before)
+        known = published_files(view, at, register, before.bundles)
         prover = open_prover(view, at, history, version)
         changes = Changes(source, known, prover, None if agreed is None else agreed.paths, progress)
         bundles = [outlet.put(version.leaf, group) for group in _grouped(changes.found())]  # (3) (4)
-        old = before.edition.bundles if before is not None else ()
-        if not old and not bundles:
+        if not before.bundles and not bundles:
             raise SourceUnavailable(f"there is nothing in {source.folder} that could be published")
         edition = Edition(
             view.state, register, version.leaf.sequence, version.leaf.time,
-            before.digest if before is not None else None, rule.public_name or "",
-            old + tuple(line for line in bundles if line not in old),
+            was.digest if was is not None else None, rule.public_name or "",
+            before.bundles + tuple(line for line in bundles if line not in before.bundles),
         )  # fmt: skip
         outlet.put_object(edition.encode())  # (5)
         entered = _enter(home, view, epoch, edition, outlet, witnesses, now)  # (6)
         done = _receipt(edition, outlet, changes.files, changes.removed, changes.left_out.told(), len(bundles))
-        return replace(done, lacking=lacking(view.chain.newest.charter.policy, entered.witnesses))
+        short = lacking(view.chain.newest.charter.policy, entered.witnesses)
+        return replace(done, lacking=short, lost=before.lost)
 
 
-def outlook(home: Home, name: str, source: Source, *, sites: Mapping[Label, Site]) -> Outlook | None:
+def outlook(
+    home: Home, name: str, source: Source, *, sites: Mapping[Label, Site], now: Instant, anew: bool = False
+) -> Outlook | None:
     """What ``publish`` would make public now; None if it would be nothing new. It writes nothing.
 
     Raises what ``publish`` does before it puts anything.
@@ -145,19 +162,24 @@ def outlook(home: Home, name: str, source: Source, *, sites: Mapping[Label, Site
     _own_epoch(home, view, register, name)
     rule = _public_rule(view, register, name)
     at = {label: site for label, site in sites.items() if label in rule.at}
+    ended = _ended(rule, at, now)
     history = read_history(view, at, register)
     leaf = history.latest.leaf
-    before = newest_edition(view, at, history)
-    if before is not None and before.edition.sequence == leaf.sequence:
+    before = published_before(view, at, history, anew=anew)
+    if before.published is not None and before.published.edition.sequence == leaf.sequence:
         return None
-    known = published_files(view, at, before)
-    return look(source, known, title=rule.public_name or name, sequence=leaf.sequence, time=leaf.time, sites=tuple(at))
+    known = published_files(view, at, register, before.bundles)
+    return look(
+        source, known, title=rule.public_name or name, sequence=leaf.sequence, time=leaf.time,
+        sites=tuple(label for label in at if label not in ended), lost=before.lost,
+    )  # fmt: skip
 
 
 def _own_epoch(home: Home, view: StateView, register: RegisterId, name: str) -> VerifiedEpoch:
     epoch = view.epoch_chain(register).newest
     if epoch.note.writer != home.writer_card().digest:
         raise Fenced(f"epoch {epoch.number} of register {name} belongs to another writer", epoch=epoch.number)
+    require_not_older(home, view, register)
     return epoch
 
 
@@ -169,6 +191,17 @@ def _public_rule(view: StateView, register: RegisterId, name: str) -> CharterReg
             hint="A register is public if the charter in force says so (public = true); the custodians sign that.",
         )
     return rule
+
+
+def _ended(rule: CharterRegister, at: Mapping[Label, Site], now: Instant) -> dict[Label, str]:
+    """Sites where the register's legal basis has ended, and why: nothing is shipped there, in the clear least of all.
+
+    ``LegalBasisMissing`` if it has ended at all of them.
+    """
+    ended = {label: f"{why}: nothing is shipped there" for label in at if (why := basis_ended(rule, label, now))}
+    if ended and len(ended) == len(at):
+        require_basis_now(rule, next(iter(ended)), now)
+    return ended
 
 
 def _level(history: RegisterHistory, at: Mapping[Label, Site]) -> dict[Label, Site]:
@@ -204,20 +237,18 @@ class _Outlet:
         self.shipped += len(data)
         return name
 
-    def level_up(self, before: Published, named: Set[Digest]) -> None:
-        """Brings what an earlier edition lists to sites that lack it: they were away, or are new; and the editions
-        ``named`` by the ledger, without which they would seem to have lost something."""
-        prefix = public_prefix(self.view.state, self.register)
-        needed = {before.digest, *(line.name for line in before.edition.bundles)}
+    def level_up(self, needed: Set[Digest], named: Set[Digest]) -> None:
+        """Brings what an earlier edition lists (``needed``, with itself) to sites that lack it: they were away, or are
+        new; and the editions ``named`` by the ledger, without which they would seem to have lost something."""
         wanted = needed | named
         lacking: dict[Label, set[Digest]] = {}
         for label, site in list(self.sites.items()):
             try:
-                there = {stat.key.rpartition("/")[2] for stat in site.list(prefix)}
-            except UnavailableError as error:
+                there = listed_public(site, self.view, self.register, len(wanted))
+            except (UnavailableError, IntegrityError) as error:
                 self._drop(label, error.message)
                 continue
-            lacking[label] = {name for name in wanted if name.hex() not in there}
+            lacking[label] = set(wanted - there.keys())
         for name in sorted(set().union(*lacking.values())) if lacking else ():
             try:
                 data = fetch_bundle(self.view, self.sites, self.register, name)
@@ -244,7 +275,8 @@ def _grouped(
     group: list[tuple[str, bytes | None, bytes]] = []
     size = 0
     for path, content, proof in files:
-        length = len(content or b"") + len(proof)
+        # Its path too: a file that was removed has nothing else, and the table has a measure of its own.
+        length = _PATH_WEIGHT * len(path.encode()) + len(content or b"") + len(proof)
         if group and (size + length > BUNDLE_BYTES or len(group) >= MAX_FILES):
             yield group
             group, size = [], 0
@@ -252,21 +284,6 @@ def _grouped(
         size += length
     if group:
         yield group
-
-
-def published_files(view: StateView, sites: Mapping[Label, Readable], before: Published | None) -> dict[str, Digest]:
-    """Path → SHA-256 of every file that ``before`` lists as being in the register."""
-    known: dict[str, Digest] = {}
-    if before is None:
-        return known
-    for line in before.edition.bundles:
-        bundle = parse_bundle(fetch_bundle(view, sites, before.edition.register, line.name))
-        for file in bundle.files:
-            if file.digest:
-                known[file.path] = Digest(file.digest)
-            else:
-                known.pop(file.path, None)
-    return known
 
 
 def _enter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -23,6 +23,9 @@ class Prover(Protocol):
 
         ``MissingObject`` if it does not: the file was changed or made after the version was taken.
         """
+
+    def documents(self) -> Iterable[tuple[bytes, int]]:
+        """Path and size of every document that the version has in the published dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,21 @@ class Outlook:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     left_out: tuple[str, ...]
+    lost: tuple[str, ...] = ()
+    """What was published before and cannot be read any more, if it would go on without it."""
 
 
 def look(
-    source: Source, known: Mapping[str, Digest], *, title: str, sequence: int, time: Instant, sites: tuple[Label, ...]
-) -> Outlook:
+    source: Source, known: Mapping[str, Digest], *, title: str, sequence: int, time: Instant, sites: tuple[Label, ...],
+    lost: tuple[str, ...] = (),
+) -> Outlook:  # fmt: skip
     """The folder as it is, against what is ``known`` to be public. ``SourceUnavailable`` if it cannot be read."""
     left_out = LeftOut()
     paths = {path: sha256(_read(source.folder, path)[0]) for path in walk(source, left_out.add)}
     return Outlook(
         title, sequence, time, sites, paths, tuple(path for path in paths if path not in known),
         tuple(path for path, digest in paths.items() if known.get(path, digest) != digest),
-        tuple(path for path in known if path not in paths), left_out.told(),
+        tuple(path for path in known if path not in paths), left_out.told(), lost,
     )  # fmt: skip
 
 
@@ -98,10 +104,11 @@ class Changes:
 
     def found(self) -> Iterator[tuple[str, bytes | None, bytes]]:
         """(path, bytes, proof) of each new or changed file, then (path, None, nothing) of each that is gone."""
-        seen: set[str] = set()
+        paths = list(walk(self.source, self.left_out.add))
+        seen = set(paths)
+        self._require_all(seen)
         leaders: dict[tuple[int, int], str] = {}
-        for number, path in enumerate(walk(self.source, self.left_out.add)):
-            seen.add(path)
+        for number, path in enumerate(paths):
             content, inode = _read(self.source.folder, path)
             leader = path if inode is None else leaders.setdefault(inode, path)
             if number % 256 == 0:
@@ -123,6 +130,15 @@ class Changes:
         for path in sorted(set(self.known) - seen):
             self.removed += 1
             yield path, None, b""
+
+    def _require_all(self, seen: Set[str]) -> None:
+        """What the version has is in the folder: a folder that went away would take a whole gazette out of force."""
+        for name, size in self.prover.documents():
+            path = os.fsdecode(name)
+            if path not in seen and size <= MAX_FILE_BYTES and _speakable(path) and publishable(path):
+                raise SourceUnavailable(
+                    f"{path} is in the newest version, and no file in {self.source.folder} any more", hint=_AGAIN
+                )
 
 
 def walk(source: Source, leave_out: Callable[[str, str], None], below: str = "") -> Iterator[str]:

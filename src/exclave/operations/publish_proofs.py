@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from exclave.errors import CorruptObject, MissingObject
@@ -32,6 +32,9 @@ class HomeProver:
         except CorruptObject as error:
             raise MissingObject("it was changed since that version was taken") from error
         return self.evidence.proof(opening)
+
+    def documents(self) -> Iterable[tuple[bytes, int]]:
+        return self.records.book(self.dataset).documents()
 
 
 @dataclass(frozen=True, slots=True)

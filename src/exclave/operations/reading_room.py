@@ -15,12 +15,13 @@ from exclave.formats.epochnote import ParsedEpoch
 from exclave.formats.warrant import Act, parse_warrant
 from exclave.ids import Fingerprint, Instant, Label, RegisterId
 from exclave.sites.contract import Readable
-from exclave.verify.history import read_history
+from exclave.verify.history import RegisterHistory, read_history
 from exclave.verify.published import Published, newest_edition
 from exclave.verify.state import StateView, read_state
 
 _LOOKS: Final = (1, 16, 256)
-"""Versions that are read from the end of the ledger before all of it is: the newest edition is seldom far."""
+"""Versions that are read from the end of the ledger before all of it is: the newest edition and its version are seldom
+far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +61,13 @@ def look(sources: Mapping[Any, Readable], pinned: Fingerprint, register: Registe
         )
     rule = named[0]
     answering = {name: source for name, source in sources.items() if name in view.shown}
-    published: Published | None = None
     history = read_history(view, answering, rule.id, newest=_LOOKS[0])
+    published = newest_edition(view, answering, history)
     for newest in (*_LOOKS[1:], None):
-        published = newest_edition(view, answering, history)
-        if published is not None:
+        if published is not None and _tells_of(history, published):
             break
         history = read_history(view, answering, rule.id, newest=newest)
-    published = published or newest_edition(view, answering, history)
+        published = newest_edition(view, answering, history)
     if published is None:
         raise MissingObject(
             f"nothing of {rule.public_name} was published yet",
@@ -78,6 +78,11 @@ def look(sources: Mapping[Any, Readable], pinned: Fingerprint, register: Registe
         history.latest.leaf.time, rule.rpo_s, view.epoch_chain(rule.id).newest.number, _exile(view, rule.id),
         tuple(str(n) for n in answering), tuple(str(n) for n in sources if n not in answering),
     )  # fmt: skip
+
+
+def _tells_of(history: RegisterHistory, published: Published) -> bool:
+    """Whether so much was read that the edition was compared with the ledger's entry of its version."""
+    return any(version.leaf.sequence <= published.edition.sequence for version in history.versions)
 
 
 def _exile(view: StateView, register: RegisterId) -> Label | None:

@@ -6,7 +6,7 @@ a version costs the leaves that changed, and one hash for each other. Content is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from exclave.errors import MissingObject
 from exclave.formats.entry import Kind
@@ -69,6 +69,10 @@ class DocumentBook:
     def paths(self) -> Iterable[bytes]:
         """Of all documents, in walk order."""
         return self._places.keys()
+
+    def documents(self) -> Iterator[tuple[bytes, int]]:
+        """Path and size of each, in walk order."""
+        return ((path, size) for path, (_, _, size, _) in self._places.items())
 
     def open(self, path: bytes) -> Opening:
         """The document at ``path``, up to the dataset's root. ``MissingObject`` if there is none."""

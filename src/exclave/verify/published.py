@@ -34,35 +34,52 @@ class Published:
 
 
 def named_editions(history: RegisterHistory) -> Iterator[tuple[CountedFact, Sequence, Digest]]:
-    """The facts that name an edition, the newest first; one that does not parse is passed over."""
+    """The facts that name an edition, the newest first; one that does not parse, or that is about a version later than
+    all that count, is passed over."""
+    last = history.versions[-1].leaf.sequence if history.versions else 0
     for counted in reversed(history.facts):
         if counted.fact.kind == KIND:
             try:
-                yield counted, *parse_published(counted.fact)
+                sequence, digest = parse_published(counted.fact)
             except MalformedError:
                 continue
+            if sequence <= last:
+                yield counted, sequence, digest
 
 
 def newest_edition(view: StateView, sources: Sources, history: RegisterHistory) -> Published | None:
     """The edition that the newest readable fact of ``history`` names; None if it names none.
 
-    ``MissingObject`` if one is named and no source has it, ``CorruptObject`` if it is none, or another register's.
+    ``MissingObject`` if one is named and no source has it, ``CorruptObject`` if it is none, another register's, or
+    tells another time of its version than the ledger.
     """
     for counted, sequence, digest in named_editions(history):
-        return Published(_edition(view, sources, history.register, sequence, digest), digest, counted.fact.time)
+        return Published(_edition(view, sources, history, sequence, digest), digest, counted.fact.time)
+    return None
+
+
+def newest_readable(view: StateView, sources: Sources, history: RegisterHistory) -> Published | None:
+    """The newest edition that the ledger names and that can be read; None if there is none."""
+    for counted, sequence, digest in named_editions(history):
+        try:
+            return Published(_edition(view, sources, history, sequence, digest), digest, counted.fact.time)
+        except IntegrityError:
+            continue
     return None
 
 
 def _edition(
-    view: StateView, sources: Sources, register: RegisterId, sequence: Sequence, digest: Digest
+    view: StateView, sources: Sources, history: RegisterHistory, sequence: Sequence, digest: Digest
 ) -> Edition:  # fmt: skip
-    data = fetch_bundle(view, sources, register, digest, limit=MAX_EDITION_BYTES)
+    data = fetch_bundle(view, sources, history.register, digest, limit=MAX_EDITION_BYTES)
     try:
         edition = parse_edition(data)
     except MalformedError as error:
         raise CorruptObject(f"the writer's edition of version {sequence} is none: {error.message}") from error
-    if (edition.state, edition.register, edition.sequence) != (view.state, register, sequence):
+    if (edition.state, edition.register, edition.sequence) != (view.state, history.register, sequence):
         raise CorruptObject("the ledger names an edition of another state, register or version")
+    if any(v.leaf.sequence == sequence and v.leaf.time != edition.time for v in history.versions):
+        raise CorruptObject(f"the edition of version {sequence} gives that another time than the ledger")
     return edition
 
 
@@ -170,9 +187,7 @@ class PublishedObjects:
     def _read(self, sequence: Sequence, digest: Digest) -> Edition | None:
         if digest not in self._editions:
             try:
-                self._editions[digest] = _edition(
-                    self._view, self._sources, self._history.register, sequence, digest
-                )  # fmt: skip
+                self._editions[digest] = _edition(self._view, self._sources, self._history, sequence, digest)
             except IntegrityError as error:
                 self._editions[digest] = None
                 self._note("?", f"edition {sequence}", error)
