@@ -116,11 +116,20 @@ def _look() -> str:
 
 
 def test_two_rooms_make_the_same_bytes(tmp_path: Path) -> None:
-    """One that followed every version and one that begins with the last show the same pages, with the same times."""
-    second: Files = {**act_files("2025/0001", "Ice Road Act", [law("Ice Road Act", "Roads.")]), **_gone("2024/0001")}
-    press = built(tmp_path / "a", FIRST, second)
+    """One that followed every version and one that begins with the last show the same pages, with the same times: also
+    of an act that got another title, of one that is gone, and of one whose record came after its text."""
+    ice = act_files("2025/0001", "Ice Road Act", [law("Ice Road Act", "Roads.")])
+    late = {path: ice.pop(path) for path in list(ice) if path.endswith("act.json")}
+    record = json.loads(FIRST["acts/2024/0002/act.json"] or b"") | {"title": "Kalandusseadus", "signed_by": "Kaja"}
+    renamed: Files = {"acts/2024/0002/act.json": json.dumps(record).encode()}
+    press = built(tmp_path / "a", FIRST, {**ice, **_gone("2024/0001")}, renamed, late)
     (tmp_path / "b").mkdir()
     bring(press, tmp_path / "b")
+    assert b"Roads." in (tmp_path / "a" / "current" / "act" / "2025" / "0001.html").read_bytes()
+    assert (tmp_path / "a" / "permanent" / "v" / "2" / "act" / "2025" / "0001" / "v1.proof").exists()
+    page = (tmp_path / "a" / "permanent" / "v" / "1" / "act" / "2024" / "0002" / "v1.html").read_text()
+    assert "Kalapüügiseadus</h1>" in page
+    assert "Aino Kask" in page
     for part in ("current", "permanent"):
         here, there = tmp_path / "a" / part, tmp_path / "b" / part
         one, two = tree(here), tree(there)
@@ -192,6 +201,29 @@ def test_no_older_and_no_second_edition_is_shown(tmp_path: Path) -> None:
     with pytest.raises(Forked):
         bring(press, tmp_path)
     assert os.readlink(tmp_path / "current") == served
+
+
+def test_what_an_epoch_cut_off_is_shown_no_more(tmp_path: Path) -> None:
+    """An edition that does not list what was shown before stands in its place: false texts, their addresses and what a
+    search finds are gone, also once the other of the two indexes is used again."""
+    press = built(tmp_path, FIRST)
+    kept = press.editions[-1]
+    for number in (2, 3):
+        press.publish(act_files("2024/0001", "Fishing Act", [law("Fishing Act", f"False law {number}.")]))
+        bring(press, tmp_path)
+    press.editions = [kept]
+    ice = act_files("2025/0001", "Ice Road Act", [law("Ice Road Act", "Roads.")])
+    for sequence in (4, 5):
+        press.publish(ice, sequence=sequence)
+        assert bring(press, tmp_path)
+        ice = act_files("2025/0002", "Fog Act", [law("Fog Act", "Fog.")])
+        assert not [name for name, data in tree(tmp_path / "permanent").items() if b"False law" in data]
+        assert not [name for name, data in tree(tmp_path / "current").items() if b"False law" in data]
+        searcher = Searcher(str(tmp_path / "current" / "search.sqlite"))
+        assert searcher.search(parse_query("false"), 1).hits == ()
+        assert [hit.act for hit in searcher.search(parse_query("licence"), 1).hits] == ["2024/0001"]
+        searcher.close()
+    assert (tmp_path / "permanent" / "v" / "1" / "act" / "2024" / "0001" / "v1.txt").exists()
 
 
 class _Died(Exception):

@@ -91,7 +91,7 @@ def test_nothing_typed_is_syntax(index: str, text: str) -> None:
     assert index_sequence(index) == 1
 
 
-@pytest.mark.parametrize("text", ["", "  ", '""', "***", "\u202e", "a" * 201, "word " * 13])
+@pytest.mark.parametrize("text", ["", "  ", '""', "***", "\u202e", "a" * 201, "word " * 13, "aa* bb* cc* dd*"])
 def test_too_little_and_too_much_is_told(text: str) -> None:
     """A reader gets a sentence that says what to do."""
     with pytest.raises(UsageError, match="Please"):

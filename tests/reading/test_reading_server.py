@@ -246,13 +246,18 @@ def test_each_client_has_its_own_measure_of_searches(tmp_path: Path) -> None:
 
 
 def test_pages_have_a_measure_too(tmp_path: Path) -> None:
-    """A client that asks for pages without end is held up; another network reads on."""
+    """A client that asks for pages without end is held up; another network reads on. A household is one client, however
+    its addresses are written."""
     press = Press()
     press.publish(FIRST)
     static = StaticLimits(client_per_s=1, client_burst=10, network_per_s=1, network_burst=20)
     with running_room(press, tmp_path, static=static) as room:
         assert asked(room, "/", "198.51.100.1", 40)[429] >= 20
         assert asked(room, "/", "203.0.113.5", 5) == {200: 5}
+        household = Counter()
+        for number in range(1, 20):  # nginx writes them as 2001:db8::1:0:0:1, 2001:db8::2:0:0:1, …
+            household += asked(room, "/", f"2001:db8:0:0:{number:x}::1", 1)
+        assert household[429] >= 1
 
 
 def test_an_address_is_believed_only_from_the_proxy(tmp_path: Path) -> None:

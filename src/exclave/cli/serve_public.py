@@ -76,7 +76,7 @@ def public(
             note("it runs as root: give it a user of its own, who may write nothing but its folder")
         _begin(follower, path)
         stop = told_to_end()
-        with served(settings, note):
+        with served(settings, note), follower.telling(every):
             note(f"{register} can be read at {scheme}://{shown}:{port}/")
             while not stop.wait(every):
                 if follower.once():

@@ -19,16 +19,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final, TypeVar
 
 from exclave.errors import CorruptObject, Forked, MalformedError, RolledBack
-from exclave.formats.edition import Bundle, BundleFile, Edition, parse_bundle
+from exclave.formats.edition import Bundle, BundleFile, BundleLine, Edition, parse_bundle
 from exclave.ids import Digest, Instant, sha256
 from exclave.serve.reading_acts import RECORD, Block, Place, blocks, parse_act, place_of
 from exclave.serve.reading_files import also_at, clone, remove_numbered, remove_tree, switch, write
 from exclave.serve.reading_pages import MAX_SHOWN_CHARS, PER_PAGE, Pages, asset, text_address
 from exclave.serve.reading_search import Indexed, index_sequence, write_index
-from exclave.serve.reading_store import ActRow, PartRow, RoomStore, TextRow
+from exclave.serve.reading_store import UNRECORDED, ActRow, PartRow, RoomStore, TextRow
 
 NEWEST: Final = 12
 FEED: Final = 100
@@ -94,9 +95,18 @@ class Builder:
     def _take_up(self, edition: Edition, digest: Digest) -> None:
         known = self.store.bundles()
         new = [line for line in edition.bundles if line.name not in known]
+        stray = bool(known - {line.name for line in edition.bundles})
+        if stray:
+            # What was shown counts no more (an epoch cut it off), or is lost. A restart finds that it is known still.
+            for name in ("v", "act", "file"):
+                remove_tree(self._path("permanent", name))
+        anew = stray or (bool(known) and self._complete(new))
         db = self.store.db
         db.execute("begin immediate")
         try:
+            if anew:
+                self.store.forget()
+                new = list(edition.bundles)
             for records in (True, False):
                 for number, line in enumerate(new):
                     self._progress("acts" if records else "texts", number, len(new))
@@ -109,11 +119,17 @@ class Builder:
             db.execute("rollback")
             raise
 
+    def _complete(self, new: Iterable[BundleLine]) -> bool:
+        """Whether a record comes for which files of an earlier version wait."""
+        for line in new:
+            for file in self._parsed(line.name).files:
+                place = place_of(file.path) if file.digest else None
+                if place is not None and place.name == RECORD and self.store.waits_for(place.act):
+                    return True
+        return False
+
     def _take_bundle(self, name: Digest, edition: Edition, *, records: bool) -> None:
-        try:
-            bundle = parse_bundle(self._bundle(name))
-        except MalformedError as error:
-            raise CorruptObject(f"the writer's bundle {name.hex()} is none: {error.message}") from error
+        bundle = self._parsed(name)
         if bundle.sequence > edition.sequence:
             raise CorruptObject("an edition lists a bundle of a later version")
         self.store.put_version(bundle.sequence, bundle.time)
@@ -129,6 +145,12 @@ class Builder:
                 self._take_record(place, content, bundle.sequence)
             else:
                 self._take_file(place, file, content, proof, bundle)
+
+    def _parsed(self, name: Digest) -> Bundle:
+        try:
+            return parse_bundle(self._bundle(name))
+        except MalformedError as error:
+            raise CorruptObject(f"the writer's bundle {name.hex()} is none: {error.message}") from error
 
     def _bundle(self, name: Digest) -> bytes:
         path = self._path("bundles", name.hex())
@@ -153,14 +175,14 @@ class Builder:
         sequence, time_s = bundle.sequence, _seconds(bundle.time)
         act = self.store.act(place.act)
         if act is None:
-            self.store.put_fault(file.path, "its act has no record that can be read")
+            self.store.put_fault(file.path, UNRECORDED)
             return
         if place.version is not None:
             text = TextRow(place.act, place.version, sequence, file.digest, file.size, bool(proof), "")
             self.store.put_text(text)
-            # The record's day of this text, which its page shows.
-            text = next(t for t in self.store.texts(place.act) if (t.version, t.sequence) == (text.version, sequence))
-            self._write_text(act, text, content, proof, time_s)
+            said = self.store.recorded(text)
+            act = replace(act, title=said.title, language=said.language, signed_by=said.signed_by)
+            self._write_text(act, replace(text, date=said.date), content, proof, time_s)
             return
         number = hashlib.sha256(file.path.encode() + b"\0" + file.digest).hexdigest()
         target = self._path("permanent", "file", number[:2], number)
@@ -192,7 +214,7 @@ class Builder:
         fresh = self._path("releases", f"{name}.new")
         remove_tree(fresh)
         same_look = former.endswith(f"-{_look(self.pages.room.style)}")
-        since = _release_sequence(former) if same_look else 0
+        since = _release_sequence(former) if same_look and self._goes_on(former) else 0
         if since:
             clone(self._path("releases", former), fresh)
         else:
@@ -216,6 +238,10 @@ class Builder:
         remove_tree(target)
         os.rename(fresh, target)
         switch(self._path("current"), os.path.join("releases", name))  # (3)
+
+    def _goes_on(self, former: str) -> bool:
+        """Whether the release ``former`` is of what the store holds."""
+        return self.store.has_shown(_release_sequence(former), former.split("-")[1])
 
     def _act_page(self, act: ActRow) -> bytes | None:
         """The act in force; None if not even one of its texts was published."""
@@ -244,19 +270,20 @@ class Builder:
             if sequence <= since:
                 break
             texts = self.store.texts_of(sequence)
-            named = [(text, *self._named(text.act)) for text in texts]
+            named = [(text, *self._named(text)) for text in texts]
             for page, pages, part in _paged(named):
                 where = "index.html" if page == 1 else f"p/{page}.html"
                 made = self.pages.version(sequence, time, part, len(texts), page, pages)
                 write(self._path("permanent", "v", str(sequence), where), made, _seconds(time), packed=True)
 
-    def _named(self, act: str) -> tuple[str, str]:
-        found = self.store.act(act)
-        return (found.title, found.language) if found is not None else (act, "und")
+    def _named(self, text: TextRow) -> tuple[str, str]:
+        """What its act was called then: so a room that followed and one that begins now say the same."""
+        said = self.store.recorded(text)
+        return said.title, said.language
 
     def _write_rest(self, fresh: str, edition: Edition, digest: Digest, time_s: int) -> None:
         pages, counts, groups = self.pages, self.store.counts(), self.store.groups()
-        feed = [(time, text, *self._named(text.act)) for time, text in self.store.recent(FEED)]
+        feed = [(time, text, *self._named(text)) for time, text in self.store.recent(FEED)]
         made = {
             "index.html": pages.front(self.store.newest(NEWEST), groups, counts),
             "acts/index.html": pages.groups(groups),
@@ -298,13 +325,14 @@ class Builder:
         in_use = os.path.realpath(self._path("releases", former, "search.sqlite")) if former else ""
         names = [self._path("search-a.sqlite"), self._path("search-b.sqlite")]
         free = [name for name in names if os.path.realpath(name) != in_use]
-        path = max(free, key=index_sequence)
-        since = index_sequence(path)
-        if since > sequence:
+        line = self.store.line
+        path = max(free, key=lambda name: index_sequence(name, line))
+        since = index_sequence(path, line)
+        if (since == 0 or since > sequence) and os.path.exists(path):
             os.unlink(path)
             since = 0
         changed = list(self.store.acts(after=since))
-        write_index(path, sequence, self._indexed(changed), [act.act for act in changed if act.gone])
+        write_index(path, sequence, self._indexed(changed), [act.act for act in changed if act.gone], line=line)
         link = os.path.join(fresh, "search.sqlite")
         if os.path.lexists(link):
             os.unlink(link)

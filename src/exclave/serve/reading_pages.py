@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from exclave.ids import Fingerprint, Instant, RegisterId, instant_text
 from exclave.serve.reading_acts import Block, direction, shown
-from exclave.serve.reading_search import CLOSE, OPEN, Found, Query
+from exclave.serve.reading_search import CLOSE, MAX_BEGINNINGS, OPEN, Found, Query
 from exclave.serve.reading_store import ActRow, PartRow, TextRow
 
 PER_PAGE: Final = 200
@@ -122,7 +122,7 @@ class Pages:
         suggestion = ""
         if query is not None and found is not None and not found.hits and "*" not in text and '"' not in text:
             words = query.text.split()
-            suggestion = " ".join(f"{_stem(word)}*" for word in words)
+            suggestion = " ".join(f"{_stem(word)}*" for word in words) if len(words) <= MAX_BEGINNINGS else ""
         return self._page(
             "search.html", query=shown(text), found=found, page=page, message=message, suggestion=suggestion
         )

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -83,10 +84,14 @@ class Follower:
         self._origin, self._place, self._clock, self._tell, self._progress = origin, place, clock, tell, progress
         self._seen = read_seen(folder)
         self._told = ""
+        self._writing = threading.Lock()
         os.makedirs(os.path.join(folder, "status"), mode=0o755, exist_ok=True)
 
     def once(self, *, strict: bool = False) -> bool:
-        """One look; True if a new version is shown. What fails is told (``strict``: raised), and changes nothing."""
+        """One look; True if a new version is shown. What fails is told (``strict``: raised), and changes nothing.
+
+        That goes for this machine too: a full disk, or a room's store that cannot be read, ends no room.
+        """
         changed = False
         try:
             changed = self._follow()
@@ -117,13 +122,16 @@ class Follower:
         seen = Seen(
             shown.name, shown.state_name, self._pinned, shown.register, self._origin, proven_of(shown, self._clock())
         )
-        builder = Builder(self._folder, Pages(seen.room()), fetch, self._progress)
         try:
-            changed = builder.build(edition)
-        finally:
-            builder.close()
+            builder = Builder(self._folder, Pages(seen.room()), fetch, self._progress)
+            try:
+                changed = builder.build(edition)
+            finally:
+                builder.close()
+            write(os.path.join(self._folder, "seen.json"), msgspec.json.encode(seen), 0)
+        except (OSError, sqlite3.Error) as error:
+            raise ServiceFailed(f"version {edition.sequence} cannot be built in {self._folder}: {error}") from error
         self._seen = seen
-        write(os.path.join(self._folder, "seen.json"), msgspec.json.encode(seen), 0)
         return changed
 
     def tell_status(self) -> None:
@@ -139,8 +147,29 @@ class Follower:
             "exile": proven.exile or None, "sources": proven.sources, "away": proven.away,
         }  # fmt: skip
         page = Pages(seen.room()).status(line.level, line.headline, line.detail)
-        write(os.path.join(where, "status.html"), page, now // 1_000_000, packed=True)
-        write(os.path.join(where, "status.json"), msgspec.json.encode(told) + b"\n", now // 1_000_000)
+        try:
+            with self._writing:
+                write(os.path.join(where, "status.html"), page, now // 1_000_000, packed=True)
+                write(os.path.join(where, "status.json"), msgspec.json.encode(told) + b"\n", now // 1_000_000)
+        except OSError as error:
+            self._tell(f"the page about the copy's age cannot be written: {error.strerror}")
+
+    @contextmanager
+    def telling(self, every_s: float) -> Iterator[None]:
+        """Renews that page by a thread of its own: a source that holds a look up, for hours, must not keep it green."""
+        ended = threading.Event()
+
+        def tell() -> None:
+            while not ended.wait(every_s):
+                self.tell_status()
+
+        teller = threading.Thread(target=tell, name="status", daemon=True)
+        teller.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            teller.join()
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from exclave.errors import UsageError
 
 MAX_QUERY: Final = 200
 MAX_WORDS: Final = 12
+MAX_BEGINNINGS: Final = 3
+"""Each is looked up before the first look at the clock: the lists of all words that begin so are merged at once."""
 PER_PAGE: Final = 10
 MAX_PAGE: Final = 20
 RANK_S: Final = 0.030
@@ -99,6 +101,8 @@ def parse_query(text: str) -> Query:
         raise UsageError("Please type a word to look for.")
     if len(words) > MAX_WORDS:
         raise UsageError(f"Please search for at most {MAX_WORDS} words at once.")
+    if sum(word.endswith("*") for word in words) > MAX_BEGINNINGS:
+        raise UsageError(f"Please search for at most {MAX_BEGINNINGS} beginnings of words at once.")
     return Query(text.strip(), " AND ".join(parts), tuple(words))
 
 
@@ -251,8 +255,10 @@ class Indexed:
     version: int
 
 
-def write_index(path: str, sequence: int, changed: Iterable[Indexed], removed: Iterable[str]) -> None:
-    """Brings the index at ``path`` (made if there is none) to version ``sequence``.
+def write_index(
+    path: str, sequence: int, changed: Iterable[Indexed], removed: Iterable[str], *, line: int = 0
+) -> None:  # fmt: skip
+    """Brings the index at ``path`` (made if there is none) to version ``sequence`` of ``line`` (``RoomStore.line``).
 
     One transaction: a restart finds the former index or the new one.
     """
@@ -276,18 +282,21 @@ def write_index(path: str, sequence: int, changed: Iterable[Indexed], removed: I
             db.execute("insert into found (rowid, title, body) values (?, ?, ?)", (row, one.title, one.body))
         db.execute("delete from edition")
         db.execute("insert into edition values (?)", (sequence,))
+        db.execute(f"pragma user_version = {line}")
         db.execute("commit")
     finally:
         db.close()
 
 
-def index_sequence(path: str) -> int:
-    """The version that the index at ``path`` is of; 0 if there is none, or none that can be read."""
+def index_sequence(path: str, line: int = 0) -> int:
+    """The version that the index at ``path`` is of; 0 if there is none of ``line``, or none that can be read."""
     try:
         db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     except sqlite3.Error:
         return 0
     try:
+        if db.execute("pragma user_version").fetchone()[0] != line:
+            return 0
         return int(db.execute("select max(sequence) from edition").fetchone()[0] or 0)
     except (sqlite3.Error, TypeError):
         return 0

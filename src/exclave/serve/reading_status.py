@@ -7,6 +7,7 @@ from typing import Final
 
 from exclave.ids import Instant
 from exclave.operations.reading_room import Shown
+from exclave.rules.watch import CLOCK_TOLERANCE_US
 from exclave.serve.reading_pages import moment
 
 UNCHECKED_US: Final = 10 * 60 * 1_000_000
@@ -61,6 +62,8 @@ def band(proven: Proven, now: Instant, place: str) -> Band:
     verified = f"Verified{here} on {moment(proven.checked)}."
     if proven.exile:
         return Band("exile", "This register is kept abroad now.", f"{state} {verified}")
+    if proven.time > now + CLOCK_TOLERANCE_US:
+        return Band("late", "The time of this copy lies ahead: nobody can tell how old it is.", f"{state} {verified}")
     if now - proven.time > LATE * proven.rpo_s * 1_000_000:
         return Band("late", "The state has not renewed this copy since then.", f"{state} {verified}")
     return Band("good", "Verified copy.", f"{state} {verified}")

@@ -5,6 +5,7 @@ Losing it loses nothing: the bundles lie in the room's folder, and at the sites.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -28,8 +29,15 @@ create table if not exists text (act text, version integer, sequence integer not
 create index if not exists text_sequence on text (sequence);
 create table if not exists part (act text, name text, id text not null, sequence integer not null,
   digest blob not null, size integer not null, proof integer not null, primary key (act, name)) without rowid;
+create table if not exists record (act text, sequence integer, title text not null, language text not null,
+  signed_by text not null, days text not null, primary key (act, sequence)) without rowid;
 create table if not exists fault (path text primary key, why text not null) without rowid
 """
+
+
+UNRECORDED: Final = "its act has no record that can be read"
+"""Why a file waits. Once its act has one, all is taken up again: such a file belongs to pages that were made before."""
+_TABLES: Final = ("bundle", "version", "shown", "act", "day", "text", "part", "record", "fault")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,16 @@ class TextRow:
     digest: bytes
     size: int
     proof: bool
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An act's record as it was at a moment, and the day that it gives a text."""
+
+    title: str
+    language: str
+    signed_by: str
     date: str
 
 
@@ -95,7 +113,33 @@ class RoomStore:
     def bundles(self) -> set[bytes]:
         return {row[0] for row in self.db.execute("select name from bundle")}
 
+    @property
+    def line(self) -> int:
+        """How often all was forgotten: what was made out of an earlier line goes on in none."""
+        return int(self.db.execute("pragma user_version").fetchone()[0])
+
+    def has_shown(self, sequence: int, digest: str) -> bool:
+        """Whether the edition of version ``sequence`` whose digest begins like that (hex) was taken up in this line."""
+        found = self.db.execute("select digest from shown where sequence = ?", (sequence,)).fetchone()
+        return found is not None and bytes(found[0]).hex().startswith(digest)
+
     # Taking up
+
+    def forget(self) -> None:
+        """Everything: within a transaction."""
+        line = self.line + 1
+        for table in _TABLES:
+            self.db.execute(f"delete from {table}")  # noqa: S608 - ours
+        self.db.execute(f"pragma user_version = {line}")
+
+    def waits_for(self, act: str) -> bool:
+        """Whether files of ``act`` could not be taken up for want of its record."""
+        begin, end = f"acts/{act}/", f"acts/{act}0"
+        return bool(
+            self.db.execute(
+                "select 1 from fault where path > ? and path < ? and why = ?", (begin, end, UNRECORDED)
+            ).fetchone()
+        )
 
     def put_act(self, name: str, act: Act, sequence: int) -> None:
         self.db.execute(
@@ -103,6 +147,10 @@ class RoomStore:
             " language = excluded.language, signed_by = excluded.signed_by, latest = excluded.latest,"
             " date = excluded.date, changed = excluded.changed, gone = 0",
             (name, act.title, act.language, act.signed_by, act.latest, act.dates[act.latest], sequence),
+        )
+        self.db.execute(
+            "insert or replace into record values (?, ?, ?, ?, ?, ?)",
+            (name, sequence, act.title, act.language, act.signed_by, json.dumps(act.dates)),
         )
         self.db.execute("delete from day where act = ?", (name,))
         self.db.executemany("insert into day values (?, ?, ?)", [(name, n, day) for n, day in act.dates.items()])
@@ -139,6 +187,20 @@ class RoomStore:
     def act(self, name: str) -> ActRow | None:
         row = self.db.execute("select * from act where act = ?", (name,)).fetchone()
         return None if row is None else _act(row)
+
+    def recorded(self, text: TextRow) -> Recorded:
+        """What the record of the act of ``text`` said when that became public; if there was none, the first one."""
+        found = self.db.execute(
+            "select title, language, signed_by, days from record where act = ?"
+            " order by case when sequence <= ? then -sequence else sequence end limit 1",
+            (text.act, text.sequence),
+        ).fetchone()
+        if found is not None:
+            title, language, signed_by, days = found
+            return Recorded(title, language, signed_by, json.loads(days).get(str(text.version), ""))
+        if (act := self.act(text.act)) is not None:
+            return Recorded(act.title, act.language, act.signed_by, "")
+        return Recorded(text.act, "und", "", "")
 
     def acts(self, *, after: int = 0) -> Iterator[ActRow]:
         """Those that changed after version ``after``."""
