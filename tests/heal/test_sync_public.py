@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from exclave.operations import carry_public
 from exclave.operations.carry_public import MAX_USELESS
 from exclave.operations.home import key_card
 from exclave.rules.signatures import sign_text
+from exclave.sites.contract import ObjectStat
 from exclave.sites.directory import DirectorySite
 from exclave.verify.timestamps import MAX_READ
 from support.small_home import SmallHome, tree_of
@@ -209,3 +211,25 @@ def test_rebuild_mends_a_spoilt_statement_and_token(home: Dated) -> None:
         (home.site("lux") / key).write_bytes(b"spoilt")
     by_rebuild(home)
     assert public(home, "lux") == there
+
+
+class _Listed:
+    """A site of names alone."""
+
+    def __init__(self, names: list[str]) -> None:
+        self._names = names
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        return (ObjectStat(Key(name), 1) for name in self._names)
+
+    def get(self, key: Key, *, limit: int) -> bytes:
+        return b"said"
+
+
+def test_after_decades_of_statements_the_newest_is_carried_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state speaks every hour by three voices: what it says today stands behind all of that in a list."""
+    monkeypatch.setattr(carry_public, "_is_public_statement", lambda view, key, data: True)
+    names = [f"{number:08}/{number}" for number in range(150_000)]
+    view, target = SimpleNamespace(state="f" * 64), _Listed(names[:-1])
+    lacking = carry_public._public_statements(view, target, {"nord": _Listed(names)}, mend=False)  # type: ignore[arg-type, dict-item]
+    assert [key for key, _ in lacking] == [names[-1]]

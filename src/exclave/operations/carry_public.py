@@ -46,8 +46,9 @@ from exclave.verify.timestamps import TokenReader
 
 MAX_STATEMENTS = 10_000
 """Names that are looked at below one site's prefix of statements."""
-MAX_NAMED = 100_000
-"""Names of public statements, and of one log's timestamps, that are looked at at one site."""
+MAX_NAMED = 1_000_000
+"""Names of public statements, and of one log's timestamps, that are looked at at one site: decades of them, since the
+newest come last."""
 MAX_USELESS = 16
 """Of one day's public statements at one source so many that nobody signed are read; then the rest of that day is left
 out: honest sites have none, and a host may show any number."""

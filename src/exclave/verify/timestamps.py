@@ -22,8 +22,8 @@ from exclave.verify.history import CountedVersion, EpochLog, RegisterHistory
 from exclave.verify.logs import ProvenTree
 from exclave.verify.state import Finding, StateView, finding
 
-MAX_LISTED = 100_000
-"""Most tokens of one log that are looked at by name at one source."""
+MAX_LISTED = 1_000_000
+"""Most tokens of one log that are looked at by name at one source: decades of them, since the newest come last."""
 MAX_READ = 16
 """Most of them that are read at one source for one version, by their names those that date it the earliest: honest
 writers make one for each authority now and then, and a host may show any number."""
