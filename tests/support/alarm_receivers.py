@@ -83,7 +83,7 @@ class _Letters(socketserver.StreamRequestHandler):
             self._encrypt()
         elif word.startswith("AUTH PLAIN"):
             self.server.logins.append(line.split(" ", 2)[2])
-            self._say("235 welcome")
+            self._say(self.server.welcome)
         elif word == "DATA":
             self._say("354 go on")
             self._letter()
@@ -123,6 +123,8 @@ class _Post(socketserver.ThreadingTCPServer):
         """Each letter, and whether it came encrypted."""
         self.logins: list[str] = []
         self.refuses = False
+        self.welcome = "235 welcome"
+        """Answer to a log-in."""
 
     @property
     def port(self) -> int:

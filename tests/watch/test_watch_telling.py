@@ -225,6 +225,16 @@ def test_a_server_that_never_comes_to_the_end_is_left(country: World, tmp_path: 
         assert "more than 100 lines in one answer" in health.problem
 
 
+def test_a_challenge_that_is_none_is_a_failure(country: World, tmp_path: Path) -> None:
+    """A mail server that answers a log-in with what is no base64 fails like any other, and it is told that it does."""
+    country.sites["lux"].inner = MissingSite(country.true("lux"), containing("/pack/"))
+    with mail_receiver() as post:
+        post.welcome = "334 a"
+        made = duty(country, tmp_path, mail(post.port, "none", user="watch", password_file=private(tmp_path, "p", "t")))
+        done(made)
+        assert made.health[made.channels[0].name].failures == 1
+
+
 def test_silence_is_told_after_patience(country: World, tmp_path: Path) -> None:
     """A site that misses one look is no alarm yet; one that stays away is."""
     with http_receiver() as heard:

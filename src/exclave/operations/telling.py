@@ -216,7 +216,7 @@ class Mail:
         letter.set_content(message.text())
         try:
             self._send(letter)
-        except (smtplib.SMTPException, OSError) as error:
+        except (smtplib.SMTPException, OSError, ValueError) as error:  # ValueError: a challenge that is no base64
             raise UnavailableError(f"{self.name}: {type(error).__name__}: {str(error)[:MAX_SAID_CHARS]}") from error
 
     def _send(self, letter: EmailMessage) -> None:
