@@ -6,23 +6,24 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from exclave.errors import CorruptObject, MalformedError, NotAuthorised, WrongFingerprint
+from exclave.errors import CorruptObject, MalformedError, MissingObject, NotAuthorised, WrongFingerprint
 from exclave.formats.note import ParsedNote, parse_note
 from exclave.formats.paths import public_statement_key
 from exclave.formats.publicstatement import PublicStatement, RegisterLine, Role, SealedTotal, parse_public_statement
-from exclave.ids import Digest, Fingerprint, Instant, Label, Sequence, now, sha256
+from exclave.ids import Digest, Fingerprint, Instant, Key, Label, Sequence, now, sha256
 from exclave.keys.file import KeyFile, load
 from exclave.operations.home import Home, key_card
 from exclave.operations.statement import newest_statement
 from exclave.rules.signatures import sign_text
-from exclave.sites.contract import Site
+from exclave.sites.contract import ObjectStat, Site
 from exclave.sites.opening import open_site
 from exclave.verify.state import read_state
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
@@ -303,6 +304,29 @@ def test_the_latest_at_the_sites(republic: Republic, tmp_path: Path) -> None:
         target.write_bytes(data)
     again = republic.home.ok("statement", "latest", str(tmp_path / "got"), *where)
     assert again["verified"] == found["verified"]
+
+
+class Flood:
+    """A host that shows any number of statements, for each day."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.read = data, 0
+
+    def list(self, prefix: str) -> Iterator[ObjectStat]:
+        return (ObjectStat(Key(f"{prefix}{number:064x}"), len(self.data)) for number in range(5000))
+
+    def get(self, key: Key, *, limit: int) -> bytes:
+        self.read += 1
+        return self.data
+
+
+@pytest.mark.parametrize(("data", "most"), [(b"rubbish", 1000), (bytes(1 << 20), 64)])
+def test_a_flood_of_statements_is_not_read_to_its_end(data: bytes, most: int) -> None:
+    """A host that shows rubbish for years costs a reader a thousand small objects, or 64 MiB, and no more."""
+    flood, view = Flood(data), SimpleNamespace(state="f" * 64)
+    with pytest.raises(MissingObject):
+        newest_statement({"lux": flood}, view, now=now(), days=365)  # type: ignore[arg-type, dict-item]
+    assert flood.read == most
 
 
 def test_the_pages(republic: Republic) -> None:

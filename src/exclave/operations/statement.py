@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.durable import sync_folder
+from exclave.durable import replace_file
 from exclave.errors import (
+    CorruptObject,
     IntegrityError,
     MalformedError,
     MissingObject,
@@ -38,6 +39,11 @@ NOTE_NAME, TEXT_NAME, PAGE_NAME = "statement.note", "statement.txt", "index.html
 MAX_STATEMENT_BYTES = 1 << 20
 MAX_OF_A_DAY = 2_000
 """Most names of one day that are looked at."""
+MAX_USELESS = 1_000
+"""So many objects that are no statement are read of one source, over all days: as many as a host keeps of what nobody
+vouches for."""
+MAX_USELESS_BYTES = 64 << 20
+"""And no more bytes of them."""
 _DAY_US = 86_400 * 1_000_000
 
 
@@ -95,13 +101,7 @@ def write_statement(made: SignedStatement, folder: Path, text: str, page: str) -
     """The pages, then the note."""
     make_folder(folder)
     for name, data in ((TEXT_NAME, text.encode()), (PAGE_NAME, page.encode()), (NOTE_NAME, made.note)):
-        fresh = folder / f".{name}.new"
-        with open(fresh, "wb") as file:
-            file.write(data)
-            file.flush()
-        fresh.chmod(0o644)
-        fresh.replace(folder / name)
-    sync_folder(folder)
+        replace_file(folder / name, data, mode=0o644)
 
 
 def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: int) -> SignedStatement:
@@ -110,12 +110,13 @@ def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: i
 
     ``MissingObject`` if there is none. It may still be old, or false: ``verify/statements.py`` tells.
     """
+    shelves = [_Shelf(source) for source in sources.values()]
     for back in range(days):
         day = Instant(max(0, now - back * _DAY_US))
         found: list[SignedStatement] = []
-        for source in sources.values():
+        for shelf in shelves:
             try:
-                shown = _of_day(source, public_statement_prefix(view.state, day), view)
+                shown = shelf.of_day(public_statement_prefix(view.state, day), view)
                 found += (one for one in shown if not dated_ahead(one.statement.verified, now))
             except (UnavailableError, IntegrityError):
                 continue  # another source may have it
@@ -128,14 +129,31 @@ def newest_statement(sources: Sources, view: StateView, *, now: Instant, days: i
     )
 
 
-def _of_day(source: Readable, prefix: str, view: StateView) -> Iterator[SignedStatement]:
-    for place, stat in enumerate(source.list(prefix)):
-        if place >= MAX_OF_A_DAY:
+@dataclass(slots=True)
+class _Shelf:
+    """One source, and how much of what is no statement is read there still, over all days: a host may show any
+    number."""
+
+    source: Readable
+    objects: int = MAX_USELESS
+    size_bytes: int = MAX_USELESS_BYTES
+
+    def of_day(self, prefix: str, view: StateView) -> Iterator[SignedStatement]:
+        if self.objects <= 0 or self.size_bytes <= 0:
             return
-        try:
-            data = source.get(Key(stat.key), limit=MAX_STATEMENT_BYTES)
-            said = read_statement(data, view)
-        except (IntegrityError, MalformedError, NotAuthorised):
-            continue  # anybody who may write there can have put it
-        if public_statement_key(view.state, said.verified, data) == stat.key:
-            yield SignedStatement(said, data)
+        for place, stat in enumerate(self.source.list(prefix)):
+            if place >= MAX_OF_A_DAY:
+                return
+            data = b""
+            try:
+                data = self.source.get(Key(stat.key), limit=MAX_STATEMENT_BYTES)
+                said = read_statement(data, view)
+                if public_statement_key(view.state, said.verified, data) != stat.key:
+                    raise CorruptObject("a statement has another name than its own")
+            except (IntegrityError, MalformedError, NotAuthorised):  # anybody who may write there can have put it
+                self.objects -= 1
+                self.size_bytes -= len(data)
+                if self.objects <= 0 or self.size_bytes <= 0:
+                    return
+            else:
+                yield SignedStatement(said, data)
