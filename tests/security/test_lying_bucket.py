@@ -5,16 +5,22 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from exclave.errors import CorruptObject, SiteUnavailable
-from exclave.ids import Key, sha256
+from exclave.ids import Instant, Key, sha256
 from exclave.sites.contract import ObjectStat
 from exclave.sites.listed import by_folders
+from exclave.sites.open_s3 import S3Address
 from exclave.sites.s3 import S3Keys, S3Place, S3Site
+from exclave.sites.s3_by_version import LockedReader
+from exclave.sites.s3_erasing import S3Eraser
+from exclave.sites.s3_probe import LockProbe
+from exclave.sites.s3_versions import S3Versions, instant_of, open_client
 
 KEYS = S3Keys("reader", "secret")
 KEY = Key(f"fp/register/box/{sha256(b'x').hex()}")
@@ -54,6 +60,83 @@ def engine(answering: Answering) -> Iterator[S3Place]:
 
 def whole(body: str, headers: str = META) -> bytes:
     return f"HTTP/1.1 200 OK\r\n{headers}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+
+
+def versions_at(place: S3Place) -> S3Versions:
+    return S3Versions(place, open_client(place, KEYS, "", 5))
+
+
+def told(at: str = "2026-11-23T14:22:00Z", size: str = "1", key: str = str(KEY)) -> str:
+    item = f"<Key>{key}</Key><VersionId>v</VersionId><LastModified>{at}</LastModified><Size>{size}</Size>"
+    return f"<ListVersionsResult><IsTruncated>false</IsTruncated><Version>{item}</Version></ListVersionsResult>"
+
+
+NONSENSE = {
+    "a page of a log-in": "<html>",
+    "a time that is none": told(at="yesterday"),
+    "a size of many digits": told(size="9" * 10_000),
+    "another name": told(key="elsewhere"),
+}
+
+
+@pytest.mark.parametrize("what", NONSENSE)
+def test_versions_that_are_none(what: str) -> None:
+    """Whatever comes in the place of a list of versions, this site is unavailable, and others can be asked."""
+    with engine(lambda _: iter([whole(NONSENSE[what])])) as place:
+        versions = versions_at(place)
+        bucket = S3Site(place, KEYS)
+        reader = LockedReader("s3://lies", bucket, bucket, versions)
+        eraser = S3Eraser(S3Address(place, KEYS, ""))
+        calls: list[Callable[[], object]] = [
+            lambda: versions.of(KEY), lambda: versions.level("fp/"), lambda: reader.stat(KEY),
+            lambda: list(reader.list("fp/")),
+        ]  # fmt: skip
+        if "name" not in what:
+            calls.append(lambda: eraser.shown_since(KEY))
+        for call in calls:
+            with pytest.raises(SiteUnavailable):
+                call()
+
+
+@pytest.mark.parametrize("until", ["yesterday", "99999999999999999999"])
+def test_locks_that_are_none(until: str) -> None:
+    """A lock until no time is a failure of the site; one whose time names no zone is in UTC."""
+    headers = f"{META}x-amz-object-lock-mode: COMPLIANCE\r\nx-amz-object-lock-retain-until-date: {until}\r\n"
+    with engine(lambda _: iter([whole("", headers)])) as place, pytest.raises(SiteUnavailable):
+        versions_at(place).lock(KEY, "v")
+    assert instant_of(datetime(1970, 1, 2)) == Instant(86_400_000_000)  # noqa: DTZ001 as engines may tell it
+
+
+def test_whether_it_can_lock_is_not_told() -> None:
+    """An answer that is none is not held against a bucket: its own refusal counts."""
+    with engine(lambda _: iter([whole("<html>")])) as place:
+        assert versions_at(place).can_lock()
+
+
+def test_a_probe_of_such_an_engine_has_a_verdict() -> None:
+    """A promise that is answered with nonsense is broken; the probe goes on."""
+    with engine(lambda _: iter([whole("<html>")])) as place:
+        url = f"s3://bucket/p?endpoint={place.endpoint}&lock=compliance&lock_days=1"
+        environment = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
+        promise = LockProbe(url, token="t", environment=environment).one("lock-set")
+    assert not promise.kept
+
+
+def test_a_list_of_versions_that_drips() -> None:
+    """A byte now and then begins a socket's time anew; the time for the whole answer has an end all the same."""
+    over = threading.Event()
+
+    def drip(_: str) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nX-Drip: "
+        while not over.wait(0.05):
+            yield b"a"
+
+    with engine(drip) as place:
+        versions = S3Versions(place, open_client(place, KEYS, "", 5), within_s=0.5)
+        for call in (lambda: versions.of(KEY), lambda: versions.lock(KEY, "v")):
+            with pytest.raises(SiteUnavailable, match="too slowly"):
+                call()
+        over.set()
 
 
 SENT_AT_MOST = 64 << 20

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import boto3
@@ -17,11 +17,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from exclave.errors import ConfigError, SiteReadOnly, SiteUnavailable
-from exclave.ids import Instant, Key
+from exclave.ids import Instant, Key, now
 from exclave.sites.erasing import Locked
 from exclave.sites.open_s3 import S3Address
+from exclave.sites.s3_versions import NO_ANSWER, instant_of
 
-_EPOCH_0 = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMEOUT_S = 30
 _REFUSED = frozenset({"AccessDenied", "MethodNotAllowed", "InvalidRequest", "ObjectLocked"})
 """What engines answer if a version is locked; S3 itself says AccessDenied."""
@@ -99,10 +99,10 @@ class S3Eraser:
         until = head.get("ObjectLockRetainUntilDate")
         if head.get("ObjectLockLegalHoldStatus") == "ON":
             return Locked(None, "the store has a legal hold on it")
-        if not isinstance(until, datetime) or until <= datetime.now(UTC):
+        if not isinstance(until, datetime) or instant_of(until) <= now():
             return None
         mode = str(head.get("ObjectLockMode", "?"))
-        return Locked(_instant(until), f"Object Lock ({mode})")
+        return Locked(instant_of(until), f"Object Lock ({mode})")
 
     def _kept(self, key: Key) -> list[_Kept]:
         name, found = self._name(key), list[_Kept]()
@@ -130,11 +130,9 @@ class S3Eraser:
             raise SiteUnavailable(said, key=key) from error
         except BotoCoreError as error:
             raise SiteUnavailable(f"{key} at {self._place.address}: {type(error).__name__}", key=key) from error
+        except NO_ANSWER as error:
+            raise SiteUnavailable(f"{key} at {self._place.address}: its answer is none of S3", key=key) from error
 
 
 def _kept(item: Mapping[str, Any], marker: bool) -> _Kept:
-    return _Kept(str(item.get("VersionId") or "null"), _instant(item["LastModified"]), marker)
-
-
-def _instant(moment: datetime) -> Instant:
-    return Instant((moment - _EPOCH_0) // timedelta(microseconds=1))
+    return _Kept(str(item.get("VersionId") or "null"), instant_of(item["LastModified"]), marker)

@@ -23,7 +23,7 @@ from exclave.sites.locking import Locking, locking_of
 from exclave.sites.open_s3 import open_read_s3, read_s3
 from exclave.sites.patience import USUAL
 from exclave.sites.probe import Promise, unkept
-from exclave.sites.s3_versions import open_client
+from exclave.sites.s3_versions import NO_ANSWER, open_client
 
 PROBE_LOCK_DAYS = 1
 _DATA = b"a thief must neither delete nor alter this\n"
@@ -59,7 +59,7 @@ class LockProbe:
             return Promise(name, False, str(broken))
         except ExclaveError as error:
             return unkept(name, error)
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, *NO_ANSWER) as error:
             return Promise(name, False, f"{type(error).__name__}: {str(error)[:200]}")
 
 

@@ -29,7 +29,7 @@ from exclave.sites.contract import (
     check_prefix,
     check_range,
 )
-from exclave.sites.listed import listed
+from exclave.sites.listed import by_folders, listed
 from exclave.sites.patience import CONNECT_TIMEOUT_S, Patience
 
 MAX_FOLDER_BYTES = 32 << 20
@@ -121,25 +121,8 @@ class WebSite:
     def list(self, prefix: str) -> Iterator[ObjectStat]:
         """In order of name, one folder's names in memory on each level."""
         check_prefix(prefix)
-        return listed(self._walk(prefix), prefix, self.address)
-
-    def _walk(self, prefix: str) -> Iterator[ObjectStat]:
-        barren = 0
-        stack = [self._folder(prefix)]
-        while stack:
-            item = next(stack[-1], None)
-            if item is None:
-                stack.pop()
-            elif not item.key.endswith("/"):
-                barren = 0
-                yield item
-            else:
-                barren += 1
-                if barren > MAX_BARREN:
-                    text = f"{self.address} lists {MAX_BARREN} folders in a row with no object in them"
-                    raise SiteUnavailable(text, permanent=True)
-                if item.key.count("/") <= MAX_DEPTH:
-                    stack.append(self._folder(item.key))
+        found = by_folders(self._folder, prefix, self.address, deepest=MAX_DEPTH, most_barren=MAX_BARREN)
+        return listed(found, prefix, self.address)
 
     def read_head(self, key: Key) -> Tagged | None:
         try:
