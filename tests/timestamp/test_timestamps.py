@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from exclave.crypto.timestamp import request_timestamp, root_certificate, verify_timestamp
 from exclave.errors import ConfigError, CorruptObject, ExclaveError, MalformedError, NotAuthorised
@@ -43,6 +46,37 @@ def test_openssl_and_we_agree_about_its_tokens(authority: Timestamper) -> None:
     assert (found.policy, found.signer) == (POLICY, "CN=Test TSA")
     assert "Verification: OK" in authority.accepts(token, MESSAGE)
     assert "Verification: OK" not in authority.accepts(token, MESSAGE + b"x")
+
+
+def test_certificates_in_another_order(authority: Timestamper) -> None:
+    """No signature covers their order, so it does not matter; and to set it right takes few steps, since whoever may
+    write at a site can put sixteen such tokens beside each version."""
+    asked = request_timestamp(MESSAGE)
+    token, root = authority.answer(asked.data), _root(authority)
+    first, second = _certificates(authority)
+    pair = first + second if first + second in token else second + first
+    assert token.count(pair) == 1
+    calls = 0
+
+    def count(_frame: object, event: str, _what: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    for order in (first + second, second + first):
+        moved = token.replace(pair, order)
+        sys.setprofile(count)
+        try:
+            found = verify_timestamp(moved, sha256(MESSAGE), root=root, policy=POLICY, nonce=asked.nonce)
+        finally:
+            sys.setprofile(None)
+        assert found.signer == "CN=Test TSA"
+    assert calls < 20_000
+
+
+def _certificates(authority: Timestamper) -> list[bytes]:
+    """DER of the two that lie in each of its tokens."""
+    files = [(authority.folder / name).read_bytes() for name in ("root.pem", "signer.pem")]
+    return [x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER) for pem in files]
 
 
 def test_another_message_nonce_policy_or_root_is_refused(authority: Timestamper, tmp_path: Path) -> None:
