@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import takewhile
 from pathlib import Path
 
 
@@ -13,6 +14,14 @@ def sync_folder(folder: str | Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folders(path: Path, *, mode: int = 0o700) -> None:
+    """Durably makes the folder, with those above it; fine if it is there. ``OSError``"""
+    new = list(takewhile(lambda one: not one.exists(), (path, *path.parents)))
+    path.mkdir(parents=True, exist_ok=True, mode=mode)
+    for one in reversed(new):
+        sync_folder(one.parent)
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o600) -> None:

@@ -267,6 +267,24 @@ def test_the_file_is_durable_before_the_answer(tmp_path: Path, monkeypatch: pyte
     assert synced == [pen, tmp_path.name, f"{log_name(ORIGIN).hex()}.new", tmp_path.name]
 
 
+def test_a_new_folder_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is made for the memory outlives a power failure, with those above it: else it would trust anew."""
+    synced: list[Path] = []
+    monkeypatch.setattr("exclave.durable.sync_folder", synced.append)
+    WitnessStore(tmp_path / "a" / "b" / "memory")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    WitnessStore(tmp_path / "a" / "b" / "memory")
+    assert len(synced) == 3
+
+
+def test_a_pen_that_cannot_be_read(tmp_path: Path) -> None:
+    """The answer is to come again, as for any failure of the disk."""
+    store = WitnessStore(tmp_path)
+    (tmp_path / f"{Pen.of(ORIGIN).register.hex()}.pen").mkdir()
+    with pytest.raises(SiteUnavailable):
+        store.require_pen(Pen.of(ORIGIN))
+
+
 def test_swapping_compares(tmp_path: Path) -> None:
     """Of two answers that started from the same memory, one is written."""
     store, log, pen = WitnessStore(tmp_path), log_name("x"), Pen.of("x/1")

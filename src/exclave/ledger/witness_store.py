@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from exclave.durable import replace_file
+from exclave.durable import make_folders, replace_file
 from exclave.errors import CorruptObject, Fenced, HeadMoved, MalformedError, SiteUnavailable
 from exclave.formats.checkpoint import MAX_CHECKPOINT_BYTES
 from exclave.ids import Digest, parse_positive, sha256
@@ -44,7 +44,8 @@ class WitnessStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Durably: a folder that a power failure takes away with what is in it would make a witness trust anew.
+            make_folders(folder)
         except OSError as error:
             raise SiteUnavailable(f"the witness's folder {folder} cannot be used: {error.strerror}") from error
 
@@ -110,6 +111,8 @@ def _read_epoch(path: Path) -> int:
         text = path.read_bytes().decode("ascii", "replace")
     except FileNotFoundError:
         return 0
+    except OSError as error:
+        raise SiteUnavailable(f"the witness's folder cannot be read: {error.strerror}") from error
     if not text.endswith("\n"):
         raise CorruptObject(f"{path} does not hold an epoch")
     return parse_positive(text[:-1])

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from exclave.durable import replace_file
+from exclave.durable import make_folders, replace_file
 from exclave.errors import AlreadyExists, Busy, ConfigError, KeyFileExposed, MalformedError, UsageError
 from exclave.formats.card import Card
 from exclave.formats.config import Config, parse_config
@@ -202,7 +202,7 @@ def make_key(path: Path, kind: KeyKind, name: Label, passphrase: str | None = No
 def make_folder(folder: Path) -> None:
     """A private folder, with those above it; fine if it is there. ``UsageError`` if it cannot be one."""
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folders(folder)
     except OSError as error:
         raise UsageError(
             f"cannot make the folder {folder}: {error.strerror}", hint="Name a folder that can be written to."
