@@ -117,6 +117,7 @@ def test_who_publishes_sees_what_and_is_asked(tmp_path: Path, monkeypatch: pytes
     assert (
         "3 new files without an address: no act's, but public: acts/2030/0001/v1.txt, gazette.json, notes" in said.out
     )
+    assert "1 new file that belongs to acts: acts/2023/0100/map & <b>.html" in said.out
     assert "left out: 1 × a symbolic link: link" in said.out
     monkeypatch.setattr("sys.stdin", io.StringIO())
     asked = run("publish", "gazette", *home.home)

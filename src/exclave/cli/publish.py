@@ -16,7 +16,7 @@ from exclave.ids import now
 from exclave.operations.publish import PublishReceipt, outlook
 from exclave.operations.publish import publish as verb
 from exclave.operations.publish_folder import Outlook
-from exclave.serve.reading_acts import acts_among
+from exclave.serve.reading_acts import acts_among, parts_among
 
 _SHOWN = 5
 """Addresses that are named; of the others, how many there are."""
@@ -85,14 +85,18 @@ def _tell(name: str, found: Outlook | None, *, json: bool) -> None:
 
 
 def _show_outlook(name: str, o: Outlook) -> None:
-    """Acts are counted over all that would be public; of files without an address, those that are new."""
+    """Acts are counted over all that would be public; of attachments and files without an address, those that are
+    new."""
     acts, others = acts_among(o.paths)
     fresh = {*o.new, *o.changed}
     aside = [path for path in others if path in fresh]
+    parts = sorted(fresh.intersection(parts_among(o.paths)) - set(others))
     state = f"the state of {when(o.time)} (UTC)"
     say(f"{name}: version {o.sequence}, {state}, would be public as {o.title} at {', '.join(o.sites)}:")
     say(f"  {counted(len(o.new), 'new file', 'new files')}, {len(o.changed)} changed, {len(o.removed)} removed")
     say(f"  {counted(len(acts), 'act', 'acts')} in all{_first([f'/act/{act}' for act in acts])}")
+    if parts:
+        say(f"  {counted(len(parts), 'new file that belongs', 'new files that belong')} to acts{_first(parts)}")
     say(f"  {counted(len(aside), 'new file', 'new files')} without an address: no act's, but public{_first(aside)}")
     for line in o.left_out:
         say(f"  left out: {line}")

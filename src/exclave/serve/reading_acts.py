@@ -96,6 +96,12 @@ def acts_among(paths: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]
     return tuple(sorted(acts)), tuple(sorted(others))
 
 
+def parts_among(paths: Collection[str]) -> tuple[str, ...]:
+    """What belongs to acts and is neither their record nor a text: attachments, and what was left lying in a folder."""
+    places = ((path, place_of(path)) for path in paths)
+    return tuple(sorted(path for path, p in places if p is not None and p.name != RECORD and p.version is None))
+
+
 def parse_act(data: bytes) -> Act:
     """An ``act.json``. Raises ``MalformedError``; fields that are not known are passed over."""
     if len(data) > MAX_RECORD_BYTES:
