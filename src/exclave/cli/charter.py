@@ -27,7 +27,8 @@ from exclave.cli.output import (
 from exclave.cli.warrant import require_yes
 from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.ids import Digest, Label, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id, sha256
-from exclave.operations import charter as verb
+from exclave.operations import charter_propose, charter_publish, charter_sign
+from exclave.operations.charter_draft import annex_summary, lost_power, read_draft
 from exclave.operations.deletion import holds_lifted
 from exclave.operations.home import Home
 from exclave.operations.witness_policy import policy_file
@@ -65,8 +66,8 @@ def propose(
     """Draft the next charter from exclave.toml; new registers get keys whose shares only custodians can open."""
     opened = open_home(home)
     view = _view(opened)
-    made = verb.propose(opened, draft.absolute(), view, now=now(), drop=drop or (), epochs=_chosen(epoch))
-    warnings = (*verb.lost_power(made, view), *holds_lifted(view, open_sites(opened) if view else {}, made.charter))
+    made = charter_propose.propose(opened, draft.absolute(), view, now=now(), drop=drop or (), epochs=_chosen(epoch))
+    warnings = (*lost_power(made, view), *holds_lifted(view, open_sites(opened) if view else {}, made.charter))
     if json:
         print_json({"draft": draft, "number": made.charter.number, "digest": made.fingerprint, "warnings": warnings,
                     "registers": {str(n): r for n, r in opened.register_ids().items()}})  # fmt: skip
@@ -94,16 +95,16 @@ def sign(
     Later charters than the first are compared with the epochs in force, so name sites that show them.
     """
     require_yes(yes=yes, json=json)
-    read = verb.read_draft(draft)
+    read = read_draft(draft)
     view = read_state(open_named_sites(site), typed(parse_fingerprint, fingerprint)) if site else None
     if not yes:
         say(read.charter.encode())
         for name, annex in read.annexes.items():
             note(f"Annex of {name}:")
-            print_json(verb.annex_summary(annex))
+            print_json(annex_summary(annex))
         if not confirmed("Sign this charter?", "nothing was signed"):
             raise not_signed()
-    signed = verb.sign(draft, load_key(key), view)
+    signed = charter_sign.sign(draft, load_key(key), view)
     if json:
         print_json(signed)
         return
@@ -112,7 +113,7 @@ def sign(
     _show_quorums(signed)
 
 
-def _show_quorums(signed: verb.Signed) -> None:
+def _show_quorums(signed: charter_sign.Signed) -> None:
     if len(signed.quorums) == 1:
         say(f"{_there(signed.signatures, signed.threshold)}.")
         return
@@ -131,7 +132,7 @@ def _there(signatures: int, threshold: int) -> str:
 def publish(draft: DraftFolder, home: HomeFolder = Path(), json: Json = False) -> None:
     """Put a draft that enough custodians signed to all sites; from then on it is in force."""
     opened = open_home(home)
-    done = verb.publish(opened, draft, open_sites(opened), _view(opened))
+    done = charter_publish.publish(opened, draft, open_sites(opened), _view(opened))
     if json:
         print_json(done)
         return

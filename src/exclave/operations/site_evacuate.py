@@ -17,7 +17,8 @@ from exclave.errors import PlacementUnmet, SiteUnavailable
 from exclave.formats.charter import CharterRegister
 from exclave.formats.config import Config
 from exclave.ids import Instant, Label
-from exclave.operations.charter import Draft, propose
+from exclave.operations.charter_draft import Draft
+from exclave.operations.charter_propose import propose
 from exclave.operations.home import Home
 from exclave.operations.site_sync import SiteSync, Syncing
 from exclave.rules.evacuation import RegisterOutlook, Step, next_step
