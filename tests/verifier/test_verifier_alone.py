@@ -29,7 +29,7 @@ from support.small_home import Register, SmallHome, run
 
 ROOT = Path(__file__).resolve().parents[2]
 VERIFIER = ROOT / "packaging" / "verifier"
-PARTS = {"__init__.py", "crypto", "errors.py", "formats", "ids.py", "rules", "sites", "verify"}
+PARTS = {"__init__.py", "durable.py", "crypto", "errors.py", "formats", "ids.py", "rules", "sites", "verify"}
 
 
 @dataclass(frozen=True, slots=True)
