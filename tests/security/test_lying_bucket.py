@@ -133,10 +133,12 @@ def test_a_list_of_versions_that_drips() -> None:
 
     with engine(drip) as place:
         versions = S3Versions(place, open_client(place, KEYS, "", 5), within_s=0.5)
-        for call in (lambda: versions.of(KEY), lambda: versions.lock(KEY, "v")):
-            with pytest.raises(SiteUnavailable, match="too slowly"):
-                call()
-        over.set()
+        try:
+            for call in (lambda: versions.of(KEY), lambda: versions.lock(KEY, "v")):
+                with pytest.raises(SiteUnavailable, match="too slowly"):
+                    call()
+        finally:
+            over.set()
 
 
 SENT_AT_MOST = 64 << 20
