@@ -317,6 +317,9 @@ def test_no_bytes_are_sent_for_what_is_there(gateway: Running, end: type[Exclave
 BROKEN = {
     "no folder": ('folder = "disk-north"', 'folder = "disk-none"', "is not there"),
     "one in the other": ('folder = "disk-north"', 'folder = "disk-south/in"', "lies in that of"),
+    "the host's own": ('folder = "disk-north"', 'folder = "."', "lies in"),
+    "its key": ('key = "server.key"', 'key = "disk-north/server.key"', "server.key lies in the folder of state north"),
+    "its memory": ("[limits]", '[duties]\nmemory = "disk-south/m"\n[limits]', "disk-south/m lies in the folder"),
     "same certificate": ('certificates = ["north.pem"]', 'certificates = ["south.pem"]', "same certificate"),
     "no certificate": ('certificates = ["north.pem"]', 'certificates = ["host.toml"]', "certificate"),
     "two in a file": ('certificates = ["north.pem"]', 'certificates = ["both.pem"]', "not 2"),
@@ -326,6 +329,17 @@ BROKEN = {
     "no states": ("[[state]]", "[[unknown]]", "unknown"),
     "port": ("127.0.0.1:0", "127.0.0.1:70000", "is not address:port"),
 }
+
+
+@pytest.mark.parametrize("folder", [".", "..", "link"])
+def test_no_key_of_the_host_is_shown(place: HostPlace, folder: str) -> None:
+    """One state, whose folder is by mistake the one with host.toml, one above it, or a link to it: nothing starts, or
+    anybody could read the host's keys by their names."""
+    (place.folder / "link").symlink_to(place.folder)
+    text = place.folder.joinpath("host.toml").read_text().replace('"disk-north"', f'"{folder}"')
+    one = text[: text.rindex("[[state]]")]
+    with pytest.raises(ConfigError, match="lies in the folder of state north, which readers are shown"):
+        read_hosting(parse_host_config(one.encode()), str(place.folder))
 
 
 @pytest.mark.parametrize("what", BROKEN)

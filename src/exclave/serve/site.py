@@ -69,6 +69,9 @@ def read_hosting(config: HostConfig, folder: str) -> Hosting:
     are new here. ``ConfigError`` for the first thing that is wrong, ``KeyFileExposed`` for a key that others can read.
     """
     certificate, key = os.path.join(folder, config.certificate), os.path.join(folder, config.key)
+    duties = config.duties
+    own = (".", config.key, duties.memory, duties.witness_key, duties.mirror_key)
+    _check_hidden(config.state, folder, [os.path.join(folder, name) for name in own if name])
     pinned: list[bytes] = []
     states: list[HostedState] = []
     owner: dict[str, str] = {}
@@ -109,6 +112,16 @@ def _check_apart(states: Sequence[HostedState]) -> None:
     for (outer, first), (inner, second) in pairwise(real):
         if inner.startswith(outer):
             raise _wrong(f"the folder of state {second} lies in that of state {first}")
+
+
+def _check_hidden(states: Sequence[HostedConfig], base: str, own: Sequence[str]) -> None:
+    """Nothing of the host's own lies where a state's objects do: whoever may read those would be given his keys."""
+    for state in states:
+        shown = os.path.join(os.path.realpath(os.path.join(base, state.folder)), "")
+        for path in own:
+            real = os.path.realpath(path)
+            if (real + os.sep).startswith(shown):
+                raise _wrong(f"{real} lies in the folder of state {state.name}, which readers are shown")
 
 
 def _checked(tls: TlsFiles) -> ssl.SSLContext:
