@@ -25,7 +25,7 @@ from exclave.formats.pack import (
 )
 from exclave.formats.paths import pack_key
 from exclave.ids import ChunkId, Digest, Epoch, Instant, Key, Label, RegisterId, Sequence, now, sha256
-from exclave.operations import backup
+from exclave.operations import backup_begin
 from exclave.operations.backup import least_time
 from exclave.operations.failover import stop_all
 from exclave.operations.home import Home
@@ -263,12 +263,12 @@ def test_a_pen_that_moved_during_a_backup_is_noticed(tmp_path: Path, embassy: Pa
     opened = Home.open(home.folder)
     register = RegisterId(home.id_of())
     sites = {Label(name): DirectorySite(str(home.site(name))) for name in home.sites}
-    run = backup._begin(opened, register, sites, (), now())
-    backup._still_mine(run, sites)
+    run = backup_begin.begin(opened, register, sites, (), now())
+    backup_begin.require_pen_still(run, sites)
     granted = home.granted("failover", sites=("lux", "nord"))
     home.ok("failover", "run", *home.where("lux", "nord"), *granted, "--dir", str(embassy))
     with pytest.raises(Fenced):
-        backup._still_mine(run, sites)
+        backup_begin.require_pen_still(run, sites)
 
 
 def test_a_version_from_the_future_is_no_protection(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from exclave.app import open_capture, open_home, open_sites
 from exclave.ids import Instant, now
-from exclave.operations.backup import Receipt, backup
+from exclave.operations.backup import backup
+from exclave.operations.receipt import Receipt
 from support.small_home import Register, SmallHome
 
 DAY_S = 86_400

@@ -27,9 +27,9 @@ from exclave.cli.output import (
 from exclave.cli.progress import WorkBar, counting, shipped_of, work_bar
 from exclave.errors import ExclaveError, QuorumMissing
 from exclave.ids import Label, now, parse_label
-from exclave.operations.backup import Receipt
 from exclave.operations.backup import backup as verb
 from exclave.operations.last_size import LastSize, keep_size, last_size
+from exclave.operations.receipt import Receipt
 from exclave.sites.locking import lacking_of
 
 _MANY_ENTRIES = 1000

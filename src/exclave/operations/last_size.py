@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 
 from exclave.errors import UsageError
-from exclave.operations.backup import Receipt
 from exclave.operations.home import Home
+from exclave.operations.receipt import Receipt
 
 _FILE = "last-size.json"
 _MAX_BYTES = 4096

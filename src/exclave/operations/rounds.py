@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from exclave.errors import ExclaveError
-from exclave.operations.backup import Receipt
+from exclave.operations.receipt import Receipt
 
 BATCH = 8
 """Registers in one batch: few, so that no process waits long for another at the end of a round."""
