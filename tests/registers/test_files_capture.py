@@ -13,7 +13,8 @@ import pytest
 
 from exclave.errors import SourceUnavailable
 from exclave.formats.entry import Captured, LiveContent
-from exclave.registers.files import FolderCapture, folder_digest
+from exclave.registers.files import FolderCapture
+from exclave.registers.folder_digest import folder_digest
 from support.vault import TIME, Vault, picture
 
 

@@ -18,8 +18,9 @@ from exclave.formats.manifest import VERSION, Dataset, Leaf, Record, Ref, Root, 
 from exclave.formats.pack import HEADER_BYTES, ROOT_ID, TableRow, parse_header, parse_locator, parse_table
 from exclave.formats.paths import pack_key, pack_prefix
 from exclave.ids import ChunkId, Digest, Epoch, Fingerprint, Instant, Label, RegisterId, Sequence
-from exclave.registers.files import CaptureNotes, FolderCapture
+from exclave.registers.files import FolderCapture
 from exclave.registers.files_restore import FolderSink
+from exclave.registers.open_file import CaptureNotes
 from exclave.sites.contract import Readable, Site
 from exclave.sites.memory import MemorySite
 from exclave.vault.compression import compress, pack_chunk

@@ -12,7 +12,7 @@ import pytest
 from exclave.formats.manifest import Record
 from exclave.formats.paths import pack_prefix
 from exclave.ids import Digest
-from exclave.registers.files import folder_digest
+from exclave.registers.folder_digest import folder_digest
 from exclave.vault import tree
 from support.vault import REGISTER, STATE, Vault, picture
 

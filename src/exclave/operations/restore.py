@@ -26,9 +26,9 @@ from exclave.ids import Fingerprint, Instant, Label, RegisterId
 from exclave.ledger.witness_client import WitnessClient
 from exclave.operations.custody import OpenedRegister
 from exclave.operations.restore_mark import alone_in, begin, end, mark_of
-from exclave.registers.files import folder_digest
 from exclave.registers.files_restore import FolderSink
 from exclave.registers.files_resume import ResumedSink
+from exclave.registers.folder_digest import folder_digest
 from exclave.rules.checkpoints import VerifiedCheckpoint
 from exclave.sites.contract import Sources
 from exclave.vault.opener import PackReader
