@@ -107,6 +107,15 @@ def test_cut_and_lengthened(town: ProvingState, data: bytes) -> None:
             verify_proof(more, town.state)
 
 
+@pytest.mark.parametrize("block", ["record-text", "salt"])
+@pytest.mark.parametrize("letter", ["é", "\N{FULLWIDTH LATIN SMALL LETTER A}", "\u2028", "="])
+def test_letters_that_are_no_base64(town: ProvingState, data: bytes, block: str, letter: str) -> None:
+    """Whatever a line holds, a reader is told that it is no proof."""
+    head, sep, tail = data.partition(f"\n{block}\n ".encode())
+    with pytest.raises(MalformedError):
+        verify_proof(head + sep + letter.encode() + tail[1:], town.state)
+
+
 def test_lines_without_end(town: ProvingState, data: bytes) -> None:
     """So many short lines as would fill a reader's memory are counted before any of them is looked at."""
     head, sep, tail = data.partition(b"\ncard\n")

@@ -25,7 +25,6 @@ The lines before the blocks say in words what the blocks prove; a reader compare
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -224,7 +223,7 @@ class _Lines:
             raise MalformedError(f"a proof's block {name!r} is longer than {limit} bytes")
         try:
             return base64.b64decode("".join(line[1:] for line in lines), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:  # also for letters beyond ASCII
             raise MalformedError(f"a proof's block {name!r} is not base64") from error
 
     def steps(self, name: str) -> tuple[Digest, ...]:
