@@ -24,8 +24,8 @@ ID = RegisterId("0123456789abcdef0123456789abcdef")
 HOSTILE = "</h2><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\u202e"
 
 
-def register(name: str = "gazette", *, problem: str = "", sequence: int = 7) -> RegisterStatus:
-    sites = (SiteStatus(Label("lux"), 7, T, 90.0), SiteStatus(Label("nord"), 5, T, 7300.0))
+def register(name: str = "gazette", *, problem: str = "", sequence: int = 7, whole: bool = True) -> RegisterStatus:
+    sites = (SiteStatus(Label("lux"), 7, T, 90.0, whole=whole), SiteStatus(Label("nord"), 5, T, 7300.0))
     none = SiteStatus(Label("home"), 0, Instant(0), 0.0)
     return RegisterStatus(
         name, ID, 2, Label("writer"), True, sequence, T, 90.0, 3600, 900, not problem, problem, (*sites, none)
@@ -65,6 +65,12 @@ def test_all_is_well() -> None:
     assert "|any 2 of 5|" in text
     assert "ab" * 32 in text
     assert "2026-09-21 14:13:20 UTC" in text
+
+
+def test_a_site_that_lacks_something_is_not_shown_as_whole() -> None:
+    """Beside the last version there stands that not all of it is there."""
+    text = "|".join(Seen(status_page(status(register(whole=False)), T)).text)
+    assert "|lux|7 (not whole)|1 min|" in text
 
 
 def test_what_needs_attention_comes_first() -> None:

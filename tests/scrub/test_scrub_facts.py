@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 from functools import partial
 from pathlib import Path
@@ -103,6 +104,38 @@ def test_status_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (nord,) = (s for s in said["registers"][0]["sites"] if s["site"] == "nord")
     assert "never scrubbed" in nord["scrub_problem"]
     assert not said["ok"]
+
+
+def test_status_and_watch_agree(tmp_path: Path) -> None:
+    """A site that lacks a pack of the last version is not shown as whole, and the command that is named heals it."""
+    home = SmallHome(tmp_path).found()
+    home.backup()
+    packs(home, "lux")[0].unlink()
+    said = run("status", *home.home)
+    assert said.code == 1
+    assert re.search(r"gazette +│ lux +│ 1, not whole", said.out)
+    assert re.search(r"gazette +│ nord +│ 1 +│", said.out)
+    (step,) = re.findall("^Next: exclave (.+)$", said.out, re.MULTILINE)
+    assert run("watch", "--once", *home.home).code == 20
+    assert run(*step.split(), *home.home).code == 1
+    said = run("status", *home.home)
+    assert (said.code, "not whole" in said.out, "Next:" in said.out) == (0, False, False)
+    assert run("watch", "--once", *home.home).code == 0
+
+
+def test_never_scrubbed_is_not_in_time(tmp_path: Path) -> None:
+    """Of a site that no scrub has read yet, ``status`` says by when the first one is due, or that none is promised."""
+    home = SmallHome(tmp_path).found()
+    config = home.folder / "exclave.toml"
+    config.write_text(config.read_text().replace('name = "nord"\n', 'name = "nord"\nscrub_days = 7\n'))
+    home.backup()
+    home.ok("scrub", "lux", "--days", "10", *home.home)
+    said = run("status", *home.home).out
+    (nord,) = (s for s in home.ok("status", *home.home)["registers"][0]["sites"] if s["site"] == "nord")
+    due = {day_text(day_of(now()) + days) for days in (6, 7)}  # midnight may pass meanwhile
+    assert nord["scrub_due"] in due
+    assert f"the first one is due by {nord['scrub_due']}" in said
+    assert "none is promised (scrub_days)" in said
 
 
 def test_not_repairable(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from exclave.cli.tables import PIPED_WIDTH, Rows
+from exclave.cli.tables import PIPED_WIDTH, Rows, Wrong
 from exclave.errors import ExclaveError, MalformedError, UsageError
 from exclave.ids import Instant, instant_text
 
@@ -97,8 +97,12 @@ def visible(text: str) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on standard output, or records where it is too narrow. A file's name in a cell cannot look like a row."""
-    cells = ([visible(str(cell)).replace("\n", "\\n") for cell in row] for row in rows)
-    out.print(Rows(columns, cells))
+    out.print(Rows(columns, ([_cell(cell) for cell in row] for row in rows)))
+
+
+def _cell(value: object) -> str:
+    text = visible(str(value)).replace("\n", "\\n")
+    return Wrong(text) if isinstance(value, Wrong) else text
 
 
 def say(text: str) -> None:
@@ -126,6 +130,11 @@ def not_signed() -> typer.Exit:
 def note(text: str) -> None:
     """A line about what is going on, on standard error."""
     err.print(visible(text), markup=False, style="dim")
+
+
+def alarm(text: str) -> None:
+    """A line about something that is wrong, on standard error."""
+    err.print(visible(text), markup=False, style="red")
 
 
 def size_text(size_bytes: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ from exclave.cli.output import (
     Json,
     PinnedWithSite,
     Sites,
+    alarm,
     duration,
     moment,
     note,
@@ -22,12 +24,13 @@ from exclave.cli.output import (
     table,
     when,
 )
+from exclave.cli.tables import Wrong
 from exclave.cli.where import view_of
 from exclave.ids import Label, now
 from exclave.operations.identity_follow import begin
 from exclave.operations.identity_kit_check import check_place
 from exclave.operations.identity_place import PLACE_NAME
-from exclave.operations.status import StateStatus
+from exclave.operations.status import RegisterStatus, SiteStatus, StateStatus
 from exclave.operations.status import status as verb
 from exclave.rules.kit import KitReport, RowState
 from exclave.rules.lease import DEFAULT_DAYS
@@ -83,6 +86,23 @@ def _show_kit(kit: KitReport) -> None:
     table(("what", "", "detail"), ((row.what, row.state, row.detail) for row in wrong))
 
 
+def _shown_there(register: RegisterStatus, site: SiteStatus, silent: Collection[str]) -> object:
+    """The last version at a site; and whether it lacks something of it, or that could not be seen."""
+    if not site.sequence:
+        return "none"
+    if not register.spoilt(site):
+        return site.sequence
+    return Wrong(f"{site.sequence}, {'not all of it read' if site.site in silent else 'not whole'}")
+
+
+def _in_time(site: SiteStatus) -> str:
+    if site.scrub_problem:
+        return Wrong(f"NO: {site.scrub_problem}")
+    if site.scrubbed:
+        return "yes"
+    return f"the first one is due by {site.scrub_due}" if site.scrub_due else "none is promised (scrub_days)"
+
+
 def status(
     home: HomeFolder = Path(),
     site: Sites = None,
@@ -108,7 +128,7 @@ def status(
             (
                 (r.name, f"{'this home' if r.mine else r.writer} (epoch {r.epoch})", r.sequence or "-", when(r.time),
                  duration(r.age_s) if r.sequence else "-", duration(r.rpo_s),
-                 f"yes: {r.placement}" if r.protected else f"NO: {r.problem}")
+                 f"yes, {r.brief}" if r.protected else Wrong(f"NO: {r.problem}"))
                 for r in found.registers
             ),
         )  # fmt: skip
@@ -116,16 +136,18 @@ def status(
         table(
             ("register", "site", "last version there", "age"),
             (
-                (r.name, s.site, s.sequence or "none", duration(s.age_s) if s.sequence else "-")
+                (r.name, s.site, _shown_there(r, s, found.silent), duration(s.age_s) if s.sequence else "-")
                 for r in found.registers for s in r.sites
             ),
         )  # fmt: skip
+        for label in found.spoilt:
+            say(f"Next{'' if not site else ', at home'}: exclave scrub {label} --days 1")
         if any(s.scrubbed or s.scrub_problem for r in found.registers for s in r.sites):
             say("")
             table(
                 ("register", "site", "read by scrubs up to", "in time"),
                 (
-                    (r.name, s.site, s.scrubbed or "never", f"NO: {s.scrub_problem}" if s.scrub_problem else "yes")
+                    (r.name, s.site, s.scrubbed or "never", _in_time(s))
                     for r in found.registers for s in r.sites
                 ),
             )  # fmt: skip
@@ -145,7 +167,8 @@ def status(
             for line in r.deletions:
                 say(f"{r.name}: {line}")
         for one in found.findings:
-            note(f"{one.site} {one.detail}" if one.what == "site" else f"{one.site}: {one.what}: {one.detail}")
+            tell = alarm if one.grave else note
+            tell(f"{one.site} {one.detail}" if one.what == "site" else f"{one.site}: {one.what}: {one.detail}")
         if kit is not None:
             _show_kit(kit)
     if not found.ok:

@@ -24,6 +24,12 @@ _TOGETHER: Final = (re.compile(f"{_MOMENT}|{_QUANTITY}"), re.compile(_QUANTITY),
 _WORD: Final = re.compile(r"\s*\S+")
 
 
+class Wrong(str):
+    """A cell that has to be seen: in red, where there are colours. Its words say it as well."""
+
+    __slots__ = ()
+
+
 class Rows:
     """Rows below their columns' names, for ``Console.print``. Cells are no markup, and one line each.
 
@@ -34,7 +40,7 @@ class Rows:
 
     def __init__(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         self._columns = [Text(column, "bold") for column in columns]
-        self._rows = [[Text(cell) for cell in row] for row in rows]
+        self._rows = [[Text(cell, "bold red" if isinstance(cell, Wrong) else "") for cell in row] for row in rows]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells = [[column, *(row[at] for row in self._rows)] for at, column in enumerate(self._columns)]
@@ -61,18 +67,18 @@ class Rows:
                 yield Text()
             for column, cell in zip(self._columns, row, strict=True):
                 if cell.plain:
-                    yield from _record_lines(column, cell.plain, margin, room)
+                    yield from _record_lines(column, cell, margin, room)
 
 
-def _record_lines(column: Text, cell: str, margin: int, room: int) -> Iterable[Text]:
-    if _longest_word(cell, None) > room - margin:
+def _record_lines(column: Text, cell: Text, margin: int, room: int) -> Iterable[Text]:
+    if _longest_word(cell.plain, None) > room - margin:
         # A long word has the next line for itself: beside the column's name the terminal would tear it.
         yield column
-        yield from (Text("  " + line) for line in _broken(cell, room - 2))
+        yield from (Text("  " + line, cell.style) for line in _broken(cell.plain, room - 2))
         return
-    first, *rest = _broken(cell, room - margin)
-    yield column + Text(" " * (margin - column.cell_len) + first)
-    yield from (Text(" " * margin + line) for line in rest)
+    first, *rest = _broken(cell.plain, room - margin)
+    yield column + Text(" " * (margin - column.cell_len) + first, cell.style)
+    yield from (Text(" " * margin + line, cell.style) for line in rest)
 
 
 def _broken(text: str, width: int) -> list[str]:

@@ -134,7 +134,7 @@ def _site(site: SiteStatus, register: RegisterStatus) -> tuple[str, str, str]:
     if not site.sequence:
         return _name(site.site), "none", "–"
     behind = register.sequence - site.sequence
-    late = f" ({_text(behind)} behind)" if behind else ""
+    late = f" ({_text(behind)} behind)" if behind else " (not whole)" if register.spoilt(site) else ""
     return _name(site.site), f"{_text(site.sequence)}{late}", _text(age_text(site.age_s))
 
 

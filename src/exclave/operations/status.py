@@ -14,7 +14,7 @@ from exclave.rules.deletion import OrderState
 from exclave.rules.lease import DEFAULT_DAYS, alarms
 from exclave.rules.placement import placement_of
 from exclave.rules.policy import in_words
-from exclave.rules.scrub import LastRun, day_of, day_text, overdue
+from exclave.rules.scrub import LastRun, day_of, day_text, due_by, overdue
 from exclave.sites.contract import Site, Sources
 from exclave.verify.deletions import read_deletions
 from exclave.verify.history import CLOCK_TOLERANCE_US, CountedVersion, RegisterHistory, read_history
@@ -22,6 +22,8 @@ from exclave.verify.holding import Holders, find_holders
 from exclave.verify.scrubs import last_scrubs, left_wrong
 from exclave.verify.sitefacts import last_locks, last_probes
 from exclave.verify.state import Finding, StateView
+
+_AWAY = frozenset({UnavailableError.code, *(cls.code for cls in (SiteUnavailable, SiteFull, SiteReadOnly))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class SiteStatus:
     age_s: float
     scrubbed: str = ""
     """The day up to which `exclave scrub` has read what fell due there; empty: never."""
+    scrub_due: str = ""
+    """The day by which the next scrub of it is due; empty: none is promised, or nothing is there to be read."""
     whole: bool = False
     """The register's last version was found whole there; in a quick look, its head covers it."""
     scrub_problem: str = ""
@@ -71,6 +75,12 @@ class RegisterStatus:
     """Orders to delete that nobody has recorded as done, and versions that were erased; a line each."""
     placement: str = ""
     """By how many copies it is protected, or what is missing, in words."""
+    brief: str = ""
+    """``3 in 3 countries``; empty if its copies do not meet the rule."""
+
+    def spoilt(self, site: SiteStatus) -> bool:
+        """Whether ``site`` shows the last version, and yet not all of it was found there."""
+        return site.sequence == self.sequence > 0 and not site.whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +98,17 @@ class StateStatus:
     findings: tuple[Finding, ...]
     alarms: tuple[str, ...] = ()
     """Leases and legal bases that end soon, or have ended; in words, the soonest first."""
+
+    @property
+    def silent(self) -> frozenset[str]:
+        """Sites of which something, or all, could not be read."""
+        return frozenset(f.site for f in self.findings if f.fault in _AWAY)
+
+    @property
+    def spoilt(self) -> tuple[Label, ...]:
+        """Sites that were read, and do not hold all of a last version that they show."""
+        found = (s.site for r in self.registers for s in r.sites if r.spoilt(s) and s.site not in self.silent)
+        return tuple(dict.fromkeys(found))
 
     @property
     def ok(self) -> bool:
@@ -142,10 +163,9 @@ def status(
             time = here[-1].leaf.time if here else Instant(0)
             line = scrubs.get(label)
             run = _last_run(line, lefts.get(label)) if line else None
-            late = overdue(
-                run, promised=(scrub_days or {}).get(label, 0), today=day_of(now),
-                held_since=day_of(here[0].leaf.time) if here else None,
-            )  # fmt: skip
+            promised, since = (scrub_days or {}).get(label, 0), day_of(here[0].leaf.time) if here else None
+            late = overdue(run, promised=promised, today=day_of(now), held_since=since)
+            due = due_by(run, promised, since)
             shown.append(
                 SiteStatus(
                     site=label,
@@ -153,6 +173,7 @@ def status(
                     time=time,
                     age_s=(now - time) / 1e6 if here else 0.0,
                     scrubbed=day_text(line.through) if line else "",
+                    scrub_due=day_text(due) if due is not None else "",
                     whole=label in holders.at.get(last.leaf.sequence, ()) if last else False,
                     scrub_problem=late,
                     probed=_verdict(*probes[label]) if label in probes else "",
@@ -161,11 +182,11 @@ def status(
                 )
             )
         findings += holders.findings
-        problem, copies = "no version yet" if last is None else "", ""
+        problem, copies, brief = "no version yet" if last is None else "", "", ""
         if last is not None:
             silent = {label: "does not hold all of it" for label in at if label not in holders.at[last.leaf.sequence]}
             found = placement_of(charter, rule, now=now).protection(holders.at[last.leaf.sequence], silent)
-            copies = found.why
+            copies, brief = found.why, found.brief
             problem = "" if found.protected else found.why
             if age > rule.rpo_s:
                 problem = f"older than its RPO{'; ' if problem else ''}{problem}"
@@ -176,7 +197,7 @@ def status(
             RegisterStatus(
                 name, rule.id, epoch.number, epoch.writer.name, mine, last.leaf.sequence if last else 0,
                 last.leaf.time if last else Instant(0), age, rule.rpo_s, rule.rto_s, not problem, problem,
-                tuple(shown), _deletions(view, at or sites, history, now), copies,
+                tuple(shown), _deletions(view, at or sites, history, now), copies, brief,
             )
         )  # fmt: skip
     return StateStatus(
@@ -196,9 +217,6 @@ def _holders(
     if quick:
         return Holders({last.leaf.sequence: tuple(label for label in at if label in last.held_by)}, ())
     return find_holders(view, at, register, [last])
-
-
-_AWAY = frozenset({UnavailableError.code, *(cls.code for cls in (SiteUnavailable, SiteFull, SiteReadOnly))})
 
 
 def _once_per_site(view: StateView, findings: Sequence[Finding]) -> tuple[Finding, ...]:

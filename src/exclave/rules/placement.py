@@ -22,6 +22,8 @@ class Protection:
     protected: bool
     why: str
     """``3 copies in 3 countries, 2 abroad, by 3 administrators``; of one that is not, what is missing."""
+    brief: str = ""
+    """``3 in 3 countries``, for a table's cell; empty if it is not protected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +64,10 @@ class PlacementRule:
         lacks = self.missing(there)
         if not lacks:
             copies, countries, abroad, administrators = self._counts(there)
+            where = _many(countries, "country", "countries")
             return Protection(
-                True, f"{_many(copies, 'copy', 'copies')} in {_many(countries, 'country', 'countries')}, {abroad}"
-                f" abroad, by {_many(administrators, 'administrator', 'administrators')}",
+                True, f"{_many(copies, 'copy', 'copies')} in {where}, {abroad} abroad,"
+                f" by {_many(administrators, 'administrator', 'administrators')}", f"{copies} in {where}",
             )  # fmt: skip
         said = {**(problems or {}), **{label: why for label, why in self.ended.items() if label in there}}
         return Protection(False, "; ".join([lacks, *(f"{label}: {why}" for label, why in sorted(said.items()))]))

@@ -110,6 +110,13 @@ class LastRun:
     """The day of that run."""
 
 
+def due_by(last: LastRun | None, promised: int, held_since: int | None) -> int | None:
+    """The last day on which a site's next scrub is in time, by the measure of ``overdue``; None if there is none."""
+    if last is not None:
+        return last.through + (promised or last.days)
+    return held_since + promised if promised and held_since is not None else None
+
+
 def overdue(last: LastRun | None, *, promised: int, held_since: int | None, today: int) -> str:
     """What is to be told about a site's scrubs; empty if nothing is.
 
