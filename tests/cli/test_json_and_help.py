@@ -99,7 +99,7 @@ KEYS: dict[str, str] = {
     " draft drill new ok registers site step synced took_s verified",
     "site probe": "entered ok problems promises[detail kept name tried] roles[given name why] site unseen",
     "charter propose": "digest draft number registers",
-    "charter sign": "charter custodian quorums shares signatures threshold",
+    "charter sign": "charter custodian epochs quorums shares signatures threshold",
     "charter publish": "failed fingerprint number signers sites",
     "charter show": "charter charters findings fingerprint signers",
     "charter policy": "charter policy",

@@ -43,6 +43,24 @@ def test_a_no_is_an_answer(home: SmallHome, tmp_path: Path, monkeypatch: pytest.
     assert list(warrant.parent.glob("declined-*.answer")) == []
 
 
+def test_what_is_signed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the question stand the rules in words and what they change; after it, what was compared and where."""
+    home, draft = SmallHome(tmp_path).found(), str(tmp_path / "draft")
+    config = home.folder / "exclave.toml"
+    config.write_text(config.read_text().replace("rpo_s = 3600", "rpo_s = 7200"))
+    home.ok("charter", "propose", draft, *home.home)
+    monkeypatch.setattr(typer, "confirm", lambda question: True)
+    said = run("charter", "sign", draft, "--key", str(home.key("kaja")), *home.where())
+    assert said.code == 0
+    assert f"  Register gazette ({home.id_of()}):\n" in said.out
+    assert "An order to delete waits 30 days in the open; 1 custodian's objection stops it.\n" in said.out
+    changed = said.out.partition("Against charter 1, which is in force:\n")[2]
+    assert changed.startswith(f"  changed: register gazette ({home.id_of()}). Before: At most 1 hour of changes")
+    assert "Now: At most 2 hours of changes may be lost (RPO)" in changed
+    where = ", ".join(home.sites)
+    assert f"no new shares in this charter; 1 epoch compared with that in force at {where}.\n" in said.out
+
+
 def test_where_nobody_can_be_asked(home: SmallHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a timer or a pipe nothing is signed, and it is said what to do; that is no interruption."""
     draft = str(tmp_path / "draft")

@@ -25,14 +25,14 @@ from exclave.cli.output import (
     when,
 )
 from exclave.cli.warrant import require_yes
-from exclave.formats.charter import CharterRegister, ParsedCharter
+from exclave.formats.charter import ParsedCharter
 from exclave.ids import Digest, Label, RegisterId, now, parse_digest, parse_fingerprint, parse_register_id, sha256
 from exclave.operations import charter_propose, charter_publish, charter_sign
-from exclave.operations.charter_draft import annex_summary, lost_power, read_draft
+from exclave.operations.charter_draft import Draft, annex_summary, lost_power, read_draft
 from exclave.operations.deletion import holds_lifted
 from exclave.operations.home import Home
 from exclave.operations.witness_policy import policy_file
-from exclave.rules.policy import fewest_liars, in_words, most_absent, witnesses_in
+from exclave.rules.charter_words import changes, register_name, registers_alike, rules_of, witness_rules
 from exclave.verify.state import StateView, read_state
 
 app = typer.Typer(help="The charter: custodians, sites, registers and rules, signed by the custodians.",
@@ -73,6 +73,7 @@ def propose(
                     "registers": {str(n): r for n, r in opened.register_ids().items()}})  # fmt: skip
         return
     say(made.charter.encode())
+    _show_words(made, view)
     say(f"Drafted as charter {made.charter.number} in {draft}; SHA-256 of its text:\n  {made.fingerprint}")
     for warning in warnings:
         say(f"Warning: {warning}.")
@@ -102,15 +103,51 @@ def sign(
         for name, annex in read.annexes.items():
             note(f"Annex of {name}:")
             print_json(annex_summary(annex))
+        _show_words(read, view)
         if not confirmed("Sign this charter?", "nothing was signed"):
             raise not_signed()
     signed = charter_sign.sign(draft, load_key(key), view)
     if json:
         print_json(signed)
         return
-    shares = counted(len(signed.shares), "share", "shares")
-    say(f"{signed.custodian} signed charter {signed.charter[:16]}…; {shares} opened and compared.")
+    say(f"{signed.custodian} signed charter {signed.charter[:16]}…; {_compared(signed, view)}.")
     _show_quorums(signed)
+
+
+def _show_words(draft: Draft, view: StateView | None) -> None:
+    """A draft's rules in words, and what it changes of the charter in force, if that is at hand."""
+    say("In words:")
+    for sentence in rules_of(draft.charter):
+        say(f"  {sentence}")
+    _show_registers(draft.charter, draft.names)
+    if view is None or draft.charter.number == 1:
+        say("")
+        return
+    former = view.chain.newest.charter
+    changed = changes(former, draft.charter, draft.names)
+    say(f"Against charter {former.number}, which is in force{':' if changed else ', no rule changes.'}")
+    for line in changed:
+        say(f"  {line}")
+    say("")
+
+
+def _show_registers(charter: ParsedCharter, names: Mapping[RegisterId, str]) -> None:
+    for rules, registers in registers_alike(charter).items():
+        named = ", ".join(register_name(register, names) for register in registers)
+        say(f"  {'Register' if len(registers) == 1 else 'Registers'} {named}:")
+        for sentence in rules:
+            say(f"    {sentence}")
+
+
+def _compared(signed: charter_sign.Signed, view: StateView | None) -> str:
+    """What was looked at before the signature: shares, epochs."""
+    told = [f"{counted(len(signed.shares), 'share', 'shares')} opened and compared"] if signed.shares else []
+    if signed.epochs:
+        told += [] if signed.shares else ["no new shares in this charter"]
+        where = ", ".join(view.shown if view else ())
+        epochs = counted(len(signed.epochs), "epoch", "epochs")
+        told.append(f"{epochs} compared with {'that' if len(signed.epochs) == 1 else 'those'} in force at {where}")
+    return "; ".join(told) or "it gives no share to this custodian"
 
 
 def _show_quorums(signed: charter_sign.Signed) -> None:
@@ -155,55 +192,35 @@ def show(
     json: Json = False,
 ) -> None:
     """Show the charter in force, verified from the fingerprint on."""
+    names: dict[RegisterId, str] = {}
     if site:
         view = read_state(open_named_sites(site), typed(parse_fingerprint, fingerprint))
     else:
         opened = open_home(home)
         view = read_state(open_sites(opened), opened.fingerprint())
+        names = {number: str(name) for name, number in opened.register_ids().items()}
     newest = view.chain.newest
     if json:
         print_json({"fingerprint": view.state, "charters": len(view.chain.charters), "signers": sorted(newest.signers),
                     "charter": newest.charter, "findings": view.findings})  # fmt: skip
         return
-    _show(newest.charter, len(view.chain.charters), sorted(newest.signers))
+    public = {r.id: r.public_name for r in newest.charter.registers if r.public_name is not None}
+    _show(newest.charter, len(view.chain.charters), sorted(newest.signers), {**public, **names})
     for found in view.findings:
         note(f"{found.site}: {found.what}: {found.detail}")
 
 
-def _kept(register: CharterRegister) -> str:
-    """``400 d, daily 90 d, monthly 24, yearly 30; delay 30 d``"""
-    keep = register.keep
-    rules = [f"{register.retention_days} d"]
-    rules += [f"daily {keep.daily_days} d"] if keep.daily_days else []
-    rules += [f"monthly {keep.monthly_months}"] if keep.monthly_months else []
-    rules += [f"yearly {keep.yearly_years}"] if keep.yearly_years else []
-    return ", ".join(rules) + ("; legal hold" if register.hold is not None else "")
-
-
 def _show_policy(charter: ParsedCharter) -> None:
-    policy, names = charter.policy, {w.label for w in charter.witnesses}
     if charter.authorities:
         table(
             ("timestamp authority", "policy", "address", "SHA-256 of its root"),
             ((a.label, a.policy or "any", a.url, sha256(a.root).hex()[:16] + "…") for a in charter.authorities),
         )
         say("")
-    if not names:
-        say("No witnesses: only the sites, beside each other, show that nothing was taken back.\n")
-        return
-    table(("witness", "key card"), ((w.label, w.card.hex()[:16] + "…") for w in charter.witnesses))
-    if policy.quorum is None:
-        say("A version counts without cosignatures; what witnesses remember is only compared.\n")
-        return
-    say(f"A version counts when cosigned by {in_words(policy)}.")
-    liars, spare = fewest_liars(policy), most_absent(policy)
-    if liars:
-        say(f"For two histories to count, at least {counted(liars, 'witness', 'witnesses')} would have to lie.")
-    else:
-        say("Honest witnesses could vouch for two histories, each for another: ask for more than half of a group.")
-    say(f"Whichever they are, {spare or 'none'} of them may be away; if more are, new versions may not count.")
-    if watching := sorted(names - witnesses_in(policy)):
-        say(f"Not part of the quorum: {', '.join(watching)}.")
+    if charter.witnesses:
+        table(("witness", "key card"), ((w.label, w.card.hex()[:16] + "…") for w in charter.witnesses))
+    for sentence in witness_rules(charter):
+        say(sentence)
     say("")
 
 
@@ -235,7 +252,7 @@ def policy(
     say(text.rstrip("\n"))
 
 
-def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
+def _show(charter: ParsedCharter, count: int, signers: list[str], names: Mapping[RegisterId, str]) -> None:
     say(f"{charter.state_name}: charter {charter.number} of {when(charter.issued)}, the newest of {count}")
     say(f"Signed by {', '.join(signers)}; {charter.threshold} of {len(charter.custodians)} custodians must agree.\n")
     table(
@@ -244,16 +261,14 @@ def _show(charter: ParsedCharter, count: int, signers: list[str]) -> None:
     )
     say("")
     _show_policy(charter)
-    table(("site", "country", "operator"), ((s.label, s.country, s.operator) for s in charter.sites))
+    table(
+        ("site", "country", "operator", "lease until"),
+        ((s.label, s.country, s.operator, when(s.lease_until or 0)) for s in charter.sites),
+    )
     say("")
     table(
-        ("register", "name", "at", "copies/countries/abroad", "RPO", "RTO", "kept"),
-        (
-            (
-                r.id[:12] + "…", r.public_name or "(sealed)", " ".join(r.at),
-                f"{r.placement.copies}/{r.placement.countries}/{r.placement.outside_home}",
-                f"{r.rpo_s} s", f"{r.rto_s} s", _kept(r),
-            )
-            for r in charter.registers
-        ),
-    )  # fmt: skip
+        ("register", "name", "at"),
+        ((r.id[:12] + "…", r.public_name or "(sealed)", " ".join(r.at)) for r in charter.registers),
+    )
+    say("\nIn words:")
+    _show_registers(charter, names)

@@ -47,6 +47,12 @@ class Draft:
         """SHA-256 of the charter's text; of a first charter, the state's fingerprint."""
         return self.charter.digest.hex()
 
+    @property
+    def names(self) -> dict[RegisterId, str]:
+        """What its annexes call each register."""
+        called = {annex.digest: annex.name for annex in self.annexes.values()}
+        return {rule.id: called[rule.annex_plain] for rule in self.charter.registers if rule.annex_plain in called}
+
 
 def read_draft(folder: Path) -> Draft:
     """Reads a draft and checks that its parts belong together. Raises ``UsageError``, ``MalformedError``."""

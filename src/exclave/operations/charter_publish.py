@@ -36,7 +36,11 @@ def publish(home: Home, folder: Path, sites: Mapping[Label, Site], view: StateVi
     """
     draft = read_draft(folder)
     note = _assemble(draft)
-    chain = _verify(draft, note, view)
+    try:
+        chain = _verify(draft, note, view)
+    except QuorumMissing as error:
+        hint = f"Have them run `exclave charter sign {folder}`; then publish the draft again."
+        raise QuorumMissing(error.message, hint=hint, **error.facts) from error
     _require_present(draft, view)
     failed: dict[Label, str] = {}
     done: list[Label] = []

@@ -45,6 +45,8 @@ class Signed:
     charter: str
     shares: tuple[str, ...]
     """Registers whose share was opened and compared with its commitment."""
+    epochs: tuple[str, ...]
+    """Registers whose epoch was compared with the one in force."""
     signatures: int
     """Custodians of this draft who have signed it so far."""
     threshold: int
@@ -72,7 +74,7 @@ def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
                 hint="Name sites to compare it with: --site NAME=URL --fingerprint HEX.",
             )
         check_successor(view.chain.newest, draft.charter)
-    checked = []
+    checked, compared = [], []
     for rule in draft.charter.registers:
         note = draft.epochs.get(rule.id)
         if note is not None:
@@ -83,12 +85,14 @@ def sign(folder: Path, key: KeyFile, view: StateView | None = None) -> Signed:
             raise BadShare(f"the draft has no epoch note of register {rule.id}, so no share can be compared")
         else:
             _check_epoch(view, rule)
+            compared.append(rule.id)
     text = draft.charter.encode()
     note = ParsedNote(text, sign_text(text, key.name, key.signing()))
     write_private(folder / "signatures" / key.name, note.encode())
     quorums = _quorums(draft, view)
     own = quorums[-1]
-    return Signed(key.name, draft.fingerprint, tuple(checked), len(own.signed), own.threshold, quorums)
+    signatures = len(own.signed)
+    return Signed(key.name, draft.fingerprint, tuple(checked), tuple(compared), signatures, own.threshold, quorums)
 
 
 def _quorums(draft: Draft, view: StateView | None) -> tuple[Quorum, ...]:
