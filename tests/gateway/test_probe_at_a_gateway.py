@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from exclave.ids import Key
+from exclave.sites.gateway import GatewaySite
+from exclave.sites.gateway_probe import try_deletion
+from exclave.sites.memory import MemorySite
+from exclave.sites.roles import roles_of
 from support.gateway import NORTH, Running, client_certificate, host_place, running_gateway
 from support.small_home import run
 
@@ -46,7 +52,52 @@ def test_what_is_wrong_is_said(gateway: Running, change: dict[str, str], code: i
 
 
 def test_a_right_address_is_tried(gateway: Running) -> None:
-    """All promises of a site are kept."""
+    """All promises of a site are kept, and a deletion is refused; that its operator can delete is said beside it."""
     said = run("site", "probe", address(gateway.place.folder, gateway.port))
     assert said.code == 0, said.out
-    assert "16 of 16 promises kept" in said.out
+    assert "17 of 17 promises kept" in said.out
+    assert "kept   deletion-refused" in said.out
+    words = " ".join(said.out.split())
+    assert "cannot be deleted from │ but by its operator │ the gateway refused a deletion (405)" in words
+    told = run("site", "probe", address(gateway.place.folder, gateway.port), "--json").json["roles"]
+    assert [role["given"] for role in told] == [True, True, False]
+
+
+class Deleting:
+    """A gateway that answers a deletion with ``status``, and carries it out or not."""
+
+    def __init__(self, status: int, *, deletes: bool) -> None:
+        self._status, self._deletes, self._site = status, deletes, MemorySite()
+
+    def status_of(self, method: str, key: Key) -> int:
+        assert (method, str(key).partition("/")[0]) == ("DELETE", "probe")
+        if self._deletes:
+            self._site = MemorySite()
+        return self._status
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._site, name)
+
+
+@pytest.mark.parametrize(("status", "deletes"), [(204, True), (405, True), (202, False)])
+def test_a_gateway_that_deletes_is_found(status: int, deletes: bool) -> None:
+    """Whatever it answers, it is looked whether the object is there; and who says yes has refused nothing."""
+    found = try_deletion(cast("GatewaySite", Deleting(status, deletes=deletes)), token="t")
+    assert not found.kept
+    role = roles_of([found], "https")[2]
+    assert (role.given, role.answer, role.why) == (False, "NO", found.detail)
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        ("dir", "whoever may write to the folder"),
+        ("s3", "no lock=compliance"),
+        ("coded", "no member"),
+        ("web", "operator"),
+    ],
+)
+def test_each_kind_of_site_has_its_own_reason(kind: str, why: str) -> None:
+    """Nobody reads of buckets who has a folder."""
+    assert why in roles_of([], kind)[2].why
+    assert "gateway" not in roles_of([], kind)[2].why

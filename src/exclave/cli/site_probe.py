@@ -50,7 +50,7 @@ def probe(
         promises.append(promise)
         if not json and promise.tried:
             _show(promise)
-    roles = roles_of(promises)
+    roles = roles_of(promises, "dir" if url.startswith("/") else url.partition(":")[0])
     entered, problems = _enter(where, label, promises, roles) if enter else ([], {})
     broken = [p for p in promises if not p.kept]
     if json:
@@ -59,7 +59,7 @@ def probe(
     else:
         _show_untried(promises)
         say(f"{len(promises) - len(broken)} of {len(promises)} promises kept at {target.address}.\n")
-        table(("role", "", "why not"), ((r.name, "yes" if r.given else "NO", r.why) for r in roles))
+        table(("role", "", "why"), ((r.name, r.answer, r.why) for r in roles))
         note(UNSEEN)
         for number in entered:
             say(f"The verdict is in the ledger of {where.names().get(number, number) if where else number}.")

@@ -282,6 +282,16 @@ class GatewaySite:
                 wire.send_body(body)
             return _whole(wire, early or wire.answer())
 
+    def status_of(self, method: str, key: Key) -> int:
+        """The status of the answer to a request that this protocol does not have; only a probe sends one."""
+        try:
+            with self._pool.wire() as wire:
+                target = self._target(self._object(key))
+                wire.begin(method, target, {}, self._place.authority, self._wait_s(0))
+                return _whole(wire, wire.answer()).status
+        except Broken as broken:
+            raise self._failed(broken, key, writing=False) from broken
+
     # Answers
 
     @contextmanager

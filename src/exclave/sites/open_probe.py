@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from exclave.sites.contract import Site
 from exclave.sites.open_coded import read_coded
 from exclave.sites.opening import open_site
+from exclave.sites.patience import USUAL
 from exclave.sites.probe import Promise, probe, while_reached
 from exclave.sites.roles import MEMBER_HEADS, roles_of
 
@@ -23,6 +24,8 @@ def open_probe(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
     if url.startswith("coded:"):
         return _coded(url, token)
     site = open_site(url)
+    if url.startswith("https:"):
+        return site, while_reached(site, _at_gateway(site, url, token))
     if "lock=" not in urlsplit(url).query or not url.startswith("s3:"):
         return site, while_reached(site, probe(site, token=token))
     locks = import_module("exclave.sites.s3_probe").LockProbe(url, token=token)
@@ -35,6 +38,16 @@ def _both(site: Site, token: str, locks: Iterator[Promise]) -> Iterator[Promise]
     yield from locks
 
 
+def _at_gateway(site: Site, url: str, token: str) -> Iterator[Promise]:
+    """What every site promises, and that a gateway deletes for nobody who asks."""
+    yield from probe(site, token=token)
+    gateway = import_module("exclave.sites.open_gateway").read_gateway(urlsplit(url), USUAL)
+    try:
+        yield import_module("exclave.sites.gateway_probe").try_deletion(gateway, token=token)
+    finally:
+        gateway.close()
+
+
 def _coded(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
     """A coded site as a whole, and what each of its members can be relied on for by itself."""
     address, site = read_coded(url), open_site(url)
@@ -45,7 +58,7 @@ def _coded(url: str, token: str) -> tuple[Site, Iterator[Promise]]:
         for number, one in enumerate(address.members):
             member, promises = open_probe(one, f"{token}-{number}")
             found = list(promises)
-            objects, heads, locks = roles_of(found)
+            objects, heads, locks = roles_of(found, one.partition(":")[0])
             tried = tried or "lock=" in one
             locking += locks.given
             yield Promise(f"member-{number}", objects.given, f"{member.address}: {objects.why or 'keeps objects'}")

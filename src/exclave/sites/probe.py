@@ -25,6 +25,8 @@ from exclave.errors import (
 from exclave.ids import Key, parse_key, sha256
 from exclave.sites.contract import MAX_HEAD_BYTES, ObjectStat, Site, Tagged
 
+DELETION_REFUSED = "deletion-refused"
+"""The promise of a gateway alone, beside ``PROMISES``: ``gateway_probe.py`` tries it."""
 _REACHED = Key("probe/reached")
 _RACERS = 8
 _LARGE_BYTES = 16 << 20
