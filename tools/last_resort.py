@@ -2,7 +2,7 @@
 """Last-resort reader of Exclave: restores a version of a register from a site's folder and M custodians' keys.
 
     python last_resort.py --site FOLDER --state FINGERPRINT --list
-    python last_resort.py --site FOLDER --state FINGERPRINT [--register ID] [--version N]
+    python last_resort.py --site FOLDER --state FINGERPRINT [--register ID] [--version N] [--facts]
                           --key kaja.key --key mart.key … --target NEW_FOLDER
 
 For whoever has a copy of a site (from an object store: made with that store's own tools) and the keys, but no Exclave.
@@ -47,10 +47,8 @@ say = functools.partial(print, file=sys.stderr)
 
 class Failed(Exception):
     """What the person at the keyboard is told."""
-
 def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
-
 class Note(NamedTuple):
     """Lines of keyword and fields. A signed one has signatures below: em dash, name, base64 of key id and signature."""
     text: str
@@ -222,8 +220,8 @@ def read_versions(site: Site, epochs: list[Note], all_needed: bool) -> dict[int,
     for epoch, successor in zip(epochs, [*epochs[1:], None], strict=True):
         start = "\n".join(["exclave/version/v1", *epoch.text.split("\n")[1:3], ""])
         try:
-            leaves = [entry for entry in read_ledger(site, epoch, successor) if entry.text.startswith(start)]
-            found |= {int(leaf.one("sequence")): leaf for leaf in leaves}
+            entries = read_ledger(site, epoch, successor)
+            found |= {int(leaf.one("sequence")): leaf for leaf in entries if leaf.text.startswith(start)}
         except (Failed, ValueError) as error:
             if all_needed and successor is None:
                 raise Failed(f"{error}. Take another site, or name an earlier version with --version") from error
@@ -373,8 +371,8 @@ FILE, FOLDER, SYMLINK, HARDLINK = range(4)
 SPECIAL = {4: stat.S_IFIFO, 5: stat.S_IFSOCK, 6: stat.S_IFCHR, 7: stat.S_IFBLK}
 class Target:
     """One dataset in a new folder. Every entry stands in a folder that was made here before, so nothing leads out."""
-    def __init__(self, root: str, packs: Packs) -> None:
-        self.root, self.packs = os.path.realpath(os.fsencode(root)), packs
+    def __init__(self, root: str, packs: Packs, broken: set[bytes]) -> None:
+        self.root, self.packs, self.broken = os.path.realpath(os.fsencode(root)), packs, broken
         self.open: list[list[Any]] = []  # entries of the folders that are being filled
     def full(self, path: bytes) -> bytes:
         """Where an entry goes; refuses every path that could lead elsewhere."""
@@ -405,6 +403,7 @@ class Target:
         except OSError as error:
             if kind in (FILE, FOLDER):
                 raise
+            self.broken.add(full)
             say(f"not restored: {os.fsdecode(path)}: {error.strerror}")
     def make(self, entry: list[Any], full: bytes, content: Any) -> None:
         with open(os.open(full, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as file:
@@ -424,6 +423,7 @@ class Target:
             try:
                 os.setxattr(full, name, value, follow_symlinks=False)
             except OSError as error:
+                self.broken.add(full)
                 say(f"not restored: attribute {os.fsdecode(name)} of {os.fsdecode(path)}: {error.strerror}")
         if kind != SYMLINK:
             os.chmod(full, mode & 0o7777)
@@ -431,23 +431,24 @@ class Target:
     def leave(self) -> None:
         self.settle(self.open[-1], self.full(self.open.pop()[0]))  # the innermost folder is complete
 
-def restore(packs: Packs, leaf: Note, folder: str) -> None:
-    manifest = bytes.fromhex(leaf.one("manifest"))
-    _, _, offset, length = packs.load(manifest)
-    root = packs.node(manifest, offset, length, None, bytes(32))
+def restore(packs: Packs, leaf: Note, folder: str, facts: bool) -> None:
+    manifest, count, broken = bytes.fromhex(leaf.one("manifest")), 0, set[bytes]()
+    root = packs.node(manifest, *packs.load(manifest)[2:], None, bytes(32))
     if any(str(root[key]) != leaf.one(key) for key in ("register", "epoch", "sequence")):
         raise Failed("the manifest is of another version than the ledger says")
     for dataset in root["datasets"]:
         label, (pack, *rest) = dataset["label"], dataset["tree"]
         if not re.fullmatch("[a-z][a-z0-9-]{0,39}", label):
             raise Failed(f"REFUSED: the manifest names a dataset {label!r}")
-        target = Target(os.path.join(folder, label), packs)
+        target = Target(os.path.join(folder, label), packs, broken)
         for entry, content in packs.records([pack if any(pack) else manifest, *rest], dataset["level"]):
             target.put(entry, content)
+            count += 1
         while target.open:
             target.leave()
         print(f"restored {label} ({dataset['kind']}) of {root['name']}: {dataset['entries']} entries")
-        print("".join(f"  {name}: {value}\n" for name, value in sorted(dataset["facts"].items())), end="")
+        print("".join(f"  {name}: {text}\n" for name, text in sorted(dataset["facts"].items()) if facts), end="")
+    print(f"DONE: {count - len(broken)} of {count} entries restored whole; every pack read has the SHA-256 signed for")
 
 def run(options: argparse.Namespace) -> None:
     site = Site(options.site, options.state)
@@ -455,10 +456,8 @@ def run(options: argparse.Namespace) -> None:
     names = {register: about[0] for charter in charters for register, about in registers_of(charter).items()}
     for register in sorted(names) if options.list else []:
         print(f"register {register} {names[register]}")
-        epochs = read_epochs(site, charters, register)
-        for epoch in epochs:
-            holders = ", ".join(holder for holder, *_ in epoch.all("share"))
-            print(f"  epoch {epoch.one('epoch')}: any {epoch.one('threshold')} of {holders}")
+        for e in (epochs := read_epochs(site, charters, register)):
+            print(f"  epoch {e.one('epoch')}: any {e.one('threshold')} of", ", ".join(who for who, *_ in e.all("share")))
         for number, entry in sorted(read_versions(site, epochs, False).items()):
             print(f"  version {number} of {entry.one('time')}, epoch {entry.one('epoch')}")
     if options.list:
@@ -476,7 +475,7 @@ def run(options: argparse.Namespace) -> None:
     given = {name: bytes.fromhex(share) for name, _, share in (item.partition("=") for item in options.share)}
     keys = open_shares(site, epochs[-1], dict(read_key_file(path) for path in options.key), given)
     say(f"restoring version {leaf.one('sequence')} of {leaf.one('time')}")
-    restore(Packs(site, leaf.one("register"), keys), leaf, options.target)
+    restore(Packs(site, leaf.one("register"), keys), leaf, options.target, options.facts)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Last-resort reader of Exclave; the file itself explains more.")
@@ -488,6 +487,7 @@ def main() -> int:
     parser.add_argument("--key", action="append", default=[], help="a custodian's key file; once for each")
     parser.add_argument("--share", action="append", default=[], help="NAME=HEX: his share of the newest epoch instead")
     parser.add_argument("--target", help="new or empty folder; after a failure, what stands in it is incomplete")
+    parser.add_argument("--facts", action="store_true", help="also show what the writer noted of each dataset")
     try:
         run(parser.parse_args())
     except (Failed, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError,

@@ -132,6 +132,12 @@ def test_everything_comes_back_bit_for_bit(kept: SmallState, source: Path, tmp_p
     assert list(facts(tmp_path / "out" / "docs")) == list(facts(source))
     assert (tmp_path / "out" / "docs" / "sparse").stat().st_blocks * 512 < 1_000_000
     assert "restored docs (files) of land register" in said
+    entries = len(list(source.rglob("*"))) + 1
+    verdict = f"DONE: {entries} of {entries} entries restored whole; every pack read has the SHA-256 signed for\n"
+    assert verdict in said
+    assert "from: a test" not in said
+    told = restore(kept, tmp_path / "again", "--version", "1", "--facts")
+    assert "  from: a test\n" in told
 
 
 def test_tall_trees_and_long_ledgers(tmp_path: Path) -> None:
@@ -291,6 +297,15 @@ def test_hostile_paths_are_refused(tmp_path: Path, entries: list[Entry]) -> None
     assert "REFUSED" in restore(state, tmp_path / "out", ok=False)
     assert {p.name for p in tmp_path.iterdir()} == {"state", "out", "bait"}
     assert not any(p.name in ("evil", "b") for p in (tmp_path / "out").rglob("*"))
+
+
+def test_what_could_not_be_made_is_counted(tmp_path: Path) -> None:
+    """A link to nothing is told, and the last line says that not all entries are there."""
+    state = SmallState(tmp_path / "state")
+    state.write_version(hostile(fifo(b"a"), Entry(b"b", Kind.HARDLINK, 0, 0, 0, 0, 0, b"gone")))
+    said = restore(state, tmp_path / "out")
+    assert "not restored: b: " in said
+    assert "DONE: 2 of 3 entries restored whole; " in said
 
 
 def test_target_must_be_empty(kept: SmallState, tmp_path: Path) -> None:
