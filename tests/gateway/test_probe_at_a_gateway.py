@@ -101,3 +101,14 @@ def test_each_kind_of_site_has_its_own_reason(kind: str, why: str) -> None:
     """Nobody reads of buckets who has a folder."""
     assert why in roles_of([], kind)[2].why
     assert "gateway" not in roles_of([], kind)[2].why
+
+
+def test_a_certificate_that_is_not_trusted_is_told_at_once(gateway: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``verify`` calls it no fault, says what the probe says, and does not ask again what cannot change by waiting."""
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits before another try"))
+    url = address(gateway.place.folder, gateway.port, client="", authority="")
+    said = run("verify", "--site", f"lux={url}", "--fingerprint", NORTH)
+    assert said.code == 11
+    assert "FAULT" not in said.out
+    assert f"NOT READ https://127.0.0.1:{gateway.port}/{NORTH}: its certificate is not accepted" in said.out
+    assert "authorities= in the address names" in said.out

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exclave.verify.command import run as run_alone
 from exclave.verify.state import Finding
 from support.shown_sites import world
 from support.small_home import Register, SmallHome, run
@@ -86,3 +87,49 @@ def test_who_only_verifies_is_asked_for_the_fingerprint(tmp_path: Path, monkeypa
         assert said.code == 2
         assert "--fingerprint" in said.err
         assert "init" not in said.err
+
+
+def test_quick_says_what_was_not_read(tmp_path: Path) -> None:
+    """Over a spoilt pack a quick look says nothing of bytes, with either program."""
+    home = _home(tmp_path, copies=2)
+    pack = next(p for p in home.site("lux").rglob("pack/**/*") if p.is_file())
+    pack.chmod(0o644)
+    pack.write_bytes(bytes(pack.stat().st_size))
+    ends = "Every signature, history and list that was read is right. Packs were NOT read (--quick)."
+    said = run("verify", "--quick", *home.home)
+    assert (said.code, said.out.splitlines()[-1]) == (0, ends)
+    assert run("verify", *home.home).code == 20
+
+
+def test_quick_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``exclave-verify --quick`` says it too."""
+    home = _home(tmp_path, copies=2)
+    sites = [f"{name}=dir:{home.site(name)}" for name in home.sites]
+    assert run_alone(["--fingerprint", home.fingerprint, "--quick", *sites]) == 0
+    assert capsys.readouterr().out.endswith("Packs were NOT read (--quick).\n")
+
+
+def test_a_site_that_cannot_be_read_is_no_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """If no site can be read, nothing was found out: that is said, with what to do, and the code of the reason."""
+    away = f"lux=dir:{tmp_path}/nowhere"
+    said = run("verify", "--site", away, "--fingerprint", "ab" * 32)
+    assert said.code == 11
+    assert run_alone(["--fingerprint", "ab" * 32, away]) == 11
+    for text in (said.out, capsys.readouterr().out):
+        assert "FAULT" not in text
+        assert "There are faults" not in text
+        assert "NOT READ" in text
+        assert "Next: " in text
+        assert text.endswith("No site could be read: nothing was found out, neither good nor bad.\n")
+
+
+def test_a_copy_under_another_name(tmp_path: Path) -> None:
+    """What counts for nothing because the charter calls it otherwise is told so, with the charter's names."""
+    home = _home(tmp_path, copies=2)
+    said = run("verify", "--site", f"dir:{home.site('lux')}", "--fingerprint", home.fingerprint)
+    (line,) = (line for line in said.out.splitlines() if "too few hold" in line)
+    assert line.startswith("note  of the sites that were named, too few hold version 1 whole: 0 of 2 copies")
+    assert line.endswith("Not counted: site-1. Name each site as the charter does: home, lux, nord (NAME=ADDRESS)")
+    named = run("verify", *home.where("lux")).out
+    assert "too few hold version 1 whole: 1 of 2 copies" in named
+    assert "Not counted" not in named

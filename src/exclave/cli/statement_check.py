@@ -68,3 +68,5 @@ def _show(found: CheckedStatement, names: dict[RegisterId, str]) -> None:
         Truth.FALSE: "It claims what the sites do not show: it was wrong, or data was lost since. Ask who signed it.",
     }
     say(ends[found.truth])
+    if advice := found.advice():
+        say(advice)

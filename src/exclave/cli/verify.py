@@ -29,7 +29,7 @@ from exclave.ids import Instant, RegisterId, now, parse_fingerprint
 from exclave.verify.advice import advice
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 from exclave.verify.readers import Judged
-from exclave.verify.report import parse_at_least
+from exclave.verify.report import mark_of, parse_at_least, text_of
 
 _EXAMPLE = "Example: exclave verify --site lux=dir:/mnt/lux --site fin=dir:/mnt/fin --fingerprint 3f9a…"
 UNSETTLED = 1
@@ -137,7 +137,7 @@ def verify(
             told["compared"] = [{"file": name, **plain(one)} for name, one in readers.told]
         print_json({"ok": ok, **plain(report), **told})
     else:
-        _show(report, names, since)
+        _show(report, names, since, quick=quick)
         for line in readers.lines(names, when) if readers is not None and report.charter else ():
             say(line)
     if compared > UNSETTLED:
@@ -166,7 +166,7 @@ def _exit_code(report: EmbassyReport) -> int:
     return IntegrityError.exit_code
 
 
-def _show(report: EmbassyReport, known: Mapping[RegisterId, str], since: Instant | None) -> None:
+def _show(report: EmbassyReport, known: Mapping[RegisterId, str], since: Instant | None, *, quick: bool) -> None:
     names = {r.register: known.get(r.register, r.public_name or r.register) for r in report.registers}
     table(
         ("register", "epoch", "versions", "last", "age", "placement rule", "versions complete at"),
@@ -194,19 +194,18 @@ def _show(report: EmbassyReport, known: Mapping[RegisterId, str], since: Instant
                 say(f"version {newest.sequence} of {names[register.register]} existed before {when(newest.before)}"
                     f" by {newest.authority}.")  # fmt: skip
     for found in report.findings:
-        mark = "[bold red]FAULT[/bold red]" if found.grave else "[yellow]note [/yellow]"
-        out.print(mark, end=" ")
+        colour = "bold red" if found.grave else "yellow"
+        out.print(f"[{colour}]{mark_of(found):5}[/{colour}]", end=" ")
         # The object's name has the register's id in it; a name that says more stands before it.
         name = names.get(found.register) if found.register is not None else None
-        whose = f"{name}: " if name is not None and name != found.register else ""
-        say(f"{found.site}: {whose}{found.fault}: {found.what}: {found.detail}")
+        say(text_of(found, name if name is not None and name != found.register else ""))
     if report.placement_unmet:
         say(f"The placement rule is not met: {', '.join(names[r] for r in report.placement_unmet)}.")
     if report.not_erased:
         say(f"What was erased is still shown by: {', '.join(report.not_erased)}.")
     for sentence in advice(report, names):
         say(sentence)
-    for sentence in report.verdict(since):
+    for sentence in report.verdict(since, quick=quick):
         say(sentence)
     if report.unread:
         say(f"{counted(len(report.unread), 'site was', 'sites were')} NOT looked at, or not wholly:"

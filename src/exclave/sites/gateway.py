@@ -339,6 +339,8 @@ class GatewaySite:
 
     def _failed(self, broken: Broken, key: Key, *, writing: bool) -> ExclaveError:
         text = f"{key} at {self.address}: {broken.why}"
+        if broken.permanent:  # TLS ended before any request was read
+            return SiteUnavailable(f"{self.address}: {broken.why}", key=key, permanent=True, hint=broken.hint)
         if writing and broken.sent:
             return OutcomeUnknown(text, key=key, silent=broken.silent, hint=broken.hint)
         return SiteUnavailable(text, key=key, silent=broken.silent, hint=broken.hint)

@@ -34,15 +34,17 @@ _PATIENT_S = 10.0
 class Broken(Exception):
     """The exchange did not come to its end."""
 
-    def __init__(self, why: str, *, sent: bool, silent: bool, hint: str = "") -> None:
-        """``sent``: the server may have the request. ``silent``: nothing of an answer came. ``hint``: what to do."""
+    def __init__(self, why: str, *, sent: bool, silent: bool, permanent: bool = False, hint: str = "") -> None:
+        """``sent``: the server may have the request. ``silent``: nothing of an answer came. ``permanent``: it will not
+        be otherwise until somebody changes something. ``hint``: what to do."""
         super().__init__(why)
-        self.why, self.sent, self.silent, self.hint = why, sent, silent, hint
+        self.why, self.sent, self.silent, self.permanent, self.hint = why, sent, silent, permanent, hint
 
     @classmethod
     def by(cls, error: Exception, *, sent: bool, silent: bool) -> Broken:
         """What the system or TLS said."""
-        return cls(_why(error), sent=sent, silent=silent, hint=_hint(error))
+        permanent = isinstance(error, ssl.SSLCertVerificationError) or _is_alert(error)
+        return cls(_why(error), sent=sent, silent=silent, permanent=permanent, hint=_hint(error))
 
 
 @dataclass(frozen=True, slots=True)

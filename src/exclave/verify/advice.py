@@ -18,7 +18,7 @@ from exclave.errors import (
     WrongFingerprint,
 )
 from exclave.ids import RegisterId
-from exclave.verify.report import EmbassyReport
+from exclave.verify.report import EmbassyReport, many
 
 _MEANING: Mapping[str, tuple[str, str]] = {
     WrongFingerprint.code: (
@@ -57,6 +57,8 @@ _MEANING: Mapping[str, tuple[str, str]] = {
 }
 """By code: what it means, and what to do. Codes that are not here are told by their own findings."""
 
+_LATER = "try again later, or from another network."
+
 
 def advice(report: EmbassyReport, names: Mapping[RegisterId, str]) -> Iterator[str]:
     """Sentences for a person, if not all is well; ``names``: what registers are called."""
@@ -74,20 +76,24 @@ def advice(report: EmbassyReport, names: Mapping[RegisterId, str]) -> Iterator[s
         if code in grave:
             yield f"{code} ({', '.join(grave[code])}): {meaning}. Next: {todo}."
     yield from _still_whole(report, names)
-    if report.unread:
-        yield "Nothing is known of what could not be read. Next: try again later, or from another network."
+    if report.unread or not report.answered:
+        hints = dict.fromkeys((f.site, f.hint) for f in report.findings if f.hint)
+        yield "Nothing is known of what could not be read." + ("" if hints else f" Next: {_LATER}")
+        yield from (f"Next{'' if site == '?' else f', for {site}'}: {hint}" for site, hint in hints)
     if report.not_erased:
         yield "Next: the operators of the sites that still show what was erased run `exclave delete run`."
 
 
 def _checked(report: EmbassyReport) -> str:
     sites = dict.fromkeys(site.site for register in report.registers for site in register.sites)
-    packs = f"every byte of {report.packs_read} packs" if report.packs_read else "no packs (only their sizes)"
+    packs = f"every byte of {many(report.packs_read, 'pack')}" if report.packs_read else "no packs (only their sizes)"
+    if not report.answered:
+        return "Checked: nothing, because no site could be read."
     if not report.charter:
         return "Checked: nothing, because no chain of charters leads from the fingerprint to what the sites show."
     return (
-        f"Checked at {len(sites)} sites: charters up to number {report.charter}, epochs, ledgers and lists of"
-        f" {len(report.registers)} registers, and {packs}."
+        f"Checked at {many(len(sites), 'site')}: charters up to number {report.charter}, epochs, ledgers and lists of"
+        f" {many(len(report.registers), 'register')}, and {packs}."
     )
 
 

@@ -28,7 +28,7 @@ from exclave.verify.embassy import EmbassyReport, verify_embassy
 from exclave.verify.localfiles import blocks, limited
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
 from exclave.verify.readers import Judged
-from exclave.verify.report import parse_at_least
+from exclave.verify.report import many, mark_of, parse_at_least, text_of
 from exclave.verify.seen_check import ReadersCheck
 from exclave.verify.statements import CheckedStatement, Truth, check_statement
 
@@ -106,10 +106,12 @@ def _check(options: argparse.Namespace) -> int:
     report = verify_embassy(sites, pinned, now=now(), read_packs=not options.quick, judged=judged)
     if readers is not None and judged is not None:
         readers.run(sites, judged)
-    return _told(report, readers, since, options.json)
+    return _told(report, readers, since, options.json, quick=options.quick)
 
 
-def _told(report: EmbassyReport, readers: ReadersCheck | None, since: Instant | None, as_json: bool) -> int:
+def _told(
+    report: EmbassyReport, readers: ReadersCheck | None, since: Instant | None, as_json: bool, *, quick: bool
+) -> int:
     """Says what was found; the exit code."""
     compared = readers.exit_code if readers is not None else 0
     unsettled = bool(compared or not report.settled or report.old(since))
@@ -119,7 +121,7 @@ def _told(report: EmbassyReport, readers: ReadersCheck | None, since: Instant | 
             told["compared"] = [{"file": name, **_plain(one)} for name, one in readers.told]
         _print_json({"ok": report.ok and not unsettled, **_plain(report), **told})
     else:
-        _say(_report_lines(report, since))
+        _say(_report_lines(report, since, quick=quick))
         if readers is not None and report.charter:
             names = {r.register: r.public_name for r in report.registers if r.public_name}
             _say(readers.lines(names, _when))
@@ -163,26 +165,27 @@ def _fault_code(report: EmbassyReport) -> int:
     return IntegrityError.exit_code
 
 
-def _report_lines(report: EmbassyReport, since: Instant | None) -> Iterator[str]:
+def _report_lines(report: EmbassyReport, since: Instant | None, *, quick: bool) -> Iterator[str]:
     for register in report.registers:
         last = _when(register.latest_time) if register.latest_time else "never"
         yield (
-            f"{register.public_name or register.register}: {register.versions} versions in {register.epoch} epochs,"
+            f"{register.public_name or register.register}: {many(register.versions, 'version')} in"
+            f" {many(register.epoch, 'epoch')},"
             f" the last of {last}; placement rule: {register.placement_lacks or 'met'}"
         )
         for site in register.sites:
-            yield f"  {site.site}: {site.complete} of {site.versions} versions complete"
+            yield f"  {site.site}: {site.complete} of {many(site.versions, 'version')} complete"
         if register.published is not None:
             yield f"  {register.published.text(register.public_name or register.register)}"
     for found in report.findings:
-        yield f"{'FAULT' if found.grave else 'note '} {found.site}: {found.fault}: {found.what}: {found.detail}"
-    yield f"{report.packs_read} packs were read."
+        yield f"{mark_of(found):5} {text_of(found)}"
+    yield f"{many(report.packs_read, 'pack was', 'packs were')} read."
     if report.not_erased:
         yield f"What was erased is still shown by: {', '.join(report.not_erased)}."
     if report.unread:
         yield f"NOT looked at, or not wholly: {', '.join(report.unread)}."
     yield from advice(report, {r.register: r.public_name for r in report.registers if r.public_name})
-    yield from report.verdict(since)
+    yield from report.verdict(since, quick=quick)
 
 
 def _proof(options: argparse.Namespace, pinned: Fingerprint, document: Path | None = None) -> int:
@@ -229,6 +232,7 @@ def _told_statement(found: CheckedStatement, as_json: bool) -> int:
         _say(f"{c.register or 'all together'}: {c.truth.value}: {c.found}" for c in found.claims)
         said = found.statement
         _say([f"Signed by {said.signer}; verified {_when(said.verified)}. In all: {found.truth.value}."])
+        _say(filter(None, [found.advice()]))
         if not found.current:
             _say([f"It is OLD: the next one was to come by {_when(said.next_by)}."])
     if found.truth is Truth.FALSE:

@@ -14,7 +14,7 @@ from exclave.errors import (
     RolledBack,
     UnavailableError,
 )
-from exclave.formats.charter import CharterRegister
+from exclave.formats.charter import CharterRegister, ParsedCharter
 from exclave.formats.epochnote import SEALED_SHARE_BYTES
 from exclave.formats.paths import box_key, ledger_prefix, pack_key, pack_prefix
 from exclave.formats.tile import checkpoint_key
@@ -347,8 +347,8 @@ class RegisterCheck:
         holds = [Label(n) for n in self._sources if latest and self.objects and self.objects.complete(n, latest)]
         lacks = placement_of(charter, self._rule, now=self._now).missing(holds)
         if latest is not None and lacks:
-            error = PlacementUnmet(f"of the sources looked at, too few hold version {latest.leaf.sequence}: {lacks}")
-            self._note("?", "placement", error)
+            told = f"of the sites that were named, too few hold version {latest.leaf.sequence} whole: {lacks}"
+            self._note("?", "placement", PlacementUnmet(told + self._misnamed(charter)))
         chain = self._view.epochs.get(self._rule.id)
         return RegisterReport(
             register=self._rule.id,
@@ -366,6 +366,15 @@ class RegisterCheck:
             timestamps=self._dated,
             published=self._published(),
         )
+
+    def _misnamed(self, charter: ParsedCharter) -> str:
+        """That copies under names which the charter does not know count for nothing; empty if there are none."""
+        known = [site.label for site in charter.sites if site.label in self._rule.at]
+        others = sorted(name for name in self._sources if all(name != site.label for site in charter.sites))
+        if not others:
+            return ""
+        told = f"Name each site as the charter does: {', '.join(known)} (NAME=ADDRESS)"
+        return f". Not counted: {', '.join(others)}. {told}"
 
     def _published(self) -> PublishedReport | None:
         newest = self.public.newest if self.public is not None else None

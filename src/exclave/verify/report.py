@@ -157,11 +157,38 @@ class EmbassyReport:
         """Registers whose newest version is older than their charter allows, or than ``since`` if that is given."""
         return tuple(register.register for register in self.registers if register.is_old(since))
 
-    def verdict(self, since: Instant | None = None) -> tuple[str, ...]:
-        """What it comes to, in sentences: right or not, and which registers are older than they may be."""
-        right = "Every signature, history and byte that was read is right."
+    def verdict(self, since: Instant | None = None, *, quick: bool = False) -> tuple[str, ...]:
+        """What it comes to, in sentences: right or not, and which registers are older than they may be. ``quick``: that
+        no pack was to be read."""
         old = (register.too_old(since) for register in self.registers if register.is_old(since))
-        return (right if self.ok else "There are faults: see above.", *old)
+        if not self.answered:
+            return ("No site could be read: nothing was found out, neither good nor bad.",)
+        read = "history and list that was read is right. Packs were NOT read (--quick)" if quick else (
+            "history and byte that was read is right")  # fmt: skip
+        return (f"Every signature, {read}." if self.ok else "There are faults: see above.", *old)
+
+    @property
+    def answered(self) -> bool:
+        """Whether any site could be read at all."""
+        return bool(self.charter) or not all(f.fault in _UNAVAILABLE for f in self.findings)
+
+
+def many(number: int, one: str, more: str = "") -> str:
+    """``1 register``, ``2 registers``; ``more``: another plural than with an s."""
+    return f"{number} {one if number == 1 else more or one + 's'}"
+
+
+def mark_of(found: Finding) -> str:
+    """``FAULT``, or what else begins the line about it: a site that cannot be read has done nothing wrong."""
+    return "note" if not found.grave else "NOT READ" if found.fault in _UNAVAILABLE else "FAULT"
+
+
+def text_of(found: Finding, register: str = "") -> str:
+    """The rest of that line. ``register``: a name that says more than the id, which is in the object's name."""
+    whose = f"{register}: " if register else ""
+    if found.fault == PlacementUnmet.code or (found.site == "?" and found.fault in _UNAVAILABLE):
+        return f"{whose}{found.detail}"
+    return f"{found.site}: {whose}{found.fault}: {found.what}: {found.detail}"
 
 
 def parse_at_least(text: str) -> Instant:

@@ -70,6 +70,8 @@ class Finding:
     detail: str
     register: RegisterId | None = None
     grave: bool = True
+    hint: str = ""
+    """What to do so that the site can be read, where it said so; empty otherwise."""
 
 
 def finding(
@@ -77,7 +79,8 @@ def finding(
 ) -> Finding:
     """A finding out of an error; unavailability is not grave."""
     serious = not isinstance(error, UnavailableError) if grave is None else grave
-    return Finding(site, error.code, what, error.message, register, serious)
+    hint = error.hint if isinstance(error, UnavailableError) and error.hint != error.default_hint else ""
+    return Finding(site, error.code, what, error.message, register, serious, hint)
 
 
 @dataclass(slots=True)

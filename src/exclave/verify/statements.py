@@ -69,11 +69,24 @@ class CheckedStatement:
     claims: tuple[Claim, ...]
     current: bool
     """Whether ``next-by`` has not passed: a later one must be there otherwise."""
+    about: tuple[Label, ...] = ()
+    """Every site that its charter gives a register."""
+    unnamed: tuple[Label, ...] = ()
+    """Those of them that were not named, so that nobody looked there."""
 
     @property
     def truth(self) -> Truth:
         """The worst of its claims."""
         return max((claim.truth for claim in self.claims), key=list(Truth).index, default=Truth.HOLDS)
+
+    def advice(self) -> str:
+        """What to do so that more can be told, as sentences; empty if every site was named, or all was found."""
+        if self.truth is not Truth.UNTOLD or not self.unnamed:
+            return ""
+        count, named = len(self.about), len(self.about) - len(self.unnamed)
+        sites, were = ("site", "was") if count == 1 else ("sites", "was" if named == 1 else "were")
+        told = f"{named} of the {count} {sites} {were} named; the claim is about {count}."
+        return f"{told} Name the others with --site: {', '.join(self.unnamed)}."
 
 
 def read_statement(data: bytes, view: StateView) -> PublicStatement:
@@ -147,11 +160,14 @@ def check_statement(
     guarded = {name: GuardedSource(str(name), source) for name, source in sources.items()}
     view = read_state(guarded, pinned)
     found = read_statement(data, view)
-    check = _Check(view, guarded, found, _charter(found, view), now, choose)
+    charter = _charter(found, view)
+    about = tuple(site.label for site in charter.sites if any(site.label in rule.at for rule in charter.registers))
+    check = _Check(view, guarded, found, charter, now, choose)
     claims = [*check.times(), *check.silence(), *(check.line(line) for line in found.lines)]
     if found.total is not None:
         claims.append(check.total(found.total))
-    return CheckedStatement(found, tuple(claims), now <= found.next_by)
+    unnamed = tuple(label for label in about if label not in sources)
+    return CheckedStatement(found, tuple(claims), now <= found.next_by, about, unnamed)
 
 
 @dataclass(slots=True)
@@ -232,7 +248,8 @@ class _Check:
         if total.registers != len(rules):
             return Claim(None, Truth.FALSE, f"the charter has {len(rules)} sealed registers, not {total.registers}")
         within = maybe = 0
-        worst = Claim(None, Truth.HOLDS, f"all {len(rules)} sealed registers were found as it says")
+        whole = "the one sealed register was" if len(rules) == 1 else f"all {len(rules)} sealed registers were"
+        worst = Claim(None, Truth.HOLDS, f"{whole} found as it says")
         for rule in rules:
             history = self._history(rule)
             versions = (
@@ -252,6 +269,9 @@ class _Check:
                 worst = max(worst, one, key=lambda claim: list(Truth).index(claim.truth))
         if within < total.within_rpo and worst.truth is not Truth.FALSE:
             truth = Truth.UNTOLD if within + maybe >= total.within_rpo else Truth.FALSE
+            if truth is Truth.UNTOLD:
+                proven = f"the sites that were read prove it of {within} sealed registers, and {total.within_rpo}"
+                return Claim(None, truth, f"{proven} are said to have been within their RPO")
             return Claim(None, truth, f"{within} sealed registers were within their RPO then, not {total.within_rpo}")
         return worst
 
