@@ -457,7 +457,7 @@ def run(options: argparse.Namespace) -> None:
     for register in sorted(names) if options.list else []:
         print(f"register {register} {names[register]}")
         for e in (epochs := read_epochs(site, charters, register)):
-            print(f"  epoch {e.one('epoch')}: any {e.one('threshold')} of", ", ".join(who for who, *_ in e.all("share")))
+            print(f"  epoch {e.one('epoch')}: any {e.one('threshold')} of", ", ".join(s[0] for s in e.all("share")))
         for number, entry in sorted(read_versions(site, epochs, False).items()):
             print(f"  version {number} of {entry.one('time')}, epoch {entry.one('epoch')}")
     if options.list:
