@@ -325,7 +325,7 @@ BROKEN = {
     "two in a file": ('certificates = ["north.pem"]', 'certificates = ["both.pem"]', "not 2"),
     "foreign key": ('key = "server.key"', 'key = "north.key"', "does not belong"),
     "same state": (SOUTH, NORTH, "same fingerprint"),
-    "unknown word": ("[limits]", "[limits]\nfree = 1", "unknown field"),
+    "unknown word": ("[limits]", "[limits]\nfree = 1", "limits: unknown key `free`"),
     "no states": ("[[state]]", "[[unknown]]", "unknown"),
     "port": ("127.0.0.1:0", "127.0.0.1:70000", "is not address:port"),
 }

@@ -209,14 +209,7 @@ def _parts(issuer: str) -> SplitResult:
 
 
 def _parse(data: bytes, kind: type[_Config], name: str) -> _Config:
-    return read_toml(data, kind, name=name, limit=MAX_CONFIG_BYTES, hint=_hint(name), explain=_plain)
-
-
-def _plain(error: msgspec.ValidationError) -> str:
-    """What msgspec says, with the values that may stand there."""
-    told = str(error)
-    allowed = next((words for name, words in _WORDS.items() if told.endswith(f".{name}`")), ())
-    return f"{told}; it is one of {', '.join(allowed)}" if allowed else told
+    return read_toml(data, kind, name=name, limit=MAX_CONFIG_BYTES, hint=_hint(name), words=_WORDS)
 
 
 def _wrong(name: str, what: str) -> ConfigError:
