@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import signal
 import subprocess
@@ -246,6 +247,21 @@ def test_charter_in_exile(home: SmallHome, tmp_path: Path, embassies: list[Path]
         )  # fmt: skip
         assert done["restored"]["sequence"] == {"gazette": 3, "tax": 1}[name]
     assert home.verify()["ok"]
+
+
+def test_site_that_has_not_heard_of_the_epoch(home: SmallHome, tmp_path: Path, embassies: list[Path]) -> None:
+    """At the end it is said what that means, and which command heals it; the command does."""
+    embassies.append(folder := tmp_path / "embassy")
+    home.site("nord").rename(tmp_path / "away")
+    said = run(*_run(home, folder, home.granted("failover", sites=("lux", "home")), "lux", "home"))
+    assert said.code == 0
+    assert "nord has NOT heard of the new epoch: " in said.out
+    assert "Who also sees another site is not deceived" in said.out
+    (tmp_path / "away").rename(home.site("nord"))
+    told, _, step = said.out.splitlines()[-1].partition(": exclave ")
+    assert told == "  When nord is back"
+    assert run(*shlex.split(step)).code == 0
+    assert home.verify()["findings"] == []
 
 
 def test_site_away_during_failover(home: SmallHome, tmp_path: Path, embassies: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -101,7 +102,7 @@ def run(
     if json:
         print_json(report)
         return
-    _show(report)
+    _show(report, target)
 
 
 def _versions(wanted: list[str], names: Mapping[str, RegisterId]) -> dict[RegisterId, int]:
@@ -125,7 +126,7 @@ def _holds_files(folder: Path) -> bool:
     return not found <= trace
 
 
-def _show(report: FailoverReport) -> None:
+def _show(report: FailoverReport, folder: Path) -> None:
     say(f"Every register of the warrant answers at {report.place}.")
     table(
         ("register", "epoch", "version", "state of (UTC)", "RTO", "RPO", "same as captured"),
@@ -139,6 +140,11 @@ def _show(report: FailoverReport) -> None:
     )  # fmt: skip
     say("")
     table(("service", "address", "process"), ((s.name, s.address, s.pid) for s in report.services))
+    for label, why in report.missed.items():
+        say(f"\n{label} has NOT heard of the new epoch: {why}")
+        say("  It still shows the former one, where home could write. Who also sees another site is not deceived: what"
+            " home writes there counts for nothing.")  # fmt: skip
+        say(f"  When {label} is back: exclave site sync {label} --home {shlex.quote(str(folder))}")
 
 
 def status(folder: Folder, json: Json = False) -> None:

@@ -44,7 +44,7 @@ def grant_epoch(run: Run, name: str) -> None:
     if made.warrant != run.granted.warrant.digest:
         raise UsageError(f"{draft} belongs to another warrant", hint="Use an empty folder for a new failover.")
     warrant = run.granted.note.encode()
-    put_epoch(run.view.state, register, made, [me], warrant, run.sites_of(register), run.say)
+    run.missed |= put_epoch(run.view.state, register, made, [me], warrant, run.sites_of(register), run.say)
     # The new epoch is read back from the sites, as anybody else would read it.
     run.view = read_state(run.sites, run.view.state)
     if run.view.epoch_chain(register).newest.digest != parse_note(made.note).digest:

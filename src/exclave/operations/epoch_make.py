@@ -125,7 +125,7 @@ def put_epoch(
                 if label not in failed:
                     put(site)
             except UnavailableError as error:
-                say(f"{label} cannot take the new epoch: {error.message}")
+                say(f"{label} has not heard of the new epoch: {error.message}")
                 failed[label], last = error.message, error
 
     def rest(site: Site) -> None:

@@ -65,6 +65,8 @@ class FailoverReport:
     services: tuple[ServedAt, ...]
     decided: Instant
     lost: Instant
+    missed: dict[Label, str]
+    """Sites that this run could not give a new epoch, and why: they show the former one."""
 
 
 def failover(
@@ -265,6 +267,7 @@ def _report(run: Run) -> FailoverReport:
         served(run.folder),
         run.granted.decided,
         run.lost,
+        run.missed,
     )
 
 

@@ -86,6 +86,8 @@ class Run:
     """Go on though more entries are vouched for than any site proves."""
     asked: dict[Digest, dict[str, VerifiedCheckpoint]] = field(default_factory=dict)
     """What the witnesses said, by epoch: each is asked once."""
+    missed: dict[Label, str] = field(default_factory=dict)
+    """Sites that did not take a new epoch, and why."""
     identity_folder: Path | None = None
     """Where this place keeps its identity services, if it is not below ``folder``."""
     home_tail: HomeTail = HomeTail.FEW
