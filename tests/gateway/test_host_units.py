@@ -56,6 +56,16 @@ def test_the_units_of_the_runbooks(page: Path, tmp_path: Path) -> None:
             assert re.search(rf"^u {user} ", made, re.MULTILINE), f"{page.name}: nothing makes {user}"
 
 
+@pytest.mark.parametrize("file", sorted(UNIT.parent.glob("*.sysusers")), ids=lambda file: file.name)
+def test_the_accounts_can_be_made(file: Path) -> None:
+    """systemd-sysusers takes each line: of one that it refuses it says so, and makes no account."""
+    found = subprocess.run(
+        ["systemd-sysusers", "--dry-run", str(file)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == 0, found.stderr
+    assert f"{file}:" not in found.stderr + found.stdout
+
+
 def test_the_unit_is_hardened() -> None:
     """By systemd's own measure, 0 (nothing left open) to 10, the gateway stands below 1.5."""
     found = analyze("security", "--offline=true", "--threshold=15", str(UNIT))
