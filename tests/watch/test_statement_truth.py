@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import time
@@ -173,6 +174,19 @@ def test_a_silent_site_leaves_it_open(republic: Republic) -> None:
     assert republic.check(republic.signed(line_with(copies=4)(republic.said)), sites).truth is Truth.FALSE
 
 
+def test_who_names_few_sites_hears_which_are_missing(republic: Republic, tmp_path: Path) -> None:
+    """That it cannot be told is then the reader's to mend; neither program contradicts what it could not look for."""
+    file = tmp_path / "s.note"
+    file.write_bytes(republic.note)
+    ends = "1 of the 3 sites was named; the claim is about 3. Name the others with --site: home, nord."
+    said = run("verify", "--statement", str(file), *republic.home.where("lux"))
+    assert (said.code, said.out.splitlines()[-1]) == (1, ends)
+    assert " registers, and " in said.out
+    assert "then, not" not in said.out
+    both = run("verify", "--statement", str(file), *republic.home.where())
+    assert (both.code, "Name the others" in both.out) == (0, False)
+
+
 def test_sites_that_hide_the_newest(republic: Republic) -> None:
     """If every site that is asked shows only the version before, the statement is false by them; one unread site leaves
     it open."""
@@ -297,6 +311,14 @@ def test_the_latest_at_the_sites(republic: Republic, tmp_path: Path) -> None:
     found = republic.home.ok("statement", "latest", str(tmp_path / "got"), *where)
     assert found["signer"] == republic.said.signer
     assert (tmp_path / "got" / "statement.note").read_bytes() == republic.note
+    said = run("statement", "latest", str(tmp_path / "got"), *republic.home.where())
+    check = shlex.split(said.out.splitlines()[-1])
+    assert check[0] == "exclave"
+    assert run(*check[1:]).code == 0
+    at_home = run("statement", "latest", str(tmp_path / "got"), *republic.home.home).out.splitlines()[-1]
+    assert run(*shlex.split(at_home)[1:]).code == 0
+    page = (tmp_path / "got" / "index.html").read_text()
+    assert "--fingerprint THE-PRINTED-ONE --site NAME=ADDRESS" in page
     day = next(item.key for item in republic.sites[Label("lux")].list(f"{republic.home.fingerprint}/statement/"))
     later = replace(republic.said, verified=Instant(republic.said.verified + 1), signer=Label("mallory"))
     for data in (b"rubbish", republic.signed(later)):

@@ -76,6 +76,7 @@ def test_once(home: SmallHome) -> None:
     """The exit code is the verdict: 0, 1 for late or unknown, 20 for damaged; it runs at home and from anywhere."""
     said = run("watch", "--once", *home.home)
     assert (said.code, "fresh" in said.out) == (0, True)
+    assert "Proven means: signed in the ledger; " in said.out, "the charter asks for no witness: nobody cosigned"
     assert run("watch", "--once", *home.where()).code == 0
     spoil(home, "lux")
     found = home.fails(20, "watch", "--once", *home.where())

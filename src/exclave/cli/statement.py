@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,7 +17,7 @@ from exclave.cli.statement_check import told_statement
 from exclave.cli.watch import ConfigFile, Watched, watched
 from exclave.cli.where import view_of
 from exclave.errors import UnavailableError, UsageError
-from exclave.ids import Instant, now
+from exclave.ids import Fingerprint, Instant, now
 from exclave.keys.file import KeyFile
 from exclave.operations.home import Home
 from exclave.operations.statement import (
@@ -139,4 +140,13 @@ def latest(
         print_json(told_statement(made.statement))
         return
     say(statement_text(made.statement).rstrip())
-    say(f"\nWritten to {folder / NOTE_NAME}. Whether it is true: exclave verify --statement {folder / NOTE_NAME}")
+    say(f"\nWritten to {folder / NOTE_NAME}. Whether it is true:")
+    say(f"  {_check_of(folder / NOTE_NAME, home, site, where.view.state)}")
+
+
+def _check_of(path: Path, home: Path, site: list[str] | None, state: Fingerprint) -> str:
+    """The command that checks the statement in ``path`` at the same sites, as it can be typed."""
+    words = ["exclave", "verify", "--statement", str(path)]
+    if not site:
+        return shlex.join([*words, "--home", str(home.absolute())])
+    return shlex.join([*words, "--fingerprint", str(state), *(word for one in site for word in ("--site", one))])

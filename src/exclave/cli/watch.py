@@ -179,7 +179,7 @@ def _show(
     digest = "\n".join(sorted(f"{c.key} {c.state}" for c in result.conditions))
     if last is None:
         _table(result, names)
-        _depth(config)
+        _depth(config, cosigned=result.look.charter is None or result.look.charter.policy.quorum is not None)
     elif digest != last:
         say(f"{when(result.look.at)}: {'changed' if lines else 'all is fresh'}")
     if digest != last:
@@ -209,9 +209,11 @@ def _age(age_s: int | None) -> str:
     return "-" if age_s is None else f"{age_s} s" if age_s < 0 else duration(age_s)
 
 
-def _depth(config: WatchConfig) -> None:
+def _depth(config: WatchConfig, *, cosigned: bool) -> None:
+    """What a look vouches for. ``cosigned``: the charter asks for witnesses; where it does not, nobody cosigns."""
+    signed = "signed and cosigned" if cosigned else "signed"
     say(
-        "Proven means: signed and cosigned in the ledger; every object that the version needs is there in its size; the"
+        f"Proven means: {signed} in the ledger; every object that the version needs is there in its size; the"
         f" manifest's pack and {config.sample} others of each new version were read and hashed. Other packs' bytes are"
         " proven by `exclave scrub` and `exclave verify`."
     )

@@ -107,7 +107,7 @@ def statement_text(said: PublicStatement) -> str:
     lines += [
         f"Verified by {said.signer}, {_ROLES[said.role]}.",
         f"State {said.state}", f"Charter {said.charter}", "",
-        "Check it: exclave verify --statement statement.note --fingerprint THE-PRINTED-ONE --site …",
+        "Check it: exclave verify --statement statement.note --fingerprint THE-PRINTED-ONE --site NAME=ADDRESS …",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -151,7 +151,9 @@ def statement_page(said: PublicStatement) -> str:
         f"nothing about now.</p><h2>Registers</h2>{''.join(parts) or '<p>None is named in public.</p>'}"
         f"<h2>Who says so</h2><section><dl>{facts}</dl></section>"
         "<footer>This page is not signed; the note is. With the state's fingerprint, as it is printed in the law"
-        " gazette, anybody can check it: <code>exclave verify --statement statement.note</code>.</footer>"
+        " gazette, and the sites' names and addresses anybody can check it: <code>exclave verify --statement"
+        " statement.note --fingerprint THE-PRINTED-ONE --site NAME=ADDRESS</code>, with <code>--site</code> as often as"
+        " there are sites.</footer>"
         "</main></body></html>\n"
     )
 
