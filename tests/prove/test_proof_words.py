@@ -35,6 +35,26 @@ def test_a_documents_name_is_quoted() -> None:
     assert said == r"the document 'a\nPROVEN\u200b' (a\nPROVEN\u200b) of deeds"
 
 
+@pytest.mark.parametrize(
+    ("name", "spelt"),
+    [
+        ("akt 3 õ.json", ""),
+        ("Määrus Žižkov Łódź straße.txt", ""),
+        ("o\u0303.json", r" (o\u0303.json)"),
+        ("\u0430kt.json", r" (\u0430kt.json)"),
+        ("a\u00a0b", r" (a\xa0b)"),
+        ("a\u00adb", r" (a\xadb)"),
+        ("\u0131d", r" (\u0131d)"),
+        ("\u212a", r" (\u212a)"),
+        ("a\u2044b", r" (a\u2044b)"),
+    ],
+)
+def test_only_what_could_mislead_is_spelt_out(name: str, spelt: str) -> None:
+    """A name with plain letters of European languages is shown once; one that looks like another, or hides something,
+    in ASCII besides."""
+    assert record_text(FileRecord(*PARTS, name.encode(), 1, bytes(32))) == f"the document {name!r}{spelt} of deeds"
+
+
 def test_a_text_that_reads_like_null_is_quoted() -> None:
     """A cell without a value cannot be told from the text NULL otherwise."""
     assert [_cell(value) for value in (None, "NULL", "'NULL'", "null")] == ["NULL", "'NULL'", "\"'NULL'\"", "null"]

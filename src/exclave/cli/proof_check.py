@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from exclave.verify.localfiles import blocks, limited
 from exclave.verify.proof import VerifiedProof, verify_document, verify_proof
 
 _PLAIN = re.compile(r"[0-9A-Za-z_.]+")
+_EUROPEAN = frozenset("ßÆæØøŒœŁł")
+"""Letters without a basic one under an accent that nobody takes for another letter."""
 
 
 def check_proof(path: Path, record: Path | None, pinned: Fingerprint, *, least_charter: int, json: bool) -> None:
@@ -61,14 +64,28 @@ def _as_of(proven: VerifiedProof) -> str:
 def record_text(record: FileRecord | RowRecord) -> str:
     if isinstance(record, FileRecord):
         path = record.path.decode("utf-8", "backslashreplace")
-        # Letters of other scripts can look like Latin ones: such a name is shown in ASCII besides.
-        plain = "" if path.isascii() else f" ({ascii(path)[1:-1]})"
-        return f"the document {path!r}{plain} of {record.dataset}"
+        return f"the document {path!r}{_spelt(path)} of {record.dataset}"
     table = table_name(record.table)
     # Whoever makes a table gives it any name, also one that reads like the rest of this sentence, or like another one.
     if not _PLAIN.fullmatch(table):
-        table = repr(table) if table.isascii() else f"{table!r} ({ascii(table)[1:-1]})"
+        table = f"{table!r}{_spelt(table)}"
     return f"a row of table {table} of {record.dataset}"
+
+
+def _spelt(name: str) -> str:
+    """The name in ASCII, where a reader could take it for another one; empty for õ and its like.
+
+    Letters of other scripts can look like Latin ones, a letter and its accent can be two characters, and some
+    characters are not seen at all.
+    """
+    return "" if all(map(_is_plain, name)) else f" ({ascii(name)[1:-1]})"
+
+
+def _is_plain(char: str) -> bool:
+    """ASCII, or one of the letters of Latin-1 and Latin Extended-A that are a basic letter with an accent."""
+    parts = unicodedata.normalize("NFD", char)
+    accented = char <= "\u017f" and len(parts) > 1 and parts[0].isascii()
+    return char.isascii() or accented or char in _EUROPEAN
 
 
 def _cell(value: str | None) -> str:
