@@ -144,6 +144,14 @@ def _gone(act: str) -> Files:
     return {path: None for path in FIRST if path.startswith(f"acts/{act}/")}
 
 
+def test_one_is_not_many(tmp_path: Path) -> None:
+    """The front page counts one act and one text in the singular."""
+    built(tmp_path / "one", act_files("2026/0001", "Ice Road Act", ["§ 1. Scope\n(1) Ice.\n"]))
+    assert b"1 act with 1 text." in (tmp_path / "one" / "current" / "index.html").read_bytes()
+    built(tmp_path / "more", FIRST)
+    assert re.search(rb"[2-9] acts with [2-9] texts\.", (tmp_path / "more" / "current" / "index.html").read_bytes())
+
+
 def test_what_left_the_register_keeps_its_addresses(tmp_path: Path) -> None:
     """Its page says so, lists and search no longer have it, its texts stay where they were."""
     built(tmp_path, FIRST, _gone("2024/0001"))

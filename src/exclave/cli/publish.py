@@ -58,7 +58,8 @@ def publish(
     with work_bar(name, quiet=json) as bar:
         receipt = verb(
             opened, name, source, prover, sites=open_sites(opened), witnesses=witness_addresses(opened.config),
-            now=now(), agreed=agreed, anew=anew, progress=lambda path, files: bar.at(f"{files} files", files),
+            now=now(), agreed=agreed, anew=anew,
+            progress=lambda path, files: bar.at(counted(files, "file", "files"), files),
         )  # fmt: skip
     if json:
         print_json(receipt)
@@ -120,7 +121,7 @@ def _show(name: str, r: PublishReceipt) -> None:
             f"  {counted(r.files, 'new file', 'new files')}{gone}; {size_text(r.shipped_bytes)}"
             f" to each of {', '.join(r.sites)}"
         )
-        say(f"  edition {r.edition.hex()}")
+        say(f"  edition {r.edition.hex()} (SHA-256 of the list of all that is public now)")
     if r.lacking:
         say(f"  NOT public yet: readers count it once it is vouched for by {r.lacking}")
     for label, why in r.failed.items():
