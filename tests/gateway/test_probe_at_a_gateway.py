@@ -112,3 +112,4 @@ def test_a_certificate_that_is_not_trusted_is_told_at_once(gateway: Running, mon
     assert "FAULT" not in said.out
     assert f"NOT READ https://127.0.0.1:{gateway.port}/{NORTH}: its certificate is not accepted" in said.out
     assert "authorities= in the address names" in said.out
+    assert "Nothing is known of what could not be read.\nNext: " in said.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,9 +125,9 @@ def status(
         say(f"{found.state}: charter {found.charter}, {found.threshold} of {found.custodians} custodians, fingerprint")
         say(f"  {found.fingerprint}\n")
         table(
-            ("register", "writer", "version", "state of (UTC)", "age", "RPO", "protected"),
+            ("register", "writer", "epoch", "version", "state of (UTC)", "age", "RPO", "protected"),
             (
-                (r.name, f"{'this home' if r.mine else r.writer} (epoch {r.epoch})", r.sequence or "-", when(r.time),
+                (r.name, "this home" if r.mine else r.writer, r.epoch or "-", r.sequence or "-", when(r.time),
                  duration(r.age_s) if r.sequence else "-", duration(r.rpo_s),
                  f"yes, {r.brief}" if r.protected else Wrong(f"NO: {r.problem}"))
                 for r in found.registers
@@ -141,7 +142,8 @@ def status(
             ),
         )  # fmt: skip
         for label in found.spoilt:
-            say(f"Next{'' if not site else ', at home'}: exclave scrub {label} --days 1")
+            at_home = "" if site or home == Path() else f" --home {shlex.quote(str(home.absolute()))}"
+            say(f"Next{', at home' if site else ''}: exclave scrub {label} --days 1{at_home}")
         if any(s.scrubbed or s.scrub_problem for r in found.registers for s in r.sites):
             say("")
             table(
@@ -169,6 +171,8 @@ def status(
         for one in found.findings:
             tell = alarm if one.grave else note
             tell(f"{one.site} {one.detail}" if one.what == "site" else f"{one.site}: {one.what}: {one.detail}")
+            if one.hint and one.what == "site":
+                note(f"  Next: {one.hint}")
         if kit is not None:
             _show_kit(kit)
     if not found.ok:

@@ -338,10 +338,11 @@ class GatewaySite:
         return SiteUnavailable(said, key=key, permanent=True, hint=_HINTS.get(code, ""))
 
     def _failed(self, broken: Broken, key: Key, *, writing: bool) -> ExclaveError:
+        if broken.permanent or not broken.sent:  # it has nothing to do with this object
+            text, lasts = f"{self.address}: {broken.why}", {"permanent": True} if broken.permanent else {}
+            return SiteUnavailable(text, key=key, silent=broken.silent, hint=broken.hint, **lasts)
         text = f"{key} at {self.address}: {broken.why}"
-        if broken.permanent:  # TLS ended before any request was read
-            return SiteUnavailable(f"{self.address}: {broken.why}", key=key, permanent=True, hint=broken.hint)
-        if writing and broken.sent:
+        if writing:
             return OutcomeUnknown(text, key=key, silent=broken.silent, hint=broken.hint)
         return SiteUnavailable(text, key=key, silent=broken.silent, hint=broken.hint)
 
