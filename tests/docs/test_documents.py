@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,14 @@ CHANGING = (
     ("docs/runbooks/custodians-change.md", RUNBOOK),
 )
 """Other custodians than the other stories go on with."""
+PROVING = (
+    ("docs/tutorial.md", TUTORIAL),
+    (
+        "docs/runbooks/proofs.md",
+        RUNBOOK | {"/srv/gazette": "/acts", "/srv/entries.db": "/entries.db", "/srv/proofs": "/proofs"},
+    ),
+)
+"""The gazette gets a database."""
 READING = (
     ("docs/tutorial.md", TUTORIAL),
     ("docs/runbooks/reading-room.md", RUNBOOK | {"/srv/gazette": "/acts", "/srv/reading": "/reading"}),
@@ -91,9 +100,8 @@ LEAVING = (
     ("docs/runbooks/leaving-a-host.md", RUNBOOK),
 )
 """One site fewer in the end."""
-SHOWN_PORT = "18443"
-FREE_PORT = str(free_ports(1)[0])
-"""What a page calls port 18443: another program may have that one."""
+PORTS = dict(zip(("18443", "18440"), map(str, free_ports(2)), strict=True))
+"""What is used for the ports that pages show: another program may have those."""
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT)) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"))
 )  # fmt: skip
@@ -172,10 +180,12 @@ class Shell:
 
 
 def placed(text: str, folder: Path, places: dict[str, str]) -> str:
-    """``text`` with the document's paths replaced by ones below ``folder``."""
+    """``text`` with the document's ports replaced by free ones, and its paths by ones below ``folder``."""
+    for shown, free in PORTS.items():
+        text = text.replace(shown, free)
     for name, below in places.items():
         text = text.replace(name, f"{folder}{below}")
-    return text.replace(SHOWN_PORT, FREE_PORT)
+    return text
 
 
 def same(expected: str, printed: str) -> bool:
@@ -187,8 +197,8 @@ def same(expected: str, printed: str) -> bool:
 
 @pytest.mark.parametrize(
     "story",
-    [STORY, KEEPING, APART, DELETING, CHANGING, READING, LEAVING, HOSTING, AUDITING],
-    ids=["story", "keeping", "apart", "deleting", "changing", "reading", "leaving", "hosting", "auditing"],
+    [STORY, KEEPING, APART, DELETING, CHANGING, PROVING, READING, LEAVING, HOSTING, AUDITING],
+    ids=["story", "keeping", "apart", "deleting", "changing", "proving", "reading", "leaving", "hosting", "auditing"],
 )
 def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], ...]) -> None:
     """Tutorial and runbooks do, from the first command to the last, what they show."""
@@ -214,7 +224,8 @@ def test_documents_run(tmp_path: Path, story: tuple[tuple[str, dict[str, str]], 
 
 def test_something_is_run() -> None:
     """A document whose marks went lost would pass unnoticed."""
-    for name, _ in (*STORY, *KEEPING, *APART, *DELETING, *CHANGING, *READING, *LEAVING, *HOSTING, *AUDITING):
+    stories = (STORY, KEEPING, APART, DELETING, CHANGING, PROVING, READING, LEAVING, HOSTING, AUDITING)
+    for name, _ in chain.from_iterable(stories):
         assert len(steps(name)) >= 2, name
 
 

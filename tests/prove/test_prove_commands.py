@@ -1,15 +1,12 @@
-"""``exclave prove`` and ``verify --proof``: at home, by warrant, of files, SQLite and PostgreSQL; and the runbook."""
+"""``exclave prove`` and ``verify --proof``: at home, by warrant, of files, SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import sqlite3
-import sys
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -19,9 +16,6 @@ from exclave.operations.home import Home
 from support.json_shape import has, shape
 from support.postgres import running_server
 from support.small_home import Register, SmallHome, run
-
-ROOT = Path(__file__).resolve().parents[2]
-
 
 TOLD = (
     "charter charter_issued cosigners cut_off epoch name record register signed state state_name time title version"
@@ -235,47 +229,3 @@ def test_postgres(tmp_path: Path) -> None:
             (receipt,) = town.backup()
         assert "records_left_out" in receipt["datasets"][0]["facts"]
         prove(town, "public.deed:id=17", *town.home, code=2)
-
-
-def _documents() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_documents", ROOT / "tests" / "docs" / "test_documents.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    (tmp_path / "proofs").mkdir()
-    (tmp_path / "deeds" / "2026").mkdir(parents=True)
-    (tmp_path / "deeds" / "2026" / "deed-17.txt").write_text("Deed 17: Maria sells to Luc.\n")
-    (tmp_path / "deeds" / "2026" / "deed-18.txt").write_text("Deed 18: Luc sells to Kaja.\n")
-    write_parcels(tmp_path / "parcels.db")
-    return tmp_path
-
-
-def test_the_runbook(place: Path) -> None:
-    """The pages for clerk and citizen do, from the first command to the last, what they show."""
-    datasets: list[tuple[str, str, dict[str, object]]] = [
-        ("deeds", "files", {"path": str(place / "deeds")}),
-        ("parcels", "sqlite", {"path": str(place / "parcels.db")}),
-    ]
-    SmallHome(place, [Register("land", datasets)]).found()
-    documents = _documents()
-    steps = documents.steps("docs/runbooks/proofs.md")
-    assert len(steps) >= 8
-    where = {"/srv/exclave": "/home", "/srv/proofs": "/proofs", "/srv/deeds": "/deeds"}
-    shell = documents.Shell(place)
-    try:
-        for at, step in enumerate(steps):
-            code, printed = shell.run(documents.placed(step.command, place, where))
-            told = f"{step.where}: $ {step.command}\n{printed}"
-            follows = steps[at + 1].command if at + 1 < len(steps) else ""
-            assert code == 0 or follows == "echo $?", f"exit code {code} at {told}"
-            expected = documents.placed(step.expected, place, where)
-            assert not expected.strip() or documents.same(expected, printed), f"{told}\nexpected:\n{expected}"
-    finally:
-        shell.close()
