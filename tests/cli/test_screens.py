@@ -59,6 +59,9 @@ def test_what_is_signed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "Now: At most 2 hours of changes may be lost (RPO)" in changed
     where = ", ".join(home.sites)
     assert f"no new shares in this charter; 1 epoch compared with that in force at {where}.\n" in said.out
+    (shown,) = home.ok("charter", "show", *home.home)["charter"]["registers"]
+    assert (shown["deletion"], shown["hold"]) == ({"delay_s": 2592000, "objections": 1}, None)
+    assert shown["placement"] == {"copies": 2, "countries": 2, "outside_home": 1, "administrators": 1}
 
 
 def test_where_nobody_can_be_asked(home: SmallHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
