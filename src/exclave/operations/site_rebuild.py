@@ -1,7 +1,7 @@
 """Rebuilds an empty or damaged site from the others, without home and without any key, and ends with a verification.
 
 (1) what is lacking, wrong bytes under its names replaced · (2) every byte there is read, and what is wrong repaired ·
-(3) once more (1), if something was still in its way, and then (2), if that hid the rest from it · (4) the outsider's
+(3) once more (1), if something was still in its way, and then (2), if what was wrong hid others from it · (4) the outsider's
 checker, with this site alone. Each step may die and is done again: what it brought is there, and the head that promises
 it comes last.
 """
@@ -19,6 +19,9 @@ from exclave.operations.site_sync import SiteSync, Syncing
 from exclave.sites.contract import Site
 from exclave.verify.embassy import EmbassyReport, verify_embassy
 from exclave.verify.state import read_state
+
+_NOTES, _BY_REGISTER = frozenset({"card", "charter", "warrant"}), frozenset({"epoch", "ledger"})
+"""Parts of a state, and of a register, that say what else there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,7 @@ def rebuild(
         synced = _sync(_again(syncing, label, site), label, site)
         more = _brought(synced)
         objects, size = objects + more[0], size + more[1]
-    if any(one.repaired_from is None for _, one in found):
-        # A ledger that could not be read says nothing of its objects; now it is there, or never will be.
+    if any(_hid_others(one) for _, one in found):
         repaired = tuple(one for one in found if one[1].repaired_from is not None)
         again, more_read = _scrub(_again(syncing, label, site), label, site, seed, choose, workers, read)
         found, bytes_read = (*repaired, *again), bytes_read + more_read
@@ -84,6 +86,12 @@ def rebuild(
         {label: site}, syncing.view.state, now=clock(), read_packs=bool(found), workers=workers
     )  # (4)
     return Rebuilt(label, empty, objects, size, bytes_read, found, synced, report)
+
+
+def _hid_others(one: Found) -> bool:
+    """A note or a ledger that could not be read says nothing of its objects; now it is there, or never will be."""
+    _, kind, below, *_ = one.key.split("/")
+    return one.repaired_from is None or kind in _NOTES or below in _BY_REGISTER
 
 
 def _again(syncing: Syncing, label: Label, site: Site) -> Syncing:
