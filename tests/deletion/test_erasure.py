@@ -13,7 +13,7 @@ from exclave.errors import Busy, MissingObject, NotAuthorised
 from exclave.formats.deletion import DONE, ORDERED
 from exclave.formats.fact import Fact
 from exclave.ids import Label, now, parse_digest
-from exclave.operations import act_fact, backup, deletion
+from exclave.operations import act_fact, backup_level, deletion
 from exclave.rules.deletion import OrderState
 from exclave.sites.contract import Site
 from exclave.verify.erasable import doomed_packs
@@ -352,7 +352,7 @@ def test_a_writer_who_names_a_pack_since(home: AgeingHome, tmp_path: Path, monke
     restored(home, old, "--version", "3")
     shutil.copy(old / "acts" / "act-1", home.root / "acts" / "act-1")
     doomed = _doomed(home)
-    monkeypatch.setattr(backup, "leave_doomed", lambda *parts: 0)
+    monkeypatch.setattr(backup_level, "leave_doomed", lambda *parts: 0)
     home.backup()
     assert doomed & _needed(home), "it names a pack that only ordered versions had"
     for site in home.sites:
