@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 import tempfile
 import textwrap
 from pathlib import Path
@@ -121,7 +123,7 @@ def _show(done: Report, keep: bool) -> None:
     say("")
     out.rule("What enemies did, and what came of it", align="left")
     for act in done.hostile_acts:
-        _verdict("found " if act["detected"] else "MISSED", act["act"], act["how"])
+        _verdict("caught" if act["detected"] else "MISSED", act["act"], act["how"])
     say("")
     out.rule("In short", align="left")
     table(("register", "back after (RTO)", "at most", "work lost (RPO)", "at most", "as at home"),
@@ -131,10 +133,22 @@ def _show(done: Report, keep: bool) -> None:
     for line in _in_short(done):
         say(_folded(line))
     say(_folded(f"Everything lies in {done.folder}; it took {duration(done.seconds)}."))
+    say("Look for yourself, with no key but the fingerprint:")
+    where = shlex.quote(f"north=dir:{done.folder}/sites/north")
+    say(_folded(f"$ {_program()} verify --site {where} --fingerprint {done.fingerprint}"))
     if keep and done.ok:
         for service in done.services:
             say(f"  {service['name']}: {service['address']}")
-        say(f"The embassy is running. End it with: exclave demo --stop --dir {done.folder}")
+        say(f"The embassy is running. End it with: {_program()} demo --stop --dir {done.folder}")
+    say(f"Throw the folder away with: rm -rf {shlex.quote(done.folder)}")
+
+
+def _program() -> str:
+    """How this program was called."""
+    called = Path(sys.argv[0])
+    return (
+        shlex.quote(str(called)) if called.name == "exclave" else f"{shlex.quote(sys.executable)} -m exclave.cli.main"
+    )
 
 
 def _verdict(word: str, what: str, how: str) -> None:
@@ -156,9 +170,13 @@ def _in_short(done: Report) -> list[str]:
     return [
         f"{back} of {len(done.registers)} registers run abroad, equal to home's last copy, and answer the right thing.",
         f"Citizens log in again {duration(identity['first_login_s'] or 0)} after the custodians' last signature; "
-        f"{identity['gap']['gap_s']} s of revocations may be missing, and a signed note says so.",
+        f"{_gap(identity['gap']['gap_s'])}, and a signed note says so.",
         f"The proof of {reading['document']} {'was' if reading['proof_checked'] else 'WAS NOT'} checked with the"
         " state's fingerprint alone: no key, no network, no trust in any host.",
         f"{counted(len(done.promises), 'promise', 'promises')}, {kept} kept; "
         f"{counted(len(done.hostile_acts), 'hostile act', 'hostile acts')}, {found} found out or refused.",
     ]  # fmt: skip
+
+
+def _gap(seconds: int) -> str:
+    return f"revocations of {seconds} s may be missing" if seconds else "no revocation is missing"

@@ -142,7 +142,8 @@ def rob_bucket(client: Any, bucket: str, prefix: str) -> str:
         client.put_object(Bucket=bucket, Key=name, Body=b"junk")
         covered += 1
     word = "refused" if versions and refused == len(versions) else "DONE"
-    return f"{word}: {refused} of {len(versions)} deletions; garbage lies over {covered} objects"
+    told = f"{refused} of {len(versions)} deletions; junk lies over {covered} objects, and readers take what is below"
+    return f"{word}: {told}"
 
 
 def epoch_notes(site: Path, fingerprint: str) -> set[str]:

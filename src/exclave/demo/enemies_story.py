@@ -43,6 +43,8 @@ def a_hostile_host(s: Stage) -> None:
     thief_abroad(s)
     alone = s.commands.run("verify", *s.sites("south", "west", user="public"), *s.pinned)
     grave = [f for f in alone.result["findings"] if f["grave"]]
+    if alone.result["ok"] and not grave:
+        s.tell(f"  nothing is wrong there: {len(alone.result['registers'])} registers, every byte read")
     s.report.promise(
         "verify passes at the gateway and at the locked bucket", alone.result["ok"] and not grave, "without any key"
     )

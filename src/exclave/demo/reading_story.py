@@ -40,11 +40,12 @@ def read_in_exile(s: Stage) -> None:
     mine = s.places.root / "public" / "act.txt"
     check = ("verify", "--proof", str(mine.with_name("act.proof")), *s.pinned, str(mine))
     told = s.commands.run(*check).result
+    s.tell(f"  proven: {told['record']['document']} stood in {told['title']} at {told['time']}")
+    s.tell("Somebody alters one letter of the file; the citizen checks it again.")
     mine.write_bytes(mine.read_bytes().replace(b"a", b"o", 1))
     altered = s.commands.run(*check, expect=(IntegrityError.exit_code, 21)).result
     document = told["record"]["document"]
-    s.tell(f"  proven: {document} stood in {told['title']} at {told['time']}")
-    s.tell(f"  with one letter altered: {altered['message']}")
+    s.tell(f"  refused: {altered['message']}")
     s.report.reading = {
         "address": address, "pages_read": sum(good), "proof_checked": told["ok"], "document": document,
         "altered_refused": altered["error"],

@@ -1,7 +1,7 @@
 """Rebuilds an empty or damaged site from the others, without home and without any key, and ends with a verification.
 
 (1) what is lacking, wrong bytes under its names replaced · (2) every byte there is read, and what is wrong repaired ·
-(3) once more (1), if something was still in its way, and then (2), if what was wrong hid others from it · (4) the outsider's
+(3) once more (1), if something was still in its way, and then (2), if what was wrong hid others · (4) the outsider's
 checker, with this site alone. Each step may die and is done again: what it brought is there, and the head that promises
 it comes last.
 """
