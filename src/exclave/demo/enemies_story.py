@@ -35,7 +35,8 @@ def a_hostile_host(s: Stage) -> None:
     for one in found:
         if one["site"] == "?":
             continue  # what follows for the placement rule from the faults at north
-        detail = one["detail"] if len(one["detail"]) <= 100 else one["detail"][:99] + "…"
+        detail = one["detail"].replace(one["what"], "it")
+        detail = detail if len(detail) <= 100 else detail[:99] + "…"
         s.tell(f"  {one['site']}: {one['fault']}: {_short(one['what'])}: {detail}")
     _judge(s, found, "a bit flipped in an object", "corrupt-object", flipped.name)
     _judge(s, found, "an object dropped", "missing-object", dropped.name)
