@@ -25,7 +25,7 @@ from exclave.errors import (
 )
 from exclave.formats.note import ParsedNote
 from exclave.formats.objectname import Part, parse_object_name
-from exclave.formats.paths import box_key, card_key, charter_key, epoch_prefix, pack_key, warrant_key
+from exclave.formats.paths import box_key, card_key, card_prefix, charter_key, epoch_prefix, pack_key, warrant_key
 from exclave.formats.tile import Tile, bundle_key, checkpoint_key, encode_bundle, encode_tile, stage_key, tile_key
 from exclave.formats.warrant import Act
 from exclave.ids import Digest, Epoch, Fingerprint, Key, RegisterId, sha256
@@ -325,6 +325,24 @@ def test_who_asks_for_registers_that_are_none_reads_nothing(hosted: Hosted) -> N
     hosted.state.new_epoch()
     now[0] += 10**10
     assert view.find(hosted.state.register, hosted.state.epochs[0].note.epoch).cut is not None
+
+
+def test_a_card_may_come_after_the_notes_that_need_it(hosted: Hosted) -> None:
+    """A rebuild brings them in any order: once the writer's card is there, his epoch is known without another note."""
+    register, number = hosted.state.register, hosted.state.epochs[0].note.epoch
+    cards = hosted.folder / card_prefix(hosted.state.state)
+    (card,) = (path for path in cards.iterdir() if path.name == hosted.state.epochs[0].note.writer.hex())
+    away = card.rename(hosted.folder.parent / "card")
+    now = [time.time_ns() + 10**10]
+    view = HostedView(
+        str(hosted.folder), hosted.site, hosted.state.state, clock_ns=lambda: now[0], elapsed_s=lambda: 0.0
+    )
+    for _ in range(2):
+        with pytest.raises(MissingObject):
+            view.find(register, number)
+    away.rename(card)
+    now[0] += 10**10
+    assert view.find(register, number).cut is None
 
 
 def test_a_folder_that_cannot_be_read_is_no_fault_of_ours(hosted: Hosted, tmp_path: Path) -> None:

@@ -13,7 +13,14 @@ from dataclasses import dataclass
 
 from exclave.errors import Fenced, MissingObject, SiteUnavailable
 from exclave.formats.epochnote import Cut
-from exclave.formats.paths import charter_prefix, epoch_prefix, ledger_origin, ledger_prefix, warrant_prefix
+from exclave.formats.paths import (
+    card_prefix,
+    charter_prefix,
+    epoch_prefix,
+    ledger_origin,
+    ledger_prefix,
+    warrant_prefix,
+)
 from exclave.ids import Epoch, Fingerprint, RegisterId
 from exclave.rules.epochs import EpochChain, VerifiedEpoch
 from exclave.sites.contract import Readable
@@ -142,9 +149,8 @@ class HostedView:
         """When the names in each folder of notes last changed, in nanoseconds; below zero if it may change unseen."""
         found: _Stamps = {}
         latest = self._clock_ns() - COARSE_NS
-        for prefix in (
-            charter_prefix(self.state), warrant_prefix(self.state), *(epoch_prefix(self.state, r) for r in registers)
-        ):  # fmt: skip
+        notes = charter_prefix(self.state), warrant_prefix(self.state), card_prefix(self.state)  # signed, and by whom
+        for prefix in (*notes, *(epoch_prefix(self.state, r) for r in registers)):
             try:
                 changed = os.stat(os.path.join(self._folder, prefix)).st_mtime_ns
             except FileNotFoundError:
